@@ -1,0 +1,24 @@
+"""Handwritten digits, 8x8: scikit-learn's bundled images and a residual MLP.
+
+python -m fmdp.main --config=configs/digits.py
+"""
+
+from fmdp.config import default
+
+
+def get_config(variant: str = ""):
+    config = default()
+    config.name = "digits"
+    config.data.source = "digits"
+    config.network.name = "mlp"
+    config.network.width = 256
+    config.network.blocks = 3
+    config.loss.off_diagonal = "meanflow"
+    config.loss.diagonal_share = 0.5
+    config.train.steps = 5000
+    if variant == "smoke":
+        config.name = "digits_smoke"
+        config.network.width = 32
+        config.network.blocks = 1
+        config.train.steps = 30
+    return config

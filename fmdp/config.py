@@ -1,0 +1,92 @@
+"""The configuration of a run: every key with its default, and what is refused before anything starts."""
+
+import ml_collections
+from ml_collections import ConfigDict
+
+from fmdp.errors import InputError
+from fmdp.losses import OFF_DIAGONAL, WEIGHTING
+
+
+def default() -> ConfigDict:
+    """All keys of a run with their defaults; the files in configs/ name their own values on top of it."""
+    return ConfigDict(
+        dict(
+            name="",
+            seed=0,
+            data=dict(source="", path="", test_share=0.2),
+            network=dict(name="mlp"),
+            loss=dict(
+                off_diagonal="lagrangian",  # losses.OFF_DIAGONAL
+                diagonal_share=0.75,  # of the batch
+                weighting="none",  # losses.WEIGHTING
+                weight_bound=4.0,  # of the learned log-variance, either side of zero
+                weight_learning_rate=0.1,  # of the learned log-variance, as a share of the learning rate
+            ),
+            optimizer=dict(
+                learning_rate=1e-3,
+                warmup_steps=100,
+                decay=True,  # cosine, to zero at the last step
+                b1=0.9,
+                b2=0.99,
+                weight_decay=0.0,
+                clip_norm=1.0,
+            ),
+            ema=dict(half_life=200_000.0),  # in images
+            train=dict(steps=1000, batch_size=256, log_every=50, checkpoint_every=1000, keep=2),
+            parallel=dict(mode="jit"),  # parallel.MODES
+            evaluate=dict(
+                noise_levels=(0.3, 0.5, 0.7),  # alpha = 1 - s
+                points=15,  # settings of each knob, both ends included
+                batch_size=360,
+                draws=4,  # of the noise of every image
+                bootstrap=200,  # resamplings behind the interval of the floors
+                figure_images=6,
+            ),
+        )
+    )
+
+
+def validate(config: ConfigDict, devices: int) -> None:
+    """Refuse a configuration that cannot run.
+
+    Raises:
+      InputError: naming the key, its value and what is possible.
+    """
+
+    def require(condition, key, remedy):
+        if not condition:
+            value = config
+            for part in key.split("."):
+                value = value[part]
+            raise InputError(f"config.{key} = {value!r}: {remedy}")
+
+    train, loss, evaluate = config.train, config.loss, config.evaluate
+    for key in ("steps", "batch_size", "log_every", "checkpoint_every", "keep"):
+        require(train[key] >= 1, f"train.{key}", "must be 1 or more")
+    require(loss.off_diagonal in OFF_DIAGONAL, "loss.off_diagonal", f"must be one of {', '.join(OFF_DIAGONAL)}")
+    require(loss.weighting in WEIGHTING, "loss.weighting", f"must be one of {', '.join(WEIGHTING)}")
+    require(0 < loss.diagonal_share <= 1, "loss.diagonal_share", "must be in (0, 1]")
+    require(config.optimizer.learning_rate > 0, "optimizer.learning_rate", "must be positive")
+    require(config.ema.half_life > 0, "ema.half_life", "must be positive, in images")
+    require(config.parallel.mode in ("jit", "pmap"), "parallel.mode", "must be jit or pmap")
+    require(0 < config.data.test_share < 1, "data.test_share", "must be between 0 and 1")
+    require(
+        train.batch_size % devices == 0, "train.batch_size", f"must be divisible by the {devices} devices of this run"
+    )
+    require(len(evaluate.noise_levels) > 0, "evaluate.noise_levels", "must name at least one noise level")
+    require(all(0 < a < 1 for a in evaluate.noise_levels), "evaluate.noise_levels", "must lie between 0 and 1")
+    require(evaluate.points >= 3, "evaluate.points", "must be 3 or more, both ends of the knob included")
+    for key in ("batch_size", "draws", "bootstrap", "figure_images"):
+        require(evaluate[key] >= 1, f"evaluate.{key}", "must be 1 or more")
+
+
+def plain(config: ConfigDict) -> dict:
+    """The configuration as nested dicts, lists, strings and numbers, ready for JSON."""
+    return {
+        key: plain(value)
+        if isinstance(value, ml_collections.ConfigDict)
+        else list(value)
+        if isinstance(value, tuple)
+        else value
+        for key, value in config.items()
+    }

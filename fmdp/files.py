@@ -1,0 +1,45 @@
+"""Writing a run's files so that a reader never meets half of one."""
+
+import contextlib
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+from fmdp.errors import InputError
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A temporary path beside `path` that takes its place when the block succeeds and vanishes when it fails."""
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Write a JSON file, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1) + "\n")
+
+
+def open_workdir(path: str) -> pathlib.Path:
+    """The folder of a run, made where it does not exist.
+
+    Raises:
+      InputError: it is a file, or cannot be written to.
+    """
+    workdir = pathlib.Path(path).expanduser().absolute()
+    if workdir.exists() and not workdir.is_dir():
+        raise InputError(f"--workdir={path} is a file: name a folder, or one that does not exist yet")
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=workdir).close()
+    except OSError as error:
+        raise InputError(f"--workdir={path} cannot be written to ({error.strerror}): name another folder") from error
+    return workdir

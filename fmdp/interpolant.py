@@ -1,0 +1,37 @@
+"""The linear path from noise (time 0) to data (time 1): x_t = (1 - t) x0 + t x1, x0 ~ N(0, I)."""
+
+import jax.numpy as jnp
+from jax import Array
+
+from fmdp.types import Images, Time
+
+
+def expand(t: Time, x: Images) -> Array:
+    """Times t (a scalar or of the leading shape of x) with the axes added that let them multiply x."""
+    t = jnp.asarray(t, x.dtype)
+    return t[..., None, None, None] if t.ndim else t
+
+
+def interpolate(x0: Images, x1: Images, t: Time) -> Images:
+    """The point x_t between the noise x0 and the data x1, of their shape; t in [0, 1]."""
+    t = expand(t, x1)
+    return (1 - t) * x0 + t * x1
+
+
+def conditional_velocity(x0: Images, x1: Images) -> Images:
+    """dx_t/dt = x1 - x0, the same at every time of the path."""
+    return x1 - x0
+
+
+def time_of_sigma(sigma: Time) -> Array:
+    """The time s at which y = x1 + sigma n, scaled to s y, lies on the path: s = 1 / (1 + sigma).
+
+    sigma >= 0 is the standard deviation of the noise on the [-1, 1] scale.
+    """
+    return 1 / (1 + jnp.asarray(sigma, float))
+
+
+def sigma_of_time(s: Time) -> Array:
+    """The standard deviation sigma = (1 - s) / s, on the [-1, 1] scale, of the noise in x_s / s; s in (0, 1]."""
+    s = jnp.asarray(s, float)
+    return (1 - s) / s

@@ -1,0 +1,44 @@
+"""Scalars of a training run, as JSON lines and TensorBoard events."""
+
+import json
+import pathlib
+
+from tensorboardX import SummaryWriter
+
+from fmdp.files import replacing
+
+
+class ScalarLog:
+    """Appends to metrics.jsonl and to TensorBoard events in a workdir; a context manager."""
+
+    def __init__(self, workdir: pathlib.Path, step: int):
+        """Go on from `step`: lines that an interrupted run wrote beyond it are dropped."""
+        path = workdir / "metrics.jsonl"
+        if path.exists():
+            kept = [line for line in path.read_text().splitlines() if _step(line) <= step]
+            with replacing(path) as temporary:
+                temporary.write_text("".join(line + "\n" for line in kept))
+        self._file = path.open("a")
+        self._events = SummaryWriter(str(workdir), purge_step=step + 1)
+
+    def __enter__(self) -> "ScalarLog":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._file.close()
+        self._events.close()
+
+    def write(self, step: int, scalars: dict[str, float]) -> None:
+        """Write the scalars of one step."""
+        self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+        self._file.flush()
+        for name, value in scalars.items():
+            self._events.add_scalar(name, value, step)
+
+
+def _step(line: str) -> float:
+    """The step of a line, infinite for one that a crash cut short."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError):
+        return float("inf")

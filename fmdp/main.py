@@ -1,0 +1,89 @@
+"""python -m fmdp.main --config=configs/<name>.py [--workdir=runs/<name>] [--mode=train_and_evaluate|train|evaluate]."""
+
+import os
+import pathlib
+import sys
+import time
+from typing import NoReturn
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from fmdp import config as configuration
+from fmdp import data, report, train
+from fmdp.errors import InputError
+from fmdp.evaluate import evaluate
+from fmdp.files import open_workdir, write_json
+
+CONFIG = config_flags.DEFINE_config_file("config", help_string="The configuration of the run, a file in configs/.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept; runs/<config name> unless given.")
+MODE = flags.DEFINE_enum("mode", "train_and_evaluate", ["train_and_evaluate", "train", "evaluate"], "What to do.")
+
+
+def run(config, workdir: pathlib.Path, mode: str) -> None:
+    """Train and measure what the configuration describes, and leave the results in the workdir."""
+    began = time.monotonic()
+    split = data.load(config.data)
+    if mode == "evaluate":
+        state, progress = train.restore(config, split.train.shape[1:], workdir)
+    else:
+        write_json(workdir / "config.json", configuration.plain(config))
+        state, progress = train.train(config, split.train, workdir)
+    summary = {
+        "config": config.name,
+        "backend": jax.default_backend(),
+        "devices": jax.device_count(),
+        "data": {"train_images": len(split.train), "test_images": len(split.test), "split_hash": split.hash},
+        "train": progress,
+    }
+    if mode != "train":
+        started = time.monotonic()
+        field = train.make_field(train.make_network(config), state.ema)
+        evaluation, sweeps = evaluate(field, split, config.evaluate, jax.random.key(config.seed))
+        report.write_curves(workdir / "dp_curve.csv", evaluation["denoise"])
+        report.draw_plane(workdir / "dp_plane.png", evaluation)
+        report.draw_denoising(workdir / "denoise.png", split.test, sweeps, config.evaluate.figure_images)
+        summary |= evaluation
+        summary["seconds"] = {"train": progress["seconds"], "evaluate": time.monotonic() - started}
+        summary["seconds"]["total"] = time.monotonic() - began
+    write_json(workdir / "summary.json", summary)
+    print(f"results in {workdir}", flush=True)
+
+
+def main(_) -> None:
+    """Run what the flags ask for."""
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # the libraries' own news only on request
+    if CONFIG.value is None:
+        raise InputError("--config is missing: name a file in configs/, such as --config=configs/digits.py")
+    configuration.validate(CONFIG.value, jax.device_count())
+    run(CONFIG.value, open_workdir(WORKDIR.value or f"runs/{CONFIG.value.name}"), MODE.value)
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parse the command line; a wrong one ends the program with one line."""
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, OSError, TypeError) as error:
+        fail(" ".join(str(error).replace("\\n", " ").split()))
+
+
+def fail(message: str) -> NoReturn:
+    """End the program with one line on standard error and exit code 2."""
+    print(f"fmdp: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def cli() -> None:
+    """The command line, with the mistakes of its user told in one line."""
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", pathlib.Path.home() / ".cache" / "fmdp" / "jax")
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    try:
+        app.run(main, flags_parser=parse_flags)
+    except InputError as error:
+        fail(str(error))
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,19 @@
+"""The learned log-variance of the training loss at every pair of times."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from fmdp.networks.embedding import fourier_features
+
+
+class LogVariance(nn.Module):
+    """log-variance w(s, t) of the loss, of the shape of s and t; zero at initialisation."""
+
+    width: int = 64
+    frequencies: int = 4
+
+    @nn.compact
+    def __call__(self, s: Array, t: Array) -> Array:
+        times = jnp.concatenate([fourier_features(time, self.frequencies) for time in (s, t)], axis=-1)
+        return nn.Dense(1, kernel_init=nn.initializers.zeros)(nn.silu(nn.Dense(self.width)(times)))[..., 0]

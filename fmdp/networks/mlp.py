@@ -1,0 +1,49 @@
+"""A residual multilayer perceptron for images of few pixels."""
+
+import math
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from fmdp.networks.embedding import fourier_features
+
+
+class Block(nn.Module):
+    """x + gate(time) * dense(silu(dense(scale(time) * norm(x) + shift(time)))), the identity at initialisation."""
+
+    width: int
+    expansion: int
+
+    @nn.compact
+    def __call__(self, x: Array, condition: Array) -> Array:
+        scale, shift, gate = jnp.split(
+            nn.Dense(3 * self.width, kernel_init=nn.initializers.zeros)(condition), 3, axis=-1
+        )
+        h = nn.LayerNorm(use_bias=False, use_scale=False)(x) * (1 + scale) + shift
+        h = nn.silu(nn.Dense(self.expansion * self.width)(h))
+        return x + gate * nn.Dense(self.width)(h)
+
+
+class MLP(nn.Module):
+    """The average field v(x, s, t) of images [..., H, W, C] as a residual MLP over all their pixels.
+
+    The times enter every block as an affine map of its normalised input and a gate (adaLN), computed
+    from `fourier_features` of s and of t - s. Returns v of the shape of x; zero at initialisation.
+    """
+
+    width: int = 256
+    blocks: int = 3
+    expansion: int = 2
+    frequencies: int = 8
+
+    @nn.compact
+    def __call__(self, x: Array, s: Array, t: Array) -> Array:
+        batch, pixels = x.shape[:-3], math.prod(x.shape[-3:])
+        s, t = (jnp.broadcast_to(jnp.asarray(time, x.dtype), batch) for time in (s, t))
+        times = jnp.concatenate([fourier_features(time, self.frequencies) for time in (s, t - s)], axis=-1)
+        condition = nn.silu(nn.Dense(self.width)(nn.silu(nn.Dense(self.width)(times))))
+        h = nn.Dense(self.width)(x.reshape(*batch, pixels))
+        for _ in range(self.blocks):
+            h = Block(self.width, self.expansion)(h, condition)
+        return nn.Dense(pixels, kernel_init=nn.initializers.zeros)(h).reshape(x.shape)

@@ -1,0 +1,102 @@
+"""The files of an evaluation: the table and the pictures."""
+
+import csv
+import pathlib
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+
+from fmdp.evaluate import Sweep
+from fmdp.files import replacing
+
+STYLE = {"lookahead": {"color": "#1764ab", "marker": "o"}, "chord": {"color": "#c4651c", "marker": "s", "ls": "--"}}
+PERCEPTION = {
+    "kernel_distance": "kernel distance MMD² to real images",
+    "frechet_distance": "Fréchet distance to real images",
+}
+
+
+def write_curves(path: pathlib.Path, curves: list[dict[str, Any]]) -> None:
+    """Write one CSV line per noise level, knob and setting."""
+    rows = [
+        {"noise_level": curve["noise_level"], "s": curve["s"], "knob": curve["knob"]} | point
+        for curve in curves
+        for point in curve["points"]
+    ]
+    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def draw_plane(path: pathlib.Path, evaluation: dict[str, Any]) -> None:
+    """Draw the distortion-perception plane: a column for each noise level, a row for each perception measure."""
+    curves, floor = evaluation["denoise"], evaluation["floor"]
+    levels = list(dict.fromkeys(curve["noise_level"] for curve in curves))
+    figure = Figure(figsize=(4.2 * len(levels), 3.4 * len(PERCEPTION)), layout="constrained")
+    axes = figure.subplots(len(PERCEPTION), len(levels), squeeze=False)
+    for row, (measure, label) in zip(axes, PERCEPTION.items(), strict=True):
+        for axis, level in zip(row, levels, strict=True):
+            chosen = [curve for curve in curves if curve["noise_level"] == level]
+            _draw_curves(axis, chosen, measure)
+            axis.axhspan(floor[measure]["low"], floor[measure]["high"], color="0.5", alpha=0.25, lw=0)
+            axis.axhline(floor[measure]["mean"], color="0.5", lw=0.8, label="real against real")
+            if measure == "kernel_distance":
+                axis.set_yscale("symlog", linthresh=max(floor[measure]["high"], 1e-6))
+            axis.set_title(f"noise level {level:g}")
+            axis.set_xlabel("mean squared error per pixel")
+        row[0].set_ylabel(label)
+    axes[0, 0].legend(fontsize=8)
+    figure.suptitle(
+        "Lower is better on both axes. Each point is one setting of the knob on the same network.\n"
+        f"{evaluation['images']} held-out images, {evaluation['draws']} draws of the noise (bars: their standard"
+        " deviation), one trained network; band: 95 % of real sets against real ones",
+        fontsize=9,
+    )
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+
+
+def _draw_curves(axis, curves: list[dict[str, Any]], measure: str) -> None:
+    for curve in curves:
+        points, style = curve["points"], STYLE[curve["knob"]]
+        x, y, dx, dy = (
+            [point[key] for point in points] for key in ("mse", measure, "mse_draw_std", f"{measure}_draw_std")
+        )
+        axis.errorbar(x, y, dy, dx, ms=3.5, lw=1.2, elinewidth=0.6, label=curve["knob"], **style)
+        if curve["knob"] == "lookahead":
+            axis.annotate("t = s: least error", (x[0], y[0]), (6, 2), textcoords="offset points", fontsize=8)
+            axis.annotate("t = 1", (x[-1], y[-1]), (-2, 9), textcoords="offset points", fontsize=8, ha="right")
+
+
+def draw_denoising(path: pathlib.Path, clean: np.ndarray, sweeps: list[Sweep], images: int, columns: int = 7) -> None:
+    """Draw restored images: a block of rows for each noise level, columns clean, noisy, then growing lookahead."""
+    images = min(images, len(clean))
+    shown = np.linspace(0, len(clean) - 1, images).astype(int)
+    rows = len(sweeps) * images
+    figure = Figure(figsize=(0.85 * (columns + 2), 0.85 * rows + 0.9), layout="constrained")
+    axes = figure.subplots(rows, columns + 2, squeeze=False)
+    for block, swept in enumerate(sweeps):
+        settings = np.linspace(0, len(swept.r) - 1, columns).astype(int)
+        titles = ["clean", "noisy", *(f"t = {swept.s + swept.r[k] * (1 - swept.s):.2f}" for k in settings)]
+        for row, index in enumerate(shown):
+            line = axes[block * images + row]
+            pictures = [clean[index], swept.noisy[0, index], *swept.restored["lookahead"][settings, 0, index]]
+            for axis, picture, title in zip(line, pictures, titles, strict=True):
+                axis.imshow(as_picture(picture), cmap=colormaps["gray"], vmin=0, vmax=255, interpolation="nearest")
+                axis.set(xticks=[], yticks=[])
+                if row == 0:
+                    axis.set_title(title, fontsize=8)
+            if row == 0:
+                line[0].set_ylabel(f"noise {1 - swept.s:.1f}", fontsize=8)
+    figure.suptitle("From the minimum-error estimate (t = s) to perfect perception (t = 1)", fontsize=10)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+
+
+def as_picture(image: np.ndarray) -> np.ndarray:
+    """An image [H, W, C] in [-1, 1] as a picture, uint8 [H, W, 3], or [H, W] where it has one channel."""
+    picture = np.clip(np.round((image + 1) * 127.5), 0, 255).astype(np.uint8)
+    return picture[..., 0] if picture.shape[-1] == 1 else picture

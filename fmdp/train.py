@@ -1,0 +1,241 @@
+"""Training: the step as a pure function of state, batch and key, and the loop around it."""
+
+import math
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from clu import parameter_overview
+from flax import struct
+from jax import Array
+from jax.tree_util import Partial
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from fmdp import checkpoint, data, logs, losses, networks
+from fmdp import parallel as parallel_modes
+from fmdp.errors import InputError
+from fmdp.networks.log_variance import LogVariance
+from fmdp.types import AverageField, PRNGKey
+
+Batch = dict[str, dict[str, Array]]
+Metrics = dict[str, Array]
+
+
+@struct.dataclass
+class TrainState:
+    """Everything that training carries from one step to the next."""
+
+    step: Array
+    params: Any
+    ema: Any
+    opt_state: Any
+
+
+def make_network(config: ConfigDict) -> nn.Module:
+    """The backbone that config.network describes."""
+    options = dict(config.network)
+    return networks.make(options.pop("name"), options)
+
+
+def make_field(network: nn.Module, params: Any) -> AverageField:
+    """The average field that a network is at given parameters: a pytree, so it can be passed to compiled functions."""
+    return Partial(network.apply, {"params": params})
+
+
+def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """Clipped Adam (AdamW with weight decay) with warm-up and cosine decay; the log-variance learns slower."""
+    c = config.optimizer
+    if c.decay:
+        warmup = min(c.warmup_steps, config.train.steps // 2)
+        schedule = optax.warmup_cosine_decay_schedule(0.0, c.learning_rate, warmup, config.train.steps)
+    else:
+        schedule = optax.linear_schedule(0.0, c.learning_rate, max(c.warmup_steps, 1))
+    slower = optax.partition(
+        {"network": optax.identity(), "log_variance": optax.scale(config.loss.weight_learning_rate)},
+        lambda params: {name: name for name in params},
+    )
+    return optax.chain(
+        optax.clip_by_global_norm(c.clip_norm),
+        optax.adamw(schedule, b1=c.b1, b2=c.b2, weight_decay=c.weight_decay),
+        slower,
+    )
+
+
+def init_state(config: ConfigDict, image_shape: tuple[int, ...], key: PRNGKey) -> TrainState:
+    """The state at step 0 for images of shape [H, W, C]."""
+    time = jnp.zeros(())
+    params = {"network": make_network(config).init(key, jnp.zeros(image_shape), time, time)["params"]}
+    if config.loss.weighting == "learned":
+        params["log_variance"] = LogVariance().init(jax.random.fold_in(key, 1), time, time)["params"]
+    opt_state = make_optimizer(config).init(params)
+    ema = jax.tree.map(jnp.copy, params["network"])  # no shared buffers, so that a step may take the state over
+    return TrainState(step=jnp.zeros((), jnp.int32), params=params, ema=ema, opt_state=opt_state)
+
+
+def lattice(key: PRNGKey, row: Array) -> tuple[Array, Array]:
+    """Two uniform numbers for the example in this row of the batch.
+
+    The rows of one batch fill the unit square evenly (a Kronecker lattice with one random shift per batch), which
+    takes the luck of the draw of times out of the loss; each row by itself is uniform.
+    """
+    steps = jnp.array([0.7548776662466927, 0.5698402909980532])  # 1/g, 1/g^2 with g^3 = g + 1
+    u = (jax.random.uniform(key, (2,)) + row * steps) % 1.0
+    return u[0], u[1]
+
+
+def make_loss(config: ConfigDict) -> Callable[[Any, Batch, PRNGKey], tuple[Array, Metrics]]:
+    """The loss of parameters on a batch, and its parts, all means over the examples."""
+    network = make_network(config)
+    term = losses.OFF_DIAGONAL[config.loss.off_diagonal]
+
+    def weigh(params, loss, s, t):
+        if config.loss.weighting == "none":
+            return loss
+        return losses.weigh(
+            loss, LogVariance().apply({"params": params["log_variance"]}, s, t), config.loss.weight_bound
+        )
+
+    def on_diagonal(params, key, x1, row):
+        t, _ = lattice(key, row)
+        x0 = jax.random.normal(jax.random.fold_in(key, row), x1.shape)
+        loss = losses.diagonal(make_field(network, params["network"]), x0, x1, t)
+        return loss, weigh(params, loss, t, t)
+
+    def off_diagonal(params, key, x1, row):
+        a, b = lattice(key, row)
+        noise_key, middle_key = jax.random.split(jax.random.fold_in(key, row))
+        x0 = jax.random.normal(noise_key, x1.shape)
+        s, t = jnp.minimum(a, b), jnp.maximum(a, b)
+        u = s + jax.random.uniform(middle_key) * (t - s)
+        loss = term(make_field(network, params["network"]), x0, x1, s, u, t)
+        return loss, weigh(params, loss, s, t)
+
+    def batch_loss(params, batch, key):
+        totals, metrics, count = 0.0, {}, 0
+        for name, one in (("diagonal", on_diagonal), ("off_diagonal", off_diagonal)):
+            images, rows = batch[name]["image"], batch[name]["row"]
+            if len(images):
+                loss, weighed = jax.vmap(one, in_axes=(None, None, 0, 0))(params, key, images, rows)
+                totals, metrics[name], count = totals + jnp.sum(weighed), jnp.mean(loss), count + len(images)
+        return totals / count, metrics | {"loss": totals / count}
+
+    return batch_loss
+
+
+def make_train_step(
+    config: ConfigDict, axis: str | None = None
+) -> Callable[[TrainState, Batch, PRNGKey], tuple[TrainState, Metrics]]:
+    """One step of training: (state, batch, key) -> (state, metrics).
+
+    The key is that of the run; each step folds its number in, so resuming needs no saved key.
+
+    Args:
+      axis: the mapped axis over which gradients are averaged, where the step sees one device's part of the batch.
+    """
+    gradient = jax.value_and_grad(make_loss(config), has_aux=True)
+    optimizer = make_optimizer(config)
+    decay = 0.5 ** (config.train.batch_size / config.ema.half_life)
+
+    def train_step(state, batch, key):
+        (_, metrics), grads = gradient(state.params, batch, jax.random.fold_in(key, state.step))
+        if axis is not None:
+            grads, metrics = jax.lax.pmean((grads, metrics), axis)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        # A young average forgets its random start quickly.
+        rate = jnp.minimum(decay, (1.0 + state.step) / (10.0 + state.step))
+        ema = optax.incremental_update(params["network"], state.ema, 1 - rate)
+        metrics |= {
+            "gradient_norm": optax.global_norm(grads),
+            "update_norm": optax.global_norm(updates),
+            "parameter_norm": optax.global_norm(params),
+        }
+        return TrainState(step=state.step + 1, params=params, ema=ema, opt_state=opt_state), metrics
+
+    return train_step
+
+
+def train(config: ConfigDict, images: np.ndarray, workdir: pathlib.Path) -> tuple[TrainState, dict[str, Any]]:
+    """Train on images [n, H, W, C] until config.train.steps, going on from the newest checkpoint in the workdir.
+
+    Returns:
+      The state at the end, and what summary.json says of the training.
+
+    Raises:
+      InputError: the checkpoint cannot be used, there are no images, or the loss is not finite.
+    """
+    devices, steps = jax.devices(), config.train.steps
+    key = jax.random.key(config.seed)
+    batch_size = config.train.batch_size
+    diagonal = data.diagonal_count(batch_size, config.loss.diagonal_share, len(devices))
+    iterator = data.batches(images, batch_size, diagonal, config.seed, jax.process_index(), jax.process_count())
+    parallel = parallel_modes.make(config.parallel.mode, devices)
+    state = parallel.place_state(jax.jit(lambda: init_state(config, images.shape[1:], key))())
+    progress: dict[str, Any] = {"steps": 0, "seconds": 0.0}
+
+    with checkpoint.Checkpoints(workdir, config) as checkpoints:
+        if checkpoints.latest_step is not None:
+            state, progress = checkpoints.restore(state, iterator)
+            print(f"resumed from step {progress['steps']} in {workdir}", flush=True)
+        start = progress["steps"]
+        if start >= steps:
+            print(f"already trained for {start} steps, not training again", flush=True)
+            return state, progress
+        if start == 0:
+            print(parameter_overview.get_parameter_overview(state.params, include_stats=False), flush=True)
+        step_fn = parallel.compile(lambda axis: make_train_step(config, axis))
+        clock = time.monotonic() - progress["seconds"]
+        late: tuple[int, Metrics] | None = None
+        with logs.ScalarLog(workdir, start) as log, tqdm(total=steps, initial=start, unit="step") as bar:
+
+            def report(step: int, metrics: Metrics) -> dict[str, float]:
+                scalars = {name: float(value) for name, value in jax.device_get(metrics).items()}
+                if not math.isfinite(scalars["loss"]):
+                    raise InputError(
+                        f"the loss is {scalars['loss']} at step {step}; the last checkpoint is kept:"
+                        " lower config.optimizer.learning_rate, or the share of the off-diagonal term"
+                    )
+                rate = bar.format_dict["rate"] or 0.0
+                log.write(step, scalars | {"examples_per_second": rate * batch_size})
+                bar.set_postfix_str(f"loss {scalars['loss']:.4f}, {rate * batch_size:.0f} examples/s")
+                return scalars
+
+            for step in range(start + 1, steps + 1):
+                state, metrics = step_fn(state, parallel.place_batch(next(iterator)), key)
+                bar.update()
+                saving = step % config.train.checkpoint_every == 0 or step == steps
+                # Reported one interval late, the numbers are ready and the device never waits for the host.
+                if step % config.train.log_every == 0 or saving:
+                    if late is not None:
+                        report(*late)
+                    late = (step, metrics)
+                if saving:
+                    scalars, late = report(step, metrics), None
+                    seconds = time.monotonic() - clock
+                    progress = {
+                        "steps": step,
+                        "seconds": seconds,
+                        "examples_per_second": step * batch_size / seconds,
+                        **{name: scalars[name] for name in ("loss", "diagonal", "off_diagonal") if name in scalars},
+                    }
+                    checkpoints.save(step, state, iterator, progress)
+    return state, progress
+
+
+def restore(config: ConfigDict, image_shape: tuple[int, ...], workdir: pathlib.Path) -> tuple[TrainState, dict]:
+    """The newest state in a workdir, and what summary.json says of its training.
+
+    Raises:
+      InputError: there is none, or it cannot be used.
+    """
+    with checkpoint.Checkpoints(workdir, config) as checkpoints:
+        if checkpoints.latest_step is None:
+            raise InputError(f"{workdir} holds no checkpoint: train first, with --mode=train")
+        return checkpoints.restore(jax.eval_shape(lambda: init_state(config, image_shape, jax.random.key(0))))
