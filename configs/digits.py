@@ -4,6 +4,7 @@ python -m fmdp.main --config=configs/digits.py
 """
 
 from fmdp.config import default
+from fmdp.errors import InputError
 
 
 def get_config(variant: str = ""):
@@ -16,6 +17,8 @@ def get_config(variant: str = ""):
     config.loss.off_diagonal = "meanflow"
     config.loss.diagonal_share = 0.5
     config.train.steps = 5000
+    if variant not in ("", "smoke"):
+        raise InputError(f"configs/digits.py knows no variant {variant!r}: leave it out, or use smoke")
     if variant == "smoke":
         config.name = "digits_smoke"
         config.network.width = 32

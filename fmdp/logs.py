@@ -39,6 +39,6 @@ class ScalarLog:
 def _step(line: str) -> float:
     """The step of a line, infinite for one that a crash cut short."""
     try:
-        return json.loads(line)["step"]
+        return float(json.loads(line)["step"])
     except (ValueError, KeyError):
         return float("inf")

@@ -64,9 +64,17 @@ def main(_) -> None:
 def parse_flags(argv: list[str]) -> list[str]:
     """Parse the command line; a wrong one ends the program with one line."""
     try:
-        return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, OSError, TypeError) as error:
-        fail(" ".join(str(error).replace("\\n", " ").split()))
+        rest = flags.FLAGS(argv)
+        if CONFIG.value is not None:
+            CONFIG.value.keys()  # a config file that could not be loaded says so only now
+        return rest
+    except (AttributeError, KeyError) as error:
+        key, *advice = str(error).replace("\\n", " ").translate(str.maketrans("", "", "\\'\"")).split()
+        fail(f"the configuration has no key {key}. {' '.join(advice)}")
+    except OSError as error:
+        fail(f"{str(error).splitlines()[-1].strip()}: --config names a file, such as configs/digits.py")
+    except (flags.Error, ValueError, TypeError) as error:
+        fail(str(error).strip().splitlines()[-1].removeprefix("fmdp.errors.InputError: "))
 
 
 def fail(message: str) -> NoReturn:

@@ -32,7 +32,7 @@ Metrics = dict[str, Array]
 class TrainState:
     """Everything that training carries from one step to the next."""
 
-    step: Array
+    step: Any
     params: Any
     ema: Any
     opt_state: Any
@@ -44,9 +44,15 @@ def make_network(config: ConfigDict) -> nn.Module:
     return networks.make(options.pop("name"), options)
 
 
-def make_field(network: nn.Module, params: Any) -> AverageField:
-    """The average field that a network is at given parameters: a pytree, so it can be passed to compiled functions."""
-    return Partial(network.apply, {"params": params})
+def make_field(network: nn.Module, params: Any, dropout: PRNGKey | None = None) -> AverageField:
+    """The average field that a network is at given parameters: a pytree, so it can be passed to compiled functions.
+
+    Args:
+      network: a backbone.
+      params: its parameters.
+      dropout: the key of the units to drop, the same ones at every evaluation of this field; None drops none.
+    """
+    return Partial(network.apply, {"params": params}, rngs=None if dropout is None else {"dropout": dropout})
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
@@ -104,17 +110,18 @@ def make_loss(config: ConfigDict) -> Callable[[Any, Batch, PRNGKey], tuple[Array
 
     def on_diagonal(params, key, x1, row):
         t, _ = lattice(key, row)
-        x0 = jax.random.normal(jax.random.fold_in(key, row), x1.shape)
-        loss = losses.diagonal(make_field(network, params["network"]), x0, x1, t)
+        noise_key, dropout_key = jax.random.split(jax.random.fold_in(key, row))
+        x0 = jax.random.normal(noise_key, x1.shape)
+        loss = losses.diagonal(make_field(network, params["network"], dropout_key), x0, x1, t)
         return loss, weigh(params, loss, t, t)
 
     def off_diagonal(params, key, x1, row):
         a, b = lattice(key, row)
-        noise_key, middle_key = jax.random.split(jax.random.fold_in(key, row))
+        noise_key, middle_key, dropout_key = jax.random.split(jax.random.fold_in(key, row), 3)
         x0 = jax.random.normal(noise_key, x1.shape)
         s, t = jnp.minimum(a, b), jnp.maximum(a, b)
         u = s + jax.random.uniform(middle_key) * (t - s)
-        loss = term(make_field(network, params["network"]), x0, x1, s, u, t)
+        loss = term(make_field(network, params["network"], dropout_key), x0, x1, s, u, t)
         return loss, weigh(params, loss, s, t)
 
     def batch_loss(params, batch, key):
@@ -153,9 +160,9 @@ def make_train_step(
         rate = jnp.minimum(decay, (1.0 + state.step) / (10.0 + state.step))
         ema = optax.incremental_update(params["network"], state.ema, 1 - rate)
         metrics |= {
-            "gradient_norm": optax.global_norm(grads),
-            "update_norm": optax.global_norm(updates),
-            "parameter_norm": optax.global_norm(params),
+            "gradient_norm": optax.tree.norm(grads),
+            "update_norm": optax.tree.norm(updates),
+            "parameter_norm": optax.tree.norm(params),
         }
         return TrainState(step=state.step + 1, params=params, ema=ema, opt_state=opt_state), metrics
 

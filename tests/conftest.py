@@ -4,6 +4,10 @@ import pathlib
 import jax
 import pytest
 
+# The same step is compiled by several tests, in several processes.
+jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
 SHARED = pathlib.Path(os.environ.get("FMDP_SHARED", pathlib.Path(__file__).parents[2] / "shared"))
 
 

@@ -8,7 +8,9 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-Vectors = Float[Array, "n d"]
+from fmdp.types import Scalar
+
+Vectors = Float[Array, "_ d"]  # two sets may differ in size
 WIDTHS = (0.5, 1.0, 2.0)
 
 
@@ -23,7 +25,7 @@ def median_distance(x: Vectors) -> Array:
     return jnp.sqrt(jnp.median(squared_distances(x, x)[i, j]))
 
 
-def kernel_distance(x: Vectors, y: Vectors, width: Array) -> Array:
+def kernel_distance(x: Vectors, y: Vectors, width: Scalar) -> Array:
     """Unbiased squared maximum mean discrepancy MMD^2 between two samples (Gretton et al. 2012, eq. 3).
 
     The kernel is the mean of three Gaussians of 0.5, 1 and 2 times `width`. Zero on average where the laws agree, and

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from fmdp.networks.embedding import fourier_features
+from fmdp.types import Time
 
 
 class LogVariance(nn.Module):
@@ -14,6 +15,6 @@ class LogVariance(nn.Module):
     frequencies: int = 4
 
     @nn.compact
-    def __call__(self, s: Array, t: Array) -> Array:
-        times = jnp.concatenate([fourier_features(time, self.frequencies) for time in (s, t)], axis=-1)
+    def __call__(self, s: Time, t: Time) -> Array:
+        times = jnp.concatenate([fourier_features(jnp.asarray(time), self.frequencies) for time in (s, t)], axis=-1)
         return nn.Dense(1, kernel_init=nn.initializers.zeros)(nn.silu(nn.Dense(self.width)(times)))[..., 0]

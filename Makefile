@@ -1,0 +1,26 @@
+# Two commands on a machine that has only python3 (3.11 or newer): `make demo` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.PHONY: demo test test-fast lint
+
+demo: $(INSTALLED)
+	$(BIN)/python -m fmdp.main --config=configs/digits.py
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -q -n 2
+
+test-fast: $(INSTALLED)
+	$(BIN)/python -m pytest -q -n 2 -m "not slow"
+
+lint: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fmdp needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	@touch $@

@@ -1,0 +1,51 @@
+import pathlib
+
+import pytest
+
+from configs import digits
+from fmdp import config
+from fmdp.errors import InputError
+
+CONFIGS = sorted(path for path in (pathlib.Path(__file__).parents[1] / "configs").glob("[!_]*.py"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("train.steps", 0),
+        ("train.batch_size", 30),
+        ("train.log_every", -1),
+        ("loss.off_diagonal", "none"),
+        ("loss.diagonal_share", 0.0),
+        ("loss.weighting", "some"),
+        ("optimizer.learning_rate", 0.0),
+        ("ema.half_life", 0.0),
+        ("parallel.mode", "xmap"),
+        ("data.test_share", 1.0),
+        ("evaluate.noise_levels", ()),
+        ("evaluate.noise_levels", (0.5, 1.0)),
+        ("evaluate.points", 2),
+        ("evaluate.draws", 0),
+    ],
+)
+def test_what_cannot_run_is_refused_by_name_and_value(key, value):
+    c = digits.get_config()
+    config.validate(c, 4)
+    c.update_from_flattened_dict({key: value})
+    with pytest.raises(InputError) as refused:
+        config.validate(c, 4)
+    assert f"config.{key} = {value!r}" in str(refused.value)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_says_its_command_time_and_scores(path):
+    text = path.read_text()
+    assert f"python -m fmdp.main --config=configs/{path.name}" in text
+    assert "Expected time" in text
+    assert "Expected scores" in text
+
+
+def test_plain_config_is_json():
+    import json
+
+    assert json.loads(json.dumps(config.plain(digits.get_config())))["evaluate"]["noise_levels"] == [0.3, 0.5, 0.7]

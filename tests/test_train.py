@@ -1,0 +1,169 @@
+import json
+import shutil
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fmdp import checkpoint, config, data, parallel, train
+from fmdp.errors import InputError
+
+
+def small_config(steps=8, **loss):
+    """A run of a few steps of a tiny network on the digits."""
+    c = config.default()
+    c.name = "small"
+    c.data.source = "digits"
+    c.network = dict(name="mlp", width=8, blocks=1)
+    c.train.update(steps=steps, batch_size=16, log_every=2, checkpoint_every=4)
+    c.loss.update({"off_diagonal": "meanflow"} | loss)
+    return c
+
+
+def leaves(state):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+
+
+IMAGES = data.digits()[0][:40]
+
+
+def one_step(c, mode="jit", devices=None):
+    devices = devices or jax.devices()
+    run = parallel.make(mode, devices)
+    state = run.place_state(train.init_state(c, IMAGES.shape[1:], jax.random.key(0)))
+    step = run.compile(lambda axis: train.make_train_step(c, axis))
+    diagonal = data.diagonal_count(c.train.batch_size, c.loss.diagonal_share, len(devices))
+    batches = data.batches(IMAGES, c.train.batch_size, diagonal, 0)
+    for _ in range(3):
+        state, metrics = step(state, run.place_batch(next(batches)), jax.random.key(1))
+    return state, metrics
+
+
+def test_lattice_fills_the_unit_square_evenly():
+    a, b = jax.vmap(lambda row: train.lattice(jax.random.key(0), row))(jnp.arange(256))
+    counts, _, _ = np.histogram2d(a, b, bins=4, range=[[0, 1], [0, 1]])
+    assert abs(counts - 16).max() <= 4  # a plain draw of 256 strays by 8 and more
+    first = jax.vmap(lambda key: train.lattice(key, jnp.asarray(7))[0])(jax.random.split(jax.random.key(1), 2000))
+    assert np.mean(first) == pytest.approx(0.5, abs=0.03)
+
+
+@pytest.mark.parametrize("weighting", ["none", "learned"])
+def test_a_step_reports_its_loss_and_moves_everything(weighting):
+    """The metrics of a step are the loss it was taken on; parameters, average and step count all move."""
+    c = small_config(weighting=weighting)
+    state = train.init_state(c, IMAGES.shape[1:], jax.random.key(0))
+    batch = next(data.batches(IMAGES, 16, 12, 0))
+    key = jax.random.key(1)
+    step = jax.jit(train.make_train_step(c))
+    after, metrics = step(state, batch, key)
+    loss, parts = jax.jit(train.make_loss(c))(state.params, batch, jax.random.fold_in(key, 0))
+    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
+    if weighting == "none":
+        np.testing.assert_allclose(loss, 0.75 * parts["diagonal"] + 0.25 * parts["off_diagonal"], rtol=1e-5)
+    later, _ = step(after, batch, key)
+    assert int(later.step) == 2
+    assert any((a != b).any() for a, b in zip(leaves(after.params), leaves(later.params), strict=True))
+    assert any((a != b).any() for a, b in zip(leaves(after.ema), leaves(later.ema), strict=True))
+
+
+def test_average_follows_the_parameters_with_the_stated_half_life():
+    c = small_config()
+    c.ema.half_life = 16.0 * 50
+    c.optimizer.learning_rate = 1e-9
+    state = train.init_state(c, IMAGES.shape[1:], jax.random.key(0))
+    state = state.replace(step=jnp.asarray(10_000), ema=jax.tree.map(lambda x: x + 1.0, state.ema))
+    step = jax.jit(train.make_train_step(c))
+    batch = next(data.batches(IMAGES, 16, 12, 0))
+    for _ in range(50):
+        state, _ = step(state, batch, jax.random.key(0))
+    gap = leaves(jax.tree.map(lambda a, b: a - b, state.ema, state.params["network"]))
+    np.testing.assert_allclose(gap[0], 0.5, rtol=1e-3)
+
+
+def test_learned_weight_has_a_learning_rate_of_its_own():
+    c = small_config(weighting="learned", weight_learning_rate=0.0)
+    before = train.init_state(c, IMAGES.shape[1:], jax.random.key(0))
+    after, _ = one_step(c)
+    for a, b in zip(leaves(before.params["log_variance"]), leaves(after.params["log_variance"]), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_pmap_and_jit_agree():
+    (a, metrics_a), (b, metrics_b) = (one_step(small_config(), mode) for mode in parallel.MODES)
+    for x, y in zip(leaves(a.params), leaves(b.params), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-5)
+    np.testing.assert_allclose(metrics_a["loss"], metrics_b["loss"], rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_four_devices_give_the_numbers_of_one():
+    """In a process of its own, because the number of devices is fixed when JAX starts."""
+    program = """
+        import jax
+        jax.config.update("jax_num_cpu_devices", 4)
+        import numpy as np
+        from tests.test_train import leaves, one_step, small_config
+        assert jax.device_count() == 4
+        one, metrics = one_step(small_config(), "jit", jax.devices()[:1])
+        for mode in ("jit", "pmap"):
+            four, metrics_four = one_step(small_config(), mode)
+            for name in metrics:
+                np.testing.assert_allclose(metrics[name], metrics_four[name], rtol=1e-5)
+            for a, b in zip(leaves(one), leaves(four), strict=True):
+                np.testing.assert_allclose(a, b, atol=2e-6)
+        print("equal")
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True)
+    assert done.stdout.endswith("equal\n"), done.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, capsys):
+    c = small_config()
+    whole, progress = train.train(c, IMAGES, tmp_path / "whole")
+    assert progress["steps"] == 8
+    interrupted = tmp_path / "interrupted"
+    train.train(c, IMAGES, interrupted)
+    shutil.rmtree(interrupted / "checkpoints" / "8")
+    resumed, progress = train.train(c, IMAGES, interrupted)
+    assert progress["steps"] == 8
+    assert "resumed from step 4" in capsys.readouterr().out
+    for a, b in zip(leaves(whole), leaves(resumed), strict=True):
+        np.testing.assert_array_equal(a, b)
+    lines = [json.loads(line) for line in (interrupted / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 6, 8]
+    train.train(c, IMAGES, interrupted)
+    assert "already trained for 8 steps" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_checkpoints_of_others_and_damaged_ones_are_refused(tmp_path):
+    c = small_config(steps=2)
+    with pytest.raises(InputError, match="no checkpoint"):
+        train.restore(c, IMAGES.shape[1:], tmp_path)
+    train.train(c, IMAGES, tmp_path)
+    other = small_config(steps=2)
+    other.network.width = 9
+    with pytest.raises(InputError, match=r"config.network was .*8.* and is now .*9"):
+        train.train(other, IMAGES, tmp_path)
+    files = [f for f in (tmp_path / "checkpoints" / "2" / "state").rglob("*") if f.is_file()]
+    for file in files:
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InputError, match=r"checkpoints/2 is damaged"):
+        train.train(c, IMAGES, tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step(tmp_path):
+    c = small_config()
+    images = IMAGES.copy()
+    images[:] = np.nan
+    with pytest.raises(InputError, match="loss is nan at step 2"):
+        train.train(c, images, tmp_path)
+    with checkpoint.Checkpoints(tmp_path, c) as checkpoints:
+        assert checkpoints.latest_step is None
