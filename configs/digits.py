@@ -16,7 +16,10 @@ def get_config(variant: str = ""):
     config.network.blocks = 3
     config.loss.off_diagonal = "meanflow"
     config.loss.diagonal_share = 0.5
-    config.train.steps = 5000
+    config.train.steps = 5700
+    config.optimizer.b2 = 0.999
+    config.optimizer.weight_decay = 2.0
+    config.ema.half_life = 400_000.0
     if variant not in ("", "smoke"):
         raise InputError(f"configs/digits.py knows no variant {variant!r}: leave it out, or use smoke")
     if variant == "smoke":

@@ -13,7 +13,14 @@ def default() -> ConfigDict:
         dict(
             name="",
             seed=0,
-            data=dict(source="", path="", test_share=0.2),
+            data=dict(
+                source="",  # digits, or one of data.TARGETS
+                test_share=0.2,  # of a source of real images
+                samples=50_000,  # to train on, of a source that is a known distribution
+                test_samples=4_000,
+                spectrum="power_law",  # of the Gaussian: isotropic or power_law
+                components=10,  # of the mixture fitted to the digits
+            ),
             network=dict(name="mlp"),
             loss=dict(
                 off_diagonal="lagrangian",  # losses.OFF_DIAGONAL
@@ -40,7 +47,9 @@ def default() -> ConfigDict:
                 batch_size=360,
                 draws=4,  # of the noise of every image
                 bootstrap=200,  # resamplings behind the interval of the floors
-                figure_images=6,
+                figure_images=3,
+                rival_images=360,  # restored by the other knobs too, which cost many evaluations; 0 leaves them out
+                rival_steps=32,  # of their reverse diffusion
             ),
         )
     )
@@ -76,7 +85,8 @@ def validate(config: ConfigDict, devices: int) -> None:
     require(len(evaluate.noise_levels) > 0, "evaluate.noise_levels", "must name at least one noise level")
     require(all(0 < a < 1 for a in evaluate.noise_levels), "evaluate.noise_levels", "must lie between 0 and 1")
     require(evaluate.points >= 3, "evaluate.points", "must be 3 or more, both ends of the knob included")
-    for key in ("batch_size", "draws", "bootstrap", "figure_images"):
+    require(evaluate.rival_images >= 0, "evaluate.rival_images", "must be 0 or more")
+    for key in ("batch_size", "draws", "bootstrap", "figure_images", "rival_steps"):
         require(evaluate[key] >= 1, f"evaluate.{key}", "must be 1 or more")
 
 

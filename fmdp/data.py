@@ -3,39 +3,100 @@
 import functools
 import hashlib
 import sys
+from collections.abc import Callable
 from typing import NamedTuple
 
 import grain
+import jax
 import numpy as np
+import scipy.fft
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from fmdp.errors import InputError
+from fmdp.exact import Gaussian, GaussianMixture
 
-Batch = dict[str, dict[str, np.ndarray]]
+DRAWING_SEED = 0xDA7A  # far from the seeds people give runs, whose noise must not repeat the data's
 
 
 class Split(NamedTuple):
-    """The images of a run, float32 NHWC in [-1, 1], and a hash that names which of them are held out."""
+    """The images of a run, float32 NHWC, and what is known of where they come from.
+
+    Attributes:
+      train, test: images; real ones are in [-1, 1].
+      train_labels, test_labels: the classes by which they were split, all zero where there are none.
+      hash: names which images are held out, or that they were drawn from `target`.
+      target: the distribution of the images, where it is known.
+    """
 
     train: Float[np.ndarray, "n h w c"]
     test: Float[np.ndarray, "m h w c"]
+    train_labels: np.ndarray
+    test_labels: np.ndarray
     hash: str
+    target: Gaussian | GaussianMixture | None = None
 
 
-def load(config: ConfigDict, seed: int = 0) -> Split:
-    """The images that config.data names, split once and for all.
+def load(config: ConfigDict) -> Split:
+    """The images that config.data names, split once and for all: the split never depends on the seed of a run.
 
-    The split is stratified by class and depends on config.data alone, never on the seed of a run.
+    Real images are split by class; from a known distribution, training and test images are drawn apart.
 
     Raises:
       InputError: the source is not known, or has too few images to split.
     """
-    sources = {"digits": digits}
-    if config.source not in sources:
-        raise InputError(f"config.data.source = {config.source!r}: must be one of {', '.join(sources)}")
-    images, labels = sources[config.source]()
-    return split(images, labels, config.test_share)
+    if config.source == "digits":
+        return split(*digits(), config.test_share)
+    if config.source not in TARGETS:
+        raise InputError(f"config.data.source = {config.source!r}: must be one of digits, {', '.join(TARGETS)}")
+    target = TARGETS[config.source](config)
+    train_key, test_key = jax.random.split(jax.random.key(DRAWING_SEED))
+    train, test = target.sample(train_key, config.samples), target.sample(test_key, config.test_samples)
+    labels = np.zeros(len(train), int), np.zeros(len(test), int)
+    return Split(np.asarray(train), np.asarray(test), *labels, "drawn from the target", target)
+
+
+def gaussian(config: ConfigDict) -> Gaussian:
+    """A Gaussian over 8x8 images with mean variance 1/4 and the spectrum config.spectrum.
+
+    `power_law` gives the k-th cosine wave, ordered by frequency, a variance proportional to 1/k; `isotropic` gives all
+    the same.
+
+    Raises:
+      InputError: the spectrum is not known.
+    """
+    side, variance = 8, 0.25
+    mean = np.zeros((side, side, 1))
+    if config.spectrum == "isotropic":
+        return Gaussian(mean, variance)
+    if config.spectrum != "power_law":
+        raise InputError(f"config.data.spectrum = {config.spectrum!r}: must be one of isotropic, power_law")
+    waves = scipy.fft.idct(np.eye(side), axis=0, norm="ortho")
+    basis = np.kron(waves, waves)
+    order = np.argsort(np.add.outer(np.arange(side) ** 2, np.arange(side) ** 2).ravel(), kind="stable")
+    spectrum = np.empty(side**2)
+    spectrum[order] = 1 / np.arange(1, side**2 + 1)
+    return Gaussian(mean, basis * (variance * spectrum / spectrum.mean()) @ basis.T)
+
+
+def mixture(config: ConfigDict) -> GaussianMixture:
+    """Two Gaussians in the plane, of standard deviation .35 about (4.5, 3.5) and (3.5, 5.5)."""
+    return GaussianMixture(
+        np.ones(2), np.array([[4.5, 3.5], [3.5, 5.5]]), np.tile(0.35**2 * np.eye(2), (2, 1, 1)), (1, 1, 2)
+    )
+
+
+def digits_model(config: ConfigDict) -> GaussianMixture:
+    """The mixture of config.components Gaussians fitted to the training digits."""
+    return GaussianMixture.fit(split(*digits(), config.test_share).train, config.components)
+
+
+TARGETS: dict[str, Callable[[ConfigDict], Gaussian | GaussianMixture]] = {
+    "gaussian": gaussian,
+    "mixture": mixture,
+    "digits_model": digits_model,
+}
+"""The sources that are known distributions."""
 
 
 def digits() -> tuple[np.ndarray, np.ndarray]:
@@ -61,7 +122,9 @@ def split(images: np.ndarray, labels: np.ndarray, test_share: float) -> Split:
     if len(test) == 0 or len(test) == len(images):
         raise InputError(f"{len(images)} images and test_share = {test_share} leave nothing to train or to test on")
     train = np.delete(np.arange(len(images)), test)
-    return Split(images[train], images[test], hashlib.sha256(test.tobytes()).hexdigest()[:16])
+    return Split(
+        images[train], images[test], labels[train], labels[test], hashlib.sha256(test.tobytes()).hexdigest()[:16]
+    )
 
 
 class ShuffledBatches(grain.sources.RandomAccessDataSource):

@@ -1,5 +1,7 @@
 """The denoising sweep: both knobs at every noise level, measured on held-out images."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -8,15 +10,34 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
+from fmdp import residuals, rivals
 from fmdp.average_field import denoise, lookahead_time
+from fmdp.calibration import Calibration
+from fmdp.data import Split
+from fmdp.errors import InputError
 from fmdp.interpolant import interpolate
 from fmdp.metrics import distortion, perception
 from fmdp.metrics.features import features
 from fmdp.types import AverageField, PRNGKey
 
-KNOBS = ("lookahead", "chord")
 STEP = 0.02  # the first step of the lookahead by which its continuity at t = s is judged
 REFERENCE = 2000  # real images behind the perception measures, at most
+SAMPLES = (1, 2, 4, 8)
+SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
+BUDGETS = (0.25, 0.5, 1.0)  # decibels below the minimum-error estimate, at which the calibration is tried out
+RESIDUAL_TIMES = (0.05, 0.3, 0.5, 0.7, 0.9, 1.0)
+RESIDUAL_IMAGES = 256
+
+
+class Knob(NamedTuple):
+    """One way across the plane: its settings [k], the restorations [k, draws, n, H, W, C], and what each costs.
+
+    `evaluations` [k] counts evaluations of the field for one image.
+    """
+
+    settings: np.ndarray
+    restored: np.ndarray
+    evaluations: np.ndarray
 
 
 class Sweep(NamedTuple):
@@ -24,16 +45,15 @@ class Sweep(NamedTuple):
 
     Attributes:
       s: the time of the noisy images, 1 - noise level.
-      r: settings of the knobs, [points].
       noisy: x_s, [draws, n, H, W, C].
-      restored: by knob, [points, draws, n, H, W, C].
+      knobs: `lookahead` and `chord` at settings r; the rivals, which cost many evaluations, only of the
+        first draw of the first `config.rival_images` images.
       step: D_{s,t} at t = s + STEP, [draws, n, H, W, C].
     """
 
     s: float
-    r: np.ndarray
     noisy: np.ndarray
-    restored: dict[str, np.ndarray]
+    knobs: dict[str, Knob]
     step: np.ndarray
 
 
@@ -43,36 +63,75 @@ def knob_grid(points: int) -> np.ndarray:
 
 
 @jax.jit
-def _restore(field: AverageField, x: Array, s: Array, r: Array) -> tuple[Array, Array]:
-    """D_{s, s + r (1 - s)}(x) for every r, and the chord at the same r, whose ends are the first and last of them."""
-    lookahead = jax.lax.map(lambda r: denoise(field, x, s, lookahead_time(s, r)), r)
-    share = r[:, None, None, None, None]
-    return lookahead, (1 - share) * lookahead[0] + share * lookahead[-1]
+def _restore(field: AverageField, x: Array, s: Array, r: Array) -> Array:
+    """D_{s, s + r (1 - s)}(x) for every r."""
+    return jax.lax.map(lambda r: denoise(field, x, s, lookahead_time(s, r)), r)
+
+
+@partial(jax.jit, static_argnames="steps")
+def _rivals(field: AverageField, x: Array, s: Array, key: PRNGKey, steps: int) -> tuple[Array, Array]:
+    """Posterior samples [SAMPLES[-1], ...] and scaled diffusions [SCALES, ...] of x."""
+    keys = jax.random.split(key, SAMPLES[-1] + 1)
+    samples = jax.lax.map(lambda key: rivals.scaled_diffusion(field, x, s, key, steps=steps)[0], keys[1:])
+    scaled = jax.lax.map(
+        lambda scale: rivals.scaled_diffusion(field, x, s, keys[0], scale, steps)[0], jnp.array(SCALES)
+    )
+    return samples, scaled
+
+
+def _in_batches(function: Callable[[Array], Any], x: Array, size: int) -> Any:
+    """`function` over [N, ...] in batches of one size, the last one padded and cut; outputs [..., N, ...] on axis 1."""
+    parts = []
+    for start in range(0, len(x), size):
+        part = x[start : start + size]
+        padded = jnp.pad(part, ((0, size - len(part)), *[(0, 0)] * (x.ndim - 1)))
+        parts.append(jax.device_get(function(padded)))
+    return jax.tree.map(lambda *y: np.concatenate(y, 1)[:, : len(x)], *parts)
 
 
 def sweep(field: AverageField, images: np.ndarray, noise_level: float, config: ConfigDict, key: PRNGKey) -> Sweep:
-    """Both knobs over their whole range on images [n, H, W, C] at one noise level; all settings in one compiled call.
+    """Every knob over its whole range on images [n, H, W, C] at one noise level; all settings in one compiled call.
 
     Args:
       field: an average field that is a pytree, such as a `jax.tree_util.Partial`.
+      images: the clean images.
+      noise_level: alpha = 1 - s.
       config: config.evaluate.
       key: of the noise; every draw of every image has noise of its own.
     """
     s = jnp.float32(1 - noise_level)
     r = knob_grid(config.points)
-    # The small first step stands last but one, so that the ends of the grid stay its ends.
-    settings = jnp.asarray(np.insert(r, -1, min(STEP / noise_level, 1.0)), jnp.float32)
+    settings = jnp.asarray([*r, min(STEP / noise_level, 1.0)], jnp.float32)
     noise = jax.random.normal(key, (config.draws, *images.shape))
-    noisy = interpolate(noise, jnp.asarray(images), s)
+    noisy = interpolate(noise, jnp.broadcast_to(images, noise.shape), s)
     flat = noisy.reshape(-1, *images.shape[1:])
-    parts = []
-    for start in range(0, len(flat), config.batch_size):
-        part = flat[start : start + config.batch_size]
-        padded = jnp.pad(part, ((0, config.batch_size - len(part)), (0, 0), (0, 0), (0, 0)))
-        parts.append([np.asarray(x)[:, : len(part)] for x in _restore(field, padded, s, settings)])
-    by_knob = [np.concatenate(x, 1).reshape(len(settings), *noisy.shape) for x in zip(*parts, strict=True)]
-    restored = {knob: np.delete(x, -2, axis=0) for knob, x in zip(KNOBS, by_knob, strict=True)}
-    return Sweep(float(s), r, np.asarray(noisy), restored, by_knob[0][-2])
+    *lookahead, step = _in_batches(lambda x: _restore(field, x, s, settings), flat, config.batch_size)
+    lookahead = np.stack(lookahead).reshape(len(r), *noisy.shape)
+    share = r.astype(np.float32)[:, None, None, None, None, None]
+    chord = (1 - share) * lookahead[0] + share * lookahead[-1]
+    ends = (r > 0).astype(int) + (r < 1)
+    knobs = {"lookahead": Knob(r, lookahead, np.ones_like(ends)), "chord": Knob(r, chord, ends)}
+    if config.rival_images:
+        few = noisy[:1, : config.rival_images]
+        knobs |= _rival_knobs(field, few, lookahead[0, :1, : few.shape[1]], s, config, jax.random.fold_in(key, 1))
+    return Sweep(float(s), np.asarray(noisy), knobs, step.reshape(noisy.shape))
+
+
+def _rival_knobs(field, noisy: Array, first: np.ndarray, s: Array, config: ConfigDict, key: PRNGKey) -> dict[str, Knob]:
+    """The rivals on noisy images [draws, n, H, W, C] whose minimum-error estimates are `first`."""
+    steps, flat = config.rival_steps, noisy.reshape(-1, *noisy.shape[2:])
+    keys = iter(jax.random.split(key, -(-len(flat) // config.batch_size)))
+    drawn = _in_batches(lambda x: _rivals(field, x, s, next(keys), steps), flat, config.batch_size)
+    samples, scaled = (x.reshape(len(x), *noisy.shape) for x in drawn)
+    counts = np.array(SAMPLES)
+    means = np.stack([samples[:n].mean(0) for n in SAMPLES])
+    share = np.array(SCALES, np.float32)
+    blended = np.stack([(1 - r) * first + r * samples[0] for r in share])
+    return {
+        "mean_of_samples": Knob(counts, means, counts * steps),
+        "scaled_diffusion": Knob(share, scaled, np.full(len(share), steps)),
+        "blend": Knob(share, blended, steps * (share > 0) + (share < 1)),
+    }
 
 
 @jax.jit
@@ -118,41 +177,95 @@ def measure(restored: np.ndarray, clean: Array, real: np.ndarray, width: Array) 
     return rows
 
 
-def floors(real: np.ndarray, size: int, width: Array, resamplings: int, key: PRNGKey) -> dict[str, dict[str, float]]:
-    """What each perception measure comes to between real images and real images, with its 95 % interval."""
-    vectors = features(jnp.asarray(real))
+def floors(split: Split, width: Array, resamplings: int, key: PRNGKey) -> dict[str, dict[str, float]]:
+    """What each perception measure comes to between real images and real images, with its 95 % interval.
+
+    The test and training images of the split are dealt out anew, class by class, as the split itself was made.
+    """
+    real, labels = reference(split)
+    vectors = features(jnp.asarray(np.concatenate([split.test, real])))
+    strata = np.concatenate([split.test_labels, labels])
     measures = {
         "kernel_distance": lambda x, y: perception.kernel_distance(x, y, width),
         "frechet_distance": perception.frechet_distance,
         "variance_ratio": perception.variance_ratio,
     }
     return {
-        name: perception.floor(measure, key, vectors, size, resamplings)._asdict() for name, measure in measures.items()
+        name: perception.floor(measure, key, vectors, strata, len(split.test), resamplings)._asdict()
+        for name, measure in measures.items()
     }
 
 
-def evaluate(field: AverageField, split: Any, config: ConfigDict, key: PRNGKey) -> tuple[dict[str, Any], list[Sweep]]:
-    """The denoising sweep over config.noise_levels on the test images of a split.
+def reference(split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """The training images, and their classes, that stand for the real ones in perception measures."""
+    chosen = np.random.default_rng(0).permutation(len(split.train))[:REFERENCE]
+    return split.train[chosen], split.train_labels[chosen]
+
+
+def evaluate(field: AverageField, split: Split, config: ConfigDict, key: PRNGKey) -> tuple[dict[str, Any], list[Sweep]]:
+    """The denoising sweep over config.noise_levels on the test images of a split, and the residuals of the field.
 
     Perception is measured against training images, never against the clean versions of the restored ones.
 
     Returns:
-      What goes into summary.json ("denoise", "floor", "images", "draws"), and the restorations.
+      What goes into summary.json ("denoise", "floor", "images", "draws", "residuals"), and the restorations.
     """
-    images, clean = split.test, jnp.asarray(split.test)
-    real = np.random.default_rng(0).permutation(split.train)[:REFERENCE]
+    clean = jnp.asarray(split.test)
+    real, _ = reference(split)
     width = perception.median_distance(features(jnp.asarray(real)))
     curves, sweeps = [], []
     for index, noise_level in enumerate(config.noise_levels):
-        swept = sweep(field, images, noise_level, config, jax.random.fold_in(key, index))
-        first = float(distortion.mse(jnp.asarray(swept.restored["lookahead"][0]), clean).mean())
-        step = float(distortion.mse(jnp.asarray(swept.step), clean).mean())
-        for knob in KNOBS:
-            times = swept.s + swept.r * (1 - swept.s)
-            rows = measure(swept.restored[knob], clean, real, width)
-            points = [{"t": float(t), "r": float(r)} | row for t, r, row in zip(times, swept.r, rows, strict=True)]
-            curves.append({"noise_level": noise_level, "s": swept.s, "knob": knob, "points": points})
-        curves[-2]["first_step"] = {"t": swept.s + STEP, "relative_mse_change": step / first - 1}
+        swept = sweep(field, split.test, noise_level, config, jax.random.fold_in(key, index))
+        for name, knob in swept.knobs.items():
+            rows = measure(knob.restored, clean[: knob.restored.shape[2]], real, width)
+            points = [{"t": float(swept.s + r * (1 - swept.s))} if name == "lookahead" else {} for r in knob.settings]
+            for point, setting, cost, row in zip(points, knob.settings, knob.evaluations, rows, strict=True):
+                point |= {"setting": float(setting), "evaluations": int(cost)} | row
+            curves.append({"noise_level": noise_level, "s": swept.s, "knob": name, "points": points})
+        first, step = (
+            float(distortion.mse(jnp.asarray(x), clean).mean())
+            for x in (swept.knobs["lookahead"].restored[0], swept.step)
+        )
+        curves[-len(swept.knobs)]["first_step"] = {"t": swept.s + STEP, "relative_mse_change": step / first - 1}
         sweeps.append(swept)
-    floor = floors(np.concatenate([images, real]), len(clean), width, config.bootstrap, key)
-    return {"images": len(clean), "draws": config.draws, "denoise": curves, "floor": floor}, sweeps
+    floor = floors(split, width, config.bootstrap, key)
+    pairs = [(s, t) for s in RESIDUAL_TIMES for t in RESIDUAL_TIMES if s < t]
+    exact = None if split.target is None else split.target.average_field
+    table = residuals.table(field, clean[:RESIDUAL_IMAGES], key, pairs, exact)
+    summary = {"images": len(clean), "draws": config.draws, "denoise": curves, "floor": floor, "residuals": table}
+    return summary, sweeps
+
+
+def calibrate(
+    field: AverageField, clean: np.ndarray, sweeps: list[Sweep], config: ConfigDict
+) -> tuple[Calibration, list[dict[str, float | None]]]:
+    """The map from a budget in decibels to the relative lookahead, fitted on every second test image.
+
+    Returns:
+      The calibration, and how it does on the other images: for each noise level and budget the setting it gives and
+      the decibels then lost ("achieved"), both None where the whole knob costs less than the budget.
+    """
+    fitted, other = slice(0, None, 2), slice(1, None, 2)
+    r = sweeps[0].knobs["lookahead"].settings
+    errors = []
+    for swept in sweeps:
+        restored = swept.knobs["lookahead"].restored[:, :, fitted]
+        mse = np.asarray(_distortion(restored, jnp.asarray(clean[fitted]))["mse"])
+        errors.append(mse.reshape(len(r), -1).T)
+    calibration = Calibration.fit(config.noise_levels, r, np.stack(errors))
+    trials = []
+    for swept, noise_level in zip(sweeps, config.noise_levels, strict=True):
+        x = jnp.asarray(swept.noisy[:, other]).reshape(-1, *clean.shape[1:])
+        for budget in BUDGETS:
+            trial: dict[str, float | None] = {"noise_level": noise_level, "budget_db": budget}
+            try:
+                setting = calibration.knob_for_loss(noise_level, budget)
+            except InputError:
+                trials.append(trial | {"setting": None, "achieved_db": None})
+                continue
+            restore = partial(_restore, field, s=swept.s, r=jnp.array([0.0, setting]))
+            restored = _in_batches(restore, x, config.batch_size)
+            psnr = _distortion(restored.reshape(2, *swept.noisy[:, other].shape), jnp.asarray(clean[other]))["psnr"]
+            least, ours = np.asarray(psnr).reshape(2, -1).mean(1)
+            trials.append(trial | {"setting": setting, "achieved_db": float(least - ours)})
+    return calibration, trials

@@ -4,24 +4,25 @@ import os
 import pathlib
 import sys
 import time
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from fmdp import config as configuration
-from fmdp import data, report, train
+from fmdp import data, report, train, truth, truth_report
 from fmdp.errors import InputError
-from fmdp.evaluate import evaluate
+from fmdp.evaluate import Sweep, calibrate, evaluate
 from fmdp.files import open_workdir, write_json
+from fmdp.types import PRNGKey
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The configuration of the run, a file in configs/.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept; runs/<config name> unless given.")
 MODE = flags.DEFINE_enum("mode", "train_and_evaluate", ["train_and_evaluate", "train", "evaluate"], "What to do.")
 
 
-def run(config, workdir: pathlib.Path, mode: str) -> None:
+def run(config: ConfigDict, workdir: pathlib.Path, mode: str) -> None:
     """Train and measure what the configuration describes, and leave the results in the workdir."""
     began = time.monotonic()
     split = data.load(config.data)
@@ -39,16 +40,44 @@ def run(config, workdir: pathlib.Path, mode: str) -> None:
     }
     if mode != "train":
         started = time.monotonic()
+        # Training split the run's key in two, which are its streams 0 and 1.
+        keys = [jax.random.fold_in(jax.random.key(config.seed), stream) for stream in (2, 3)]
         field = train.make_field(train.make_network(config), state.ema)
-        evaluation, sweeps = evaluate(field, split, config.evaluate, jax.random.key(config.seed))
+        evaluation, sweeps = evaluate(field, split, config.evaluate, keys[0])
         report.write_curves(workdir / "dp_curve.csv", evaluation["denoise"])
         report.draw_plane(workdir / "dp_plane.png", evaluation)
         report.draw_denoising(workdir / "denoise.png", split.test, sweeps, config.evaluate.figure_images)
-        summary |= evaluation
+        calibration, trials = calibrate(field, split.test, sweeps, config.evaluate)
+        write_json(workdir / "calibration.json", calibration.to_dict())
+        summary |= evaluation | {"calibration": trials}
+        if split.target is not None:
+            summary |= known(split.target, split, sweeps, workdir, config, keys[1])
         summary["seconds"] = {"train": progress["seconds"], "evaluate": time.monotonic() - started}
         summary["seconds"]["total"] = time.monotonic() - began
     write_json(workdir / "summary.json", summary)
     print(f"results in {workdir}", flush=True)
+
+
+def known(
+    target: truth.Target,
+    split: data.Split,
+    sweeps: list[Sweep],
+    workdir: pathlib.Path,
+    config: ConfigDict,
+    key: PRNGKey,
+) -> dict[str, Any]:
+    """What is known besides where the images come from a known distribution: the truth, and its pictures."""
+    levels = truth.compare(target, split.test, sweeps, key)
+    truth_report.draw_truth(workdir / "truth.png", levels, len(split.test))
+    if config.data.source == "mixture":
+        truth_report.draw_points(workdir / "points.png", split.test, sweeps[len(sweeps) // 2])
+    if config.data.source != "digits_model":
+        return {"truth": levels}
+    real, _ = data.digits()
+    planar = truth.two_components(real, config.data.components, config.evaluate.noise_levels, key)
+    truth_report.draw_samples(workdir / "samples.png", real, split.test)
+    truth_report.draw_two_components(workdir / "two_components.png", planar)
+    return {"truth": levels, "two_components": planar}
 
 
 def main(_) -> None:

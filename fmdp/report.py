@@ -11,7 +11,14 @@ from matplotlib.figure import Figure
 from fmdp.evaluate import Sweep
 from fmdp.files import replacing
 
-STYLE = {"lookahead": {"color": "#1764ab", "marker": "o"}, "chord": {"color": "#c4651c", "marker": "s", "ls": "--"}}
+STYLE: dict[str, dict[str, str]] = {
+    "lookahead": {"color": "#1764ab", "marker": "o"},
+    "chord": {"color": "#c4651c", "marker": "s", "ls": "--"},
+    "mean_of_samples": {"color": "#3b8540", "marker": "^", "ls": ":"},
+    "scaled_diffusion": {"color": "#8a4fa3", "marker": "v", "ls": ":"},
+    "blend": {"color": "#808080", "marker": "x", "ls": ":"},
+}
+NAMES = {"mean_of_samples": "mean of n posterior samples", "scaled_diffusion": "scaled reverse diffusion"}
 PERCEPTION = {
     "kernel_distance": "kernel distance MMD² to real images",
     "frechet_distance": "Fréchet distance to real images",
@@ -25,8 +32,9 @@ def write_curves(path: pathlib.Path, curves: list[dict[str, Any]]) -> None:
         for curve in curves
         for point in curve["points"]
     ]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
     with replacing(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer = csv.DictWriter(file, fieldnames=columns)
         writer.writeheader()
         writer.writerows(rows)
 
@@ -44,15 +52,15 @@ def draw_plane(path: pathlib.Path, evaluation: dict[str, Any]) -> None:
             axis.axhspan(floor[measure]["low"], floor[measure]["high"], color="0.5", alpha=0.25, lw=0)
             axis.axhline(floor[measure]["mean"], color="0.5", lw=0.8, label="real against real")
             if measure == "kernel_distance":
-                axis.set_yscale("symlog", linthresh=max(floor[measure]["high"], 1e-6))
+                axis.set_yscale("symlog", linthresh=max(abs(floor[measure][end]) for end in ("low", "high")))
             axis.set_title(f"noise level {level:g}")
             axis.set_xlabel("mean squared error per pixel")
         row[0].set_ylabel(label)
-    axes[0, 0].legend(fontsize=8)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
     figure.suptitle(
-        "Lower is better on both axes. Each point is one setting of the knob on the same network.\n"
+        "Lower is better on both axes. Each point is one setting of a knob on the same network.\n"
         f"{evaluation['images']} held-out images, {evaluation['draws']} draws of the noise (bars: their standard"
-        " deviation), one trained network; band: 95 % of real sets against real ones",
+        " deviation; of the dotted knobs one draw), one trained network; band: 95 % of real sets against real ones",
         fontsize=9,
     )
     with replacing(path) as temporary:
@@ -65,10 +73,17 @@ def _draw_curves(axis, curves: list[dict[str, Any]], measure: str) -> None:
         x, y, dx, dy = (
             [point[key] for point in points] for key in ("mse", measure, "mse_draw_std", f"{measure}_draw_std")
         )
-        axis.errorbar(x, y, dy, dx, ms=3.5, lw=1.2, elinewidth=0.6, label=curve["knob"], **style)
+        axis.errorbar(x, y, dy, dx, ms=3.5, lw=1.2, elinewidth=0.6, label=_label(curve), **style)
         if curve["knob"] == "lookahead":
             axis.annotate("t = s: least error", (x[0], y[0]), (6, 2), textcoords="offset points", fontsize=8)
             axis.annotate("t = 1", (x[-1], y[-1]), (-2, 9), textcoords="offset points", fontsize=8, ha="right")
+
+
+def _label(curve: dict[str, Any]) -> str:
+    """The knob and what it costs."""
+    costs = [point["evaluations"] for point in curve["points"]]
+    cost = f"{costs[0]}" if min(costs) == max(costs) else f"{min(costs)} to {max(costs)}"
+    return f"{NAMES.get(curve['knob'], curve['knob'])} ({cost} evaluation{'s' * (max(costs) > 1)})"
 
 
 def draw_denoising(path: pathlib.Path, clean: np.ndarray, sweeps: list[Sweep], images: int, columns: int = 7) -> None:
@@ -79,11 +94,12 @@ def draw_denoising(path: pathlib.Path, clean: np.ndarray, sweeps: list[Sweep], i
     figure = Figure(figsize=(0.85 * (columns + 2), 0.85 * rows + 0.9), layout="constrained")
     axes = figure.subplots(rows, columns + 2, squeeze=False)
     for block, swept in enumerate(sweeps):
-        settings = np.linspace(0, len(swept.r) - 1, columns).astype(int)
-        titles = ["clean", "noisy", *(f"t = {swept.s + swept.r[k] * (1 - swept.s):.2f}" for k in settings)]
+        knob = swept.knobs["lookahead"]
+        settings = np.linspace(0, len(knob.settings) - 1, columns).astype(int)
+        titles = ["clean", "noisy", *(f"t = {swept.s + knob.settings[k] * (1 - swept.s):.2f}" for k in settings)]
         for row, index in enumerate(shown):
             line = axes[block * images + row]
-            pictures = [clean[index], swept.noisy[0, index], *swept.restored["lookahead"][settings, 0, index]]
+            pictures = [clean[index], swept.noisy[0, index], *knob.restored[settings, 0, index]]
             for axis, picture, title in zip(line, pictures, titles, strict=True):
                 axis.imshow(as_picture(picture), cmap=colormaps["gray"], vmin=0, vmax=255, interpolation="nearest")
                 axis.set(xticks=[], yticks=[])

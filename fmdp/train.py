@@ -44,15 +44,9 @@ def make_network(config: ConfigDict) -> nn.Module:
     return networks.make(options.pop("name"), options)
 
 
-def make_field(network: nn.Module, params: Any, dropout: PRNGKey | None = None) -> AverageField:
-    """The average field that a network is at given parameters: a pytree, so it can be passed to compiled functions.
-
-    Args:
-      network: a backbone.
-      params: its parameters.
-      dropout: the key of the units to drop, the same ones at every evaluation of this field; None drops none.
-    """
-    return Partial(network.apply, {"params": params}, rngs=None if dropout is None else {"dropout": dropout})
+def make_field(network: nn.Module, params: Any) -> AverageField:
+    """The average field that a network is at given parameters: a pytree, so it can be passed to compiled functions."""
+    return Partial(network.apply, {"params": params})
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
@@ -77,9 +71,10 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
 def init_state(config: ConfigDict, image_shape: tuple[int, ...], key: PRNGKey) -> TrainState:
     """The state at step 0 for images of shape [H, W, C]."""
     time = jnp.zeros(())
-    params = {"network": make_network(config).init(key, jnp.zeros(image_shape), time, time)["params"]}
+    network_key, weight_key = jax.random.split(key)
+    params = {"network": make_network(config).init(network_key, jnp.zeros(image_shape), time, time)["params"]}
     if config.loss.weighting == "learned":
-        params["log_variance"] = LogVariance().init(jax.random.fold_in(key, 1), time, time)["params"]
+        params["log_variance"] = LogVariance().init(weight_key, time, time)["params"]
     opt_state = make_optimizer(config).init(params)
     ema = jax.tree.map(jnp.copy, params["network"])  # no shared buffers, so that a step may take the state over
     return TrainState(step=jnp.zeros((), jnp.int32), params=params, ema=ema, opt_state=opt_state)
@@ -110,18 +105,17 @@ def make_loss(config: ConfigDict) -> Callable[[Any, Batch, PRNGKey], tuple[Array
 
     def on_diagonal(params, key, x1, row):
         t, _ = lattice(key, row)
-        noise_key, dropout_key = jax.random.split(jax.random.fold_in(key, row))
-        x0 = jax.random.normal(noise_key, x1.shape)
-        loss = losses.diagonal(make_field(network, params["network"], dropout_key), x0, x1, t)
+        x0 = jax.random.normal(jax.random.fold_in(key, row), x1.shape)
+        loss = losses.diagonal(make_field(network, params["network"]), x0, x1, t)
         return loss, weigh(params, loss, t, t)
 
     def off_diagonal(params, key, x1, row):
         a, b = lattice(key, row)
-        noise_key, middle_key, dropout_key = jax.random.split(jax.random.fold_in(key, row), 3)
+        noise_key, middle_key = jax.random.split(jax.random.fold_in(key, row))
         x0 = jax.random.normal(noise_key, x1.shape)
         s, t = jnp.minimum(a, b), jnp.maximum(a, b)
         u = s + jax.random.uniform(middle_key) * (t - s)
-        loss = term(make_field(network, params["network"], dropout_key), x0, x1, s, u, t)
+        loss = term(make_field(network, params["network"]), x0, x1, s, u, t)
         return loss, weigh(params, loss, s, t)
 
     def batch_loss(params, batch, key):
@@ -179,12 +173,12 @@ def train(config: ConfigDict, images: np.ndarray, workdir: pathlib.Path) -> tupl
       InputError: the checkpoint cannot be used, there are no images, or the loss is not finite.
     """
     devices, steps = jax.devices(), config.train.steps
-    key = jax.random.key(config.seed)
+    init_key, key = jax.random.split(jax.random.key(config.seed))
     batch_size = config.train.batch_size
     diagonal = data.diagonal_count(batch_size, config.loss.diagonal_share, len(devices))
     iterator = data.batches(images, batch_size, diagonal, config.seed, jax.process_index(), jax.process_count())
     parallel = parallel_modes.make(config.parallel.mode, devices)
-    state = parallel.place_state(jax.jit(lambda: init_state(config, images.shape[1:], key))())
+    state = parallel.place_state(jax.jit(lambda: init_state(config, images.shape[1:], init_key))())
     progress: dict[str, Any] = {"steps": 0, "seconds": 0.0}
 
     with checkpoint.Checkpoints(workdir, config) as checkpoints:

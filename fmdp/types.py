@@ -8,6 +8,7 @@ from jaxtyping import Float, Key
 
 Image: TypeAlias = Float[Array, "h w c"]
 Images: TypeAlias = Float[Array, "*batch h w c"]
+BroadcastImages: TypeAlias = Float[Array, "*#batch h w c"]
 Time: TypeAlias = Float[Array, "*#batch"] | float
 Scalar: TypeAlias = Float[Array, ""]
 PRNGKey: TypeAlias = Key[Array, ""]

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from fmdp import report
+
 ROOT = pathlib.Path(__file__).parents[1]
 
 
@@ -38,7 +40,7 @@ def test_smoke_run_leaves_every_result(smoke):
     summary = json.loads((workdir / "summary.json").read_text())
     assert summary["train"]["steps"] == 12
     assert {(curve["noise_level"], curve["knob"]) for curve in summary["denoise"]} == {
-        (level, knob) for level in (0.3, 0.5, 0.7) for knob in ("lookahead", "chord")
+        (level, knob) for level in (0.3, 0.5, 0.7) for knob in report.STYLE
     }
     for curve in summary["denoise"]:
         first, last = curve["points"][0], curve["points"][-1]

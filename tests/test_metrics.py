@@ -70,7 +70,7 @@ def test_floor_holds_real_against_real_and_not_a_blurred_set():
     def distance(x, y):
         return perception.kernel_distance(x, y, width)
 
-    floor = perception.floor(distance, jax.random.key(1), real, 100, 100)
+    floor = perception.floor(distance, jax.random.key(1), real, np.zeros(400), 100, 100)
     assert floor.low < floor.mean < floor.high
     pairs = [(normal(2 * i, 100, 6), normal(2 * i + 1, 300, 6)) for i in range(1, 41)]
     inside = [floor.low < distance(x, y) < floor.high for x, y in pairs]
@@ -84,3 +84,18 @@ def test_features_are_pixels_or_their_averages():
     flat = jnp.broadcast_to(jnp.array([0.1, -0.4, 0.7]), (2, 32, 20, 3))
     assert features(flat).shape == (2, 8 * 8 * 3)
     np.testing.assert_allclose(features(flat).reshape(2, 64, 3), flat[:, :8, :8].reshape(2, 64, 3), rtol=1e-5)
+
+
+def test_floor_deals_within_strata():
+    strata = np.tile([0, 1], 20)
+    real = jnp.asarray(100.0 * strata[:, None] + np.arange(40)[:, None])
+
+    def unbalance(x, y):
+        return jnp.abs(jnp.mean(x > 90) - 0.5) + 0 * jnp.sum(y)
+
+    floor = perception.floor(unbalance, jax.random.key(0), real, strata, 10, 20)
+    assert floor.low == floor.high == 0
+    mixed = perception.floor(unbalance, jax.random.key(0), real, np.zeros(40), 10, 20)
+    assert mixed.high > 0
+    spread = perception.floor(lambda x, y: jnp.mean(x), jax.random.key(0), real, strata, 10, 20)
+    assert spread.high > spread.low

@@ -4,20 +4,20 @@ import dm_pix
 import jax.numpy as jnp
 from jax import Array
 
-from fmdp.types import Images
+from fmdp.types import BroadcastImages
 
 
-def mse(x: Images, reference: Images) -> Array:
+def mse(x: BroadcastImages, reference: BroadcastImages) -> Array:
     """Mean squared error per pixel on the [-1, 1] scale, [...] for images [..., H, W, C]."""
     return jnp.mean(jnp.square(x - reference), axis=(-3, -2, -1))
 
 
-def psnr(x: Images, reference: Images) -> Array:
+def psnr(x: BroadcastImages, reference: BroadcastImages) -> Array:
     """Peak signal-to-noise ratio in dB, [...] for images [..., H, W, C] in [-1, 1] (peak to peak 2)."""
     return 10 * jnp.log10(4 / mse(x, reference))
 
 
-def ssim(x: Images, reference: Images) -> Array:
+def ssim(x: BroadcastImages, reference: BroadcastImages) -> Array:
     """Structural similarity, at most 1, [...] for images [..., H, W, C] in [-1, 1], clipped to that range.
 
     The usual Gaussian window of 11 pixels and width 1.5; in smaller images the largest odd one that fits.

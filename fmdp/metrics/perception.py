@@ -67,16 +67,27 @@ class Floor(NamedTuple):
     high: float
 
 
-def floor(distance, key: Array, real: Vectors, size: int, resamplings: int) -> Floor:
-    """The floor of `distance(x, y)` for `size` real vectors x against the remaining ones y.
+def floor(distance, key: Array, real: Vectors, strata: np.ndarray, size: int, resamplings: int) -> Floor:
+    """The floor of `distance(x, y)` for the first `size` real vectors against the remaining ones.
 
-    The vectors `real` are dealt out anew, without replacement, `resamplings` times. (Drawing them with replacement
-    would widen the interval of a U-statistic beyond what chance does.)
+    The vectors are dealt out anew within their strata, without replacement, `resamplings` times. (Drawing them with
+    replacement would widen the interval of a U-statistic beyond what chance does; dealing across strata would lift the
+    floor of a split that was made class by class.)
+
+    Args:
+      distance: a function of two sets of vectors.
+      key: of the dealing.
+      real: [n, d].
+      strata: [n], the class of each vector; all equal where there are none.
+      size: of the first set.
+      resamplings: how often.
     """
+    by_stratum, labels = jnp.asarray(np.argsort(strata, kind="stable")), jnp.asarray(np.sort(strata))
 
     def once(key):
-        shuffled = jax.random.permutation(key, real)
-        return distance(shuffled[:size], shuffled[size:])
+        within = jnp.lexsort((jax.random.uniform(key, labels.shape), labels))
+        dealt = jnp.zeros_like(by_stratum).at[by_stratum].set(by_stratum[within])
+        return distance(real[dealt[:size]], real[dealt[size:]])
 
     values = jax.lax.map(once, jax.random.split(key, resamplings))
     low, high = jnp.quantile(values, jnp.array([0.025, 0.975]))

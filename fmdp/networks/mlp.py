@@ -15,7 +15,6 @@ class Block(nn.Module):
 
     width: int
     expansion: int
-    dropout: float
 
     @nn.compact
     def __call__(self, x: Array, condition: Array) -> Array:
@@ -24,7 +23,6 @@ class Block(nn.Module):
         )
         h = nn.LayerNorm(use_bias=False, use_scale=False)(x) * (1 + scale) + shift
         h = nn.silu(nn.Dense(self.expansion * self.width)(h))
-        h = nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))(h)
         return x + gate * nn.Dense(self.width)(h)
 
 
@@ -33,14 +31,12 @@ class MLP(nn.Module):
 
     The times enter every block as an affine map of its normalised input and a gate (adaLN), computed
     from `fourier_features` of s and of t - s. Returns v of the shape of x; zero at initialisation.
-    Hidden units are dropped where the call brings a `dropout` key along, as training does.
     """
 
     width: int = 256
     blocks: int = 3
     expansion: int = 2
     frequencies: int = 8
-    dropout: float = 0.0
 
     @nn.compact
     def __call__(self, x: Array, s: Time, t: Time) -> Array:
@@ -50,5 +46,5 @@ class MLP(nn.Module):
         condition = nn.silu(nn.Dense(self.width)(nn.silu(nn.Dense(self.width)(times))))
         h = nn.Dense(self.width)(x.reshape(*batch, pixels))
         for _ in range(self.blocks):
-            h = Block(self.width, self.expansion, self.dropout)(h, condition)
+            h = Block(self.width, self.expansion)(h, condition)
         return nn.Dense(pixels, kernel_init=nn.initializers.zeros)(h).reshape(x.shape)

@@ -1,0 +1,31 @@
+"""A Gaussian over 8x8 images: the learned field against closed forms."""
+
+from fmdp.config import default
+from fmdp.errors import InputError
+
+
+def get_config(variant: str = "power_law"):
+    if variant not in ("power_law", "isotropic", "smoke"):
+        raise InputError(f"configs/gaussian.py knows no variant {variant!r}: use power_law, isotropic or smoke")
+    config = default()
+    config.name = "gaussian" if variant == "power_law" else f"gaussian_{variant}"
+    config.data.source = "gaussian"
+    if variant == "isotropic":
+        config.data.spectrum = "isotropic"
+    config.network = {"name": "mlp", "width": 256, "blocks": 2}
+    config.loss.off_diagonal = "meanflow"
+    config.loss.diagonal_share = 0.5
+    config.train.steps = 3000
+    config.evaluate.draws = 1
+    config.evaluate.bootstrap = 50
+    config.evaluate.rival_images = 1000
+    config.evaluate.batch_size = 1000
+    if variant == "smoke":
+        config.train.steps = 20
+        config.network.width = 32
+        config.data.samples = 2000
+        config.data.test_samples = 700
+        config.evaluate.rival_images = 640
+        config.evaluate.batch_size = 700
+        config.evaluate.points = 4
+    return config

@@ -1,0 +1,27 @@
+"""Two Gaussians in the plane: learned and exact denoisers, the chord and the optimal frontier in one picture.
+
+python -m fmdp.main --config=configs/mixture.py
+"""
+
+from fmdp.config import default
+from fmdp.errors import InputError
+
+
+def get_config(variant: str = ""):
+    if variant not in ("", "smoke"):
+        raise InputError(f"configs/mixture.py knows no variant {variant!r}: leave it out, or use smoke")
+    config = default()
+    config.name = "mixture"
+    config.data.source = "mixture"
+    config.network = {"name": "mlp", "width": 128, "blocks": 3}
+    config.loss.off_diagonal = "lagrangian"
+    config.loss.diagonal_share = 0.5
+    config.train.update(steps=8000, batch_size=512)
+    config.evaluate.update(draws=1, bootstrap=50, points=11, batch_size=1000, rival_images=2000, rival_steps=100)
+    if variant == "smoke":
+        config.name = "mixture_smoke"
+        config.network.width = 16
+        config.train.update(steps=20, batch_size=64)
+        config.data.update(samples=500, test_samples=200)
+        config.evaluate.update(points=4, batch_size=200, rival_images=100, rival_steps=4)
+    return config

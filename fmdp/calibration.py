@@ -1,0 +1,205 @@
+"""From what a person wants (decibels they will give up, or a perceptual quality) to the setting of the knob.
+
+Fitted on held-out images at each noise level: the measured loss, made monotone in the knob by isotonic regression and
+interpolated by PCHIP, is solved for the knob. The knob is any that starts at the minimum-error estimate, such as the
+relative lookahead r in [0, 1].
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+from jax.typing import ArrayLike
+from scipy.interpolate import PchipInterpolator
+from scipy.optimize import brentq
+from sklearn.isotonic import isotonic_regression
+
+from fmdp.errors import InputError
+
+Numbers: TypeAlias = ArrayLike | Sequence
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """One noise level: ascending knobs, the decibels lost at each (from 0 up) and, if measured, the perception (down).
+
+    `loss_error` is the greatest held-out error of the loss in decibels over the knobs, None until measured.
+    """
+
+    noise_level: float
+    knobs: tuple[float, ...]
+    loss: tuple[float, ...]
+    perception: tuple[float, ...] | None = None
+    loss_error: float | None = None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Monotone maps between knob, loss in decibels and perception at ascending noise levels."""
+
+    levels: tuple[Level, ...]
+
+    @classmethod
+    def fit(
+        cls,
+        noise_levels: Numbers,
+        knobs: Numbers,
+        mse: Numbers,
+        perception: Numbers | None = None,
+    ) -> "Calibration":
+        """Fits one monotone map for each noise level.
+
+        Args:
+          noise_levels: [A], in any order.
+          knobs: [J], ascending; the first is the minimum-error estimate.
+          mse: [A, J] or, per image, [A, N, J]; then the loss is the difference of the mean PSNRs, and the error is
+            measured by two-fold cross-validation.
+          perception: [A, J], smaller is better.
+
+        Raises:
+          InputError: shapes that do not fit, knobs that do not ascend, errors that are not positive.
+        """
+        mse, grid = np.asarray(mse, np.float64), np.asarray(knobs, np.float64)
+        noise = np.asarray(noise_levels, np.float64)
+        if grid.ndim != 1 or len(grid) < 2 or np.any(np.diff(grid) <= 0):
+            raise InputError(f"knobs {grid.tolist()} must ascend and be at least two: sort them and drop repeats")
+        if mse.ndim not in (2, 3) or (len(mse), mse.shape[-1]) != (len(noise), len(grid)):
+            raise InputError(
+                f"errors of shape {mse.shape} do not fit {len(noise)} noise levels and {len(grid)} knobs: "
+                "pass [levels, knobs] or [levels, images, knobs]"
+            )
+        if not np.all(mse > 0):
+            raise InputError(f"a mean squared error of {np.min(mse):g} has no PSNR: all must be positive")
+        if perception is not None and np.shape(perception) != (len(noise), len(grid)):
+            raise InputError(f"perception of shape {np.shape(perception)} must have shape {(len(noise), len(grid))}")
+        levels = []
+        for i in np.argsort(noise):
+            down = None if perception is None else _monotone(np.asarray(perception)[i], increasing=False)
+            levels.append(
+                Level(
+                    noise_level=float(noise[i]),
+                    knobs=tuple(grid.tolist()),
+                    loss=_loss(mse[i]),
+                    perception=down,
+                    loss_error=_cross_validate(mse[i]),
+                )
+            )
+        return cls(tuple(levels))
+
+    def knob_for_loss(self, noise_level: float, decibels: float) -> float:
+        """The largest knob whose PSNR is at most `decibels` below the minimum-error estimate's.
+
+        Raises:
+          InputError: a negative budget, one beyond what the whole knob loses (the message says how much that is), or
+            a noise level outside the calibrated ones.
+        """
+        return self._between(noise_level, lambda level: _invert_loss(level, decibels))
+
+    def knob_for_perception(self, noise_level: float, target: float) -> float:
+        """The smallest knob whose perception is at most `target`, so the least distortion that attains it.
+
+        Raises:
+          InputError: a target no knob attains (the message says what can be), perception that was not measured, or a
+            noise level outside the calibrated ones.
+        """
+        return self._between(noise_level, lambda level: _invert_perception(level, target))
+
+    def loss_at(self, noise_level: float, knob: float) -> float:
+        """The decibels lost at a knob setting."""
+        return self._between(noise_level, lambda level: float(_curve(level.knobs, level.loss)(knob)))
+
+    def with_error(self, mse: Numbers) -> "Calibration":
+        """The same maps with `loss_error` measured on other images' errors, shaped as in `fit`, ascending levels."""
+        measured = [
+            float(np.abs(np.subtract(_raw_loss(np.asarray(errors)), level.loss)).max())
+            for errors, level in zip(np.asarray(mse, np.float64), self.levels, strict=True)
+        ]
+        levels = zip(self.levels, measured, strict=True)
+        return Calibration(tuple(replace(level, loss_error=error) for level, error in levels))
+
+    def to_dict(self) -> dict:
+        """Plain lists and numbers, for JSON."""
+        return {
+            "levels": [{k: list(v) if isinstance(v, tuple) else v for k, v in asdict(x).items()} for x in self.levels]
+        }
+
+    @classmethod
+    def from_dict(cls, saved: dict) -> "Calibration":
+        """The inverse of `to_dict`; InputError where it is not one."""
+        try:
+            levels: list[dict] = [
+                {k: tuple(v) if isinstance(v, list) else v for k, v in x.items()} for x in saved["levels"]
+            ]
+            return cls(tuple(Level(**level) for level in levels))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"not a stored calibration ({error}): calibrate again") from error
+
+    def _between(self, noise_level: float, ask) -> float:
+        """Answers of the neighbouring calibrated levels, linearly interpolated in the noise level."""
+        levels = [level.noise_level for level in self.levels]
+        if not levels[0] - 1e-9 <= noise_level <= levels[-1] + 1e-9:
+            raise InputError(
+                f"noise level {noise_level:g} was not calibrated: choose one in {levels[0]:g}..{levels[-1]:g}"
+            )
+        right = int(np.clip(np.searchsorted(levels, noise_level - 1e-9), 0, len(levels) - 1))
+        left = right if abs(levels[right] - noise_level) <= 1e-9 else right - 1
+        needed = range(left, right + 1)
+        return float(np.interp(noise_level, [levels[i] for i in needed], [ask(self.levels[i]) for i in needed]))
+
+
+def _raw_loss(mse: np.ndarray) -> np.ndarray:
+    decibels = 10 * np.log10(mse / mse[..., :1])
+    return decibels if mse.ndim == 1 else decibels.mean(0)
+
+
+def _loss(mse: np.ndarray) -> tuple[float, ...]:
+    """Decibels lost at each knob, monotone and exactly zero at the first."""
+    return _monotone(np.maximum(_raw_loss(mse), 0), increasing=True)
+
+
+def _monotone(values: np.ndarray, increasing: bool) -> tuple[float, ...]:
+    return tuple(isotonic_regression(np.asarray(values, np.float64), increasing=increasing).tolist())
+
+
+def _cross_validate(mse: np.ndarray) -> float | None:
+    """Greatest difference over the knobs between one half's fitted loss and the other half's measured one."""
+    if mse.ndim == 1 or len(mse) < 4:
+        return None
+    halves = mse[::2], mse[1::2]
+    return float(max(np.abs(np.subtract(_loss(a), _raw_loss(b))).max() for a, b in (halves, halves[::-1])))
+
+
+def _curve(knobs, values) -> PchipInterpolator:
+    return PchipInterpolator(knobs, values)
+
+
+def _invert_loss(level: Level, decibels: float) -> float:
+    most = level.loss[-1]
+    if not 0 <= decibels <= most + 1e-9:
+        raise InputError(
+            f"a budget of {decibels:g} dB cannot be spent at noise level {level.noise_level:g}: the knob loses "
+            f"from 0 to {most:.3g} dB, ask for a budget in that range"
+        )
+    return _last_below(level.knobs, level.loss, decibels)
+
+
+def _invert_perception(level: Level, target: float) -> float:
+    if level.perception is None:
+        raise InputError("no perception was measured in this calibration: ask for a loss in decibels")
+    if target < level.perception[-1]:
+        raise InputError(
+            f"a perception of {target:g} cannot be met at noise level {level.noise_level:g}: the knob reaches "
+            f"{level.perception[-1]:.4g} at best and {level.perception[0]:.4g} at the minimum-error estimate"
+        )
+    # Seen from the far end of the knob, perception rises and the last setting below the target is wanted.
+    return -_last_below([-k for k in level.knobs[::-1]], level.perception[::-1], target)
+
+
+def _last_below(knobs: Sequence[float], values: Sequence[float], bound: float) -> float:
+    """The largest knob at which the ascending values, interpolated, do not exceed the bound."""
+    last = int(np.searchsorted(values, bound, side="right")) - 1
+    if last == len(values) - 1:
+        return float(knobs[-1])
+    curve = _curve(knobs, values)
+    return float(brentq(lambda k: curve(k) - bound, knobs[last], knobs[last + 1], xtol=1e-12))

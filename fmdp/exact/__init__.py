@@ -1,0 +1,7 @@
+"""Targets whose fields are known exactly: the oracle that learned fields, solvers and metrics are measured against."""
+
+from fmdp.exact.gaussian import Gaussian
+from fmdp.exact.mixture import GaussianMixture
+from fmdp.exact.plug_and_play import fixed_point, stationary_covariance
+
+__all__ = ["Gaussian", "GaussianMixture", "fixed_point", "stationary_covariance"]

@@ -1,0 +1,135 @@
+"""A Gaussian target N(mu, Sigma): everything about its flow is closed form, one eigenvalue at a time.
+
+With lam an eigenvalue of Sigma and q_t = (1 - t)^2 + t^2 lam the variance of x_t along it,
+
+    X_{s,t}(x) = t mu + sqrt(q_t / q_s) (x - s mu),      D_{s,t}(x) = mu + L(s, t) (x - s mu).
+
+The lookahead is on the optimal distortion-perception frontier exactly when Sigma is isotropic; otherwise each
+eigenvalue moves at its own rate and a small excess remains. The chord is on the frontier for every Sigma.
+Errors and squared distances are means per pixel: sums over the coordinates, divided by n = H W C.
+"""
+
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from fmdp.errors import InputError
+from fmdp.exact.checks import check_times, eigendecomposition, nonnegative
+from fmdp.interpolant import expand
+from fmdp.types import Images, PRNGKey, Time
+
+
+def marginal_variance(lam: Array, t: Array) -> Array:
+    """q_t = (1 - t)^2 + t^2 lam, kept off zero so that lam = 0 at t = 1 has finite values and derivatives."""
+    return jnp.maximum((1 - t) ** 2 + t**2 * lam, jnp.finfo(lam.dtype).eps ** 2)
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussian:
+    """N(mean, covariance) over images [H, W, C].
+
+    Attributes:
+      mean: [H, W, C].
+      covariance: a scalar variance, an array of the mean's shape (diagonal), or the full [n, n] matrix, n = H W C.
+      eigenvalues: [n] of the covariance, float64.
+      basis: [n, n], its eigenvectors as columns, or None where the covariance is diagonal.
+
+    Raises:
+      InputError: a covariance of another shape, or not symmetric positive semidefinite.
+    """
+
+    mean: ArrayLike
+    covariance: ArrayLike
+    eigenvalues: np.ndarray = field(init=False, repr=False)
+    basis: np.ndarray | None = field(init=False, repr=False)
+
+    def __post_init__(self):
+        mean, covariance = np.asarray(self.mean, np.float64), np.asarray(self.covariance, np.float64)
+        if mean.ndim != 3:
+            raise InputError(f"the mean has shape {mean.shape}: it must be one image [H, W, C]")
+        basis = None
+        if covariance.shape in ((), mean.shape):
+            eigenvalues = nonnegative(np.broadcast_to(covariance, mean.shape).ravel())
+        elif covariance.shape == (mean.size, mean.size):
+            eigenvalues, basis = eigendecomposition(covariance)
+        else:
+            raise InputError(
+                f"the covariance has shape {covariance.shape}: pass a variance, an array of the mean's shape "
+                f"{mean.shape}, or a matrix {(mean.size, mean.size)}"
+            )
+        for name, value in dict(mean=mean, covariance=covariance, eigenvalues=eigenvalues, basis=basis).items():
+            object.__setattr__(self, name, value)
+
+    def sample(self, key: PRNGKey, n: int) -> Images:
+        """Draws independent images [n, H, W, C]."""
+        noise = jax.random.normal(key, (n, *np.shape(self.mean)))
+        return jnp.asarray(self.mean, noise.dtype) + self._spectral(noise, jnp.sqrt(self._lam(noise.dtype)))
+
+    def velocity(self, x: Images, t: Time) -> Images:
+        """b(x, t) = E[x1 - x0 | x_t = x]."""
+        return self.average_field(x, t, t)
+
+    def average_field(self, x: Images, s: Time, t: Time) -> Images:
+        """v(x, s, t) = (X_{s,t}(x) - x) / (t - s): an `AverageField`, smooth across t = s and up to s = t = 1.
+
+        Args:
+          x: [..., H, W, C].
+          s, t: 0 <= s <= t <= 1, scalars or of the leading shape of x.
+        """
+        check_times(s, t)
+        s, t = jnp.asarray(s, x.dtype), jnp.asarray(t, x.dtype)
+        mean = jnp.asarray(self.mean, x.dtype)
+        return mean + self._spectral(x - expand(s, x) * mean, self._slope(s, t))
+
+    def gain(self, s: Time, t: Time) -> Array:
+        """L(s, t) for each eigenvalue, [..., n]: D_{s,t} multiplies x - s mu by it, D_{s,s} is Wiener's filter."""
+        check_times(s, t)
+        s, t = jnp.asarray(s, float), jnp.asarray(t, float)
+        return 1 + (1 - s[..., None]) * self._slope(s, t)
+
+    def mmse(self, s: Time) -> Array:
+        """E||x1 - D_{s,s}||^2 / n, the least mean squared error per pixel, of the shape of s."""
+        check_times(s)
+        s = jnp.asarray(s, float)[..., None]
+        lam = self._lam(s.dtype)
+        return jnp.mean((1 - s) ** 2 * lam / marginal_variance(lam, s), -1)
+
+    def mse(self, s: Time, t: Time) -> Array:
+        """E||x1 - D_{s,t}||^2 / n per pixel."""
+        added = (self.gain(s, t) - self.gain(s, s)) ** 2 * self._marginal(s)
+        return self.mmse(s) + jnp.mean(added, -1)
+
+    def squared_w2(self, s: Time, t: Time) -> Array:
+        """W2^2(law of D_{s,t}, target) / n per pixel; at t = s the square of P*."""
+        sd = self.gain(s, t) * jnp.sqrt(self._marginal(s))
+        return jnp.mean((jnp.sqrt(self._lam(sd.dtype)) - sd) ** 2, -1)
+
+    def p_star(self, s: Time) -> Array:
+        """P* = W2(law of D_{s,s}, target) / sqrt(n), where the frontier D(P) = mmse + [(P* - P)_+]^2 meets the MMSE."""
+        return jnp.sqrt(self.squared_w2(s, s))
+
+    def _lam(self, dtype) -> Array:
+        return jnp.asarray(self.eigenvalues, dtype)
+
+    def _marginal(self, s: Time) -> Array:
+        s = jnp.asarray(s, float)[..., None]
+        return marginal_variance(self._lam(s.dtype), s)
+
+    def _slope(self, s: Array, t: Array) -> Array:
+        """(sqrt(q_t / q_s) - 1) / (t - s) per eigenvalue; the factor t - s of q_t - q_s is cancelled by hand."""
+        s, t = s[..., None], t[..., None]
+        lam = self._lam(s.dtype)
+        root_s, root_t = (jnp.sqrt(marginal_variance(lam, time)) for time in (s, t))
+        return ((s + t) * lam - (2 - s - t)) / (root_s * (root_s + root_t))
+
+    def _spectral(self, x: Array, gains: Array) -> Array:
+        """The matrix with the given eigenvalues [..., n] in the covariance's basis, applied to images x."""
+        flat = x.reshape(*x.shape[:-3], -1)
+        if self.basis is None:
+            return (flat * gains).reshape(x.shape)
+        basis = jnp.asarray(self.basis, x.dtype)
+        return ((flat @ basis * gains) @ basis.T).reshape(x.shape)
