@@ -17,7 +17,7 @@ def get_config(variant: str = ""):
     config.loss.off_diagonal = "lagrangian"
     config.loss.diagonal_share = 0.5
     config.train.update(steps=8000, batch_size=512)
-    config.evaluate.update(draws=1, bootstrap=50, points=11, batch_size=1000, rival_images=2000, rival_steps=100)
+    config.evaluate.update(draws=1, bootstrap=50, points=11, batch_size=1000, rival_images=1000, rival_steps=50)
     if variant == "smoke":
         config.name = "mixture_smoke"
         config.network.width = 16

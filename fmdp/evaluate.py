@@ -21,7 +21,7 @@ from fmdp.metrics.features import features
 from fmdp.types import AverageField, PRNGKey
 
 STEP = 0.02  # the first step of the lookahead by which its continuity at t = s is judged
-REFERENCE = 2000  # real images behind the perception measures, at most
+IN_A_SET = 1500  # images on either side of a perception measure, at most: its cost grows with their square
 SAMPLES = (1, 2, 4, 8)
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
 BUDGETS = (0.25, 0.5, 1.0)  # decibels below the minimum-error estimate, at which the calibration is tried out
@@ -162,9 +162,12 @@ def measure(restored: np.ndarray, clean: Array, real: np.ndarray, width: Array) 
     Of every distortion measure: its mean, its standard deviation over images (`_std`) and that of the mean over the
     draws of the noise (`_draw_std`). Of every perception measure, which needs a set: its mean and `_draw_std`.
     """
-    points, draws = restored.shape[:2]
+    points, draws, n = restored.shape[:3]
+    n = min(n, IN_A_SET)
     per_image = jax.device_get(_distortion(restored, clean))
-    per_set = jax.device_get(_perception(restored.reshape(-1, *restored.shape[2:]), real, clean, width))
+    per_set = jax.device_get(
+        _perception(restored[:, :, :n].reshape(-1, n, *restored.shape[3:]), real, clean[:n], width)
+    )
     rows: list[dict[str, float]] = [{} for _ in range(points)]
     for point, row in enumerate(rows):
         for name, value in per_image.items():
@@ -183,22 +186,23 @@ def floors(split: Split, width: Array, resamplings: int, key: PRNGKey) -> dict[s
     The test and training images of the split are dealt out anew, class by class, as the split itself was made.
     """
     real, labels = reference(split)
-    vectors = features(jnp.asarray(np.concatenate([split.test, real])))
-    strata = np.concatenate([split.test_labels, labels])
+    test = split.test[:IN_A_SET]
+    vectors = features(jnp.asarray(np.concatenate([test, real])))
+    strata = np.concatenate([split.test_labels[: len(test)], labels])
     measures = {
         "kernel_distance": lambda x, y: perception.kernel_distance(x, y, width),
         "frechet_distance": perception.frechet_distance,
         "variance_ratio": perception.variance_ratio,
     }
     return {
-        name: perception.floor(measure, key, vectors, strata, len(split.test), resamplings)._asdict()
+        name: perception.floor(measure, key, vectors, strata, len(test), resamplings)._asdict()
         for name, measure in measures.items()
     }
 
 
 def reference(split: Split) -> tuple[np.ndarray, np.ndarray]:
     """The training images, and their classes, that stand for the real ones in perception measures."""
-    chosen = np.random.default_rng(0).permutation(len(split.train))[:REFERENCE]
+    chosen = np.random.default_rng(0).permutation(len(split.train))[:IN_A_SET]
     return split.train[chosen], split.train_labels[chosen]
 
 

@@ -14,6 +14,7 @@ from fmdp import config as configuration
 from fmdp import data, report, train, truth, truth_report
 from fmdp.errors import InputError
 from fmdp.evaluate import Sweep, calibrate, evaluate
+from fmdp.exact import Gaussian
 from fmdp.files import open_workdir, write_json
 from fmdp.types import PRNGKey
 
@@ -46,7 +47,8 @@ def run(config: ConfigDict, workdir: pathlib.Path, mode: str) -> None:
         evaluation, sweeps = evaluate(field, split, config.evaluate, keys[0])
         report.write_curves(workdir / "dp_curve.csv", evaluation["denoise"])
         report.draw_plane(workdir / "dp_plane.png", evaluation)
-        report.draw_denoising(workdir / "denoise.png", split.test, sweeps, config.evaluate.figure_images)
+        if split.test.shape[-1] in (1, 3):  # points of the plane are not pictures
+            report.draw_denoising(workdir / "denoise.png", split.test, sweeps, config.evaluate.figure_images)
         calibration, trials = calibrate(field, split.test, sweeps, config.evaluate)
         write_json(workdir / "calibration.json", calibration.to_dict())
         summary |= evaluation | {"calibration": trials}
@@ -71,6 +73,10 @@ def known(
     truth_report.draw_truth(workdir / "truth.png", levels, len(split.test))
     if config.data.source == "mixture":
         truth_report.draw_points(workdir / "points.png", split.test, sweeps[len(sweeps) // 2])
+    if isinstance(target, Gaussian):
+        settled = truth.plug_and_play(target, 0.5, key)
+        truth_report.draw_plug_and_play(workdir / "plug_and_play.png", settled)
+        return {"truth": levels, "plug_and_play": settled}
     if config.data.source != "digits_model":
         return {"truth": levels}
     real, _ = data.digits()

@@ -17,10 +17,11 @@ from fmdp import frontier
 from fmdp.average_field import denoise
 from fmdp.evaluate import Sweep
 from fmdp.exact import Gaussian, GaussianMixture
+from fmdp.exact.plug_and_play import fixed_point, stationary_covariance
 from fmdp.types import PRNGKey
 
 Target = Gaussian | GaussianMixture
-ASSIGNED = 2000  # samples put through optimal assignment, whose time grows with their cube
+ASSIGNED = 1000  # samples put through optimal assignment, whose time grows with their cube
 FRONTIER_POINTS = 50
 
 
@@ -76,10 +77,10 @@ def compare(target: Target, clean: np.ndarray, sweeps: list[Sweep], key: PRNGKey
 
 def exact_lookahead(target: Target, noisy: np.ndarray, s: float, times: np.ndarray) -> np.ndarray:
     """D_{s,t} of the exact field at noisy [n, H, W, C] for all times, [T, n, H, W, C]."""
-    x, ascending = jnp.asarray(noisy), jnp.asarray(times, jnp.float32)
+    x = jnp.asarray(noisy)
     if isinstance(target, GaussianMixture):
-        return np.asarray(jax.jit(target.denoise_along)(x, s, ascending))
-    return np.asarray(jax.jit(jax.vmap(lambda t: denoise(target.average_field, x, s, t)))(ascending))
+        return np.asarray(target.denoise_along(x, s, times))
+    return np.asarray(jax.jit(jax.vmap(lambda t: denoise(target.average_field, x, s, t)))(jnp.asarray(times, x.dtype)))
 
 
 def place(
@@ -193,3 +194,55 @@ def two_components(images: np.ndarray, components: int, noise_levels: Sequence[f
             }
         )
     return levels
+
+
+def plug_and_play(
+    target: Gaussian, s: float, key: PRNGKey, points: int = 7, chains: int = 2000
+) -> list[dict[str, Any]]:
+    """Where plug-and-play at a fixed (s, t) settles, in closed form and by running it, as the lookahead grows.
+
+    The task hides the right half of the image; the step is 1 on 1/2 ||H x - y||^2.
+
+    Args:
+      target: the prior.
+      s: the fixed time.
+      key: of the image to restore and of the renoising.
+      points: lookaheads from s to 1.
+      chains: independent runs from which the stationary variance is taken.
+
+    Returns:
+      For each t: "shift", ||x* - mu||^2 of the fixed point without renoising over ||x_true - mu||^2, and "variance",
+      the trace of the stationary covariance with renoising over that of the prior, for the task and ("free_variance")
+      without any measurement; each closed form has its run beside it under the same name with "_run".
+    """
+    shape = np.shape(target.mean)
+    mask = np.ones(shape)
+    mask[:, shape[1] // 2 :] = 0
+    H = np.diag(mask.ravel())
+    image_key, noise_key = jax.random.split(key)
+    clean = target.sample(image_key, 1)[0]
+    mean, total = jnp.asarray(target.mean, clean.dtype), float(np.sum(target.eigenvalues))
+
+    @jax.jit
+    def settle(x, mask, t, noise):
+        def step(x, key):
+            z = x - mask * (x - clean)
+            eps = noise * jax.random.normal(key, x.shape)
+            return denoise(target.average_field, s * z + (1 - s) * eps, s, t), None
+
+        return jax.lax.scan(step, x, jax.random.split(noise_key, 400))[0]
+
+    def energy(x):
+        return float(jnp.sum((x - mean) ** 2) / jnp.sum((clean - mean) ** 2))
+
+    rows = []
+    for t in s + (1 - s) * np.linspace(0, 1, points):
+        fixed = fixed_point(target, H, mask.ravel() * np.ravel(clean), s, t, 1.0)
+        start = jnp.zeros((chains, *shape))
+        row = {"t": float(t), "shift": energy(fixed), "shift_run": energy(settle(start[0], mask, t, 0.0))}
+        for name, shown in (("variance", mask), ("free_variance", np.zeros(shape))):
+            covariance = stationary_covariance(target, np.diag(shown.ravel()), s, t, 1.0)
+            row[name] = float(np.trace(covariance) / total)
+            row[f"{name}_run"] = float(settle(start, shown, t, 1.0).var(0).sum() / total)
+        rows.append(row)
+    return rows

@@ -103,3 +103,28 @@ def draw_two_components(path: pathlib.Path, levels: list[dict[str, Any]]) -> Non
     figure.suptitle("The bracket checked by optimal assignment: digits in two principal components", fontsize=10)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=120)
+
+
+def draw_plug_and_play(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
+    """Draw where plug-and-play settles: its fixed point without renoising, its variance with it."""
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    t = [row["t"] for row in rows]
+    panels = (
+        (left, "shift", "half of the image is measured", "k"),
+        (right, "variance", "half of the image is measured", "k"),
+        (right, "free_variance", "nothing is measured", STYLE["lookahead"]["color"]),
+    )
+    for axis, name, label, color in panels:
+        axis.plot(t, [row[name] for row in rows], color=color, label=f"closed form: {label}")
+        axis.plot(t, [row[f"{name}_run"] for row in rows], "o", color=color, ms=4, label="run")
+    left.set_title("without renoising: energy of the fixed point,\nrelative to the true image's", fontsize=10)
+    right.set_title("with renoising: total variance of the iterates,\nrelative to the prior's", fontsize=10)
+    for axis in (left, right):
+        axis.set(xlabel="lookahead t", ylim=(0, 1.1))
+        axis.legend(fontsize=8)
+    figure.suptitle(
+        "Plug-and-play with the exact field of a Gaussian: less shrinkage as the lookahead grows", fontsize=10
+    )
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120)

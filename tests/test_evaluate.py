@@ -106,3 +106,11 @@ def test_grid_has_its_ends_and_is_dense_at_the_far_one(points):
     assert grid[-1] == 1
     assert np.all(np.diff(grid, 2) < 0)
     assert jnp.asarray(grid).shape == (points,)
+
+
+def test_plug_and_play_settles_where_the_closed_form_says():
+    for row in truth.plug_and_play(TARGET, 0.5, jax.random.key(4), points=3, chains=1500):
+        assert row["shift_run"] == pytest.approx(row["shift"], rel=1e-4)
+        assert row["variance_run"] == pytest.approx(row["variance"], rel=0.1)
+        assert row["free_variance_run"] == pytest.approx(row["free_variance"], rel=0.1)
+    assert row["free_variance"] == pytest.approx(1.0, rel=1e-5)

@@ -108,16 +108,15 @@ def test_fields_take_scalars_and_leading_shapes_under_transformations(x64):
         np.testing.assert_allclose(field(x[1, 2], 0.5, 1.0), whole[1, 2], atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["diagonal", "full"])
-def test_gaussian_mse_and_w2_against_monte_carlo(name):
-    target = targets()[name]
-    s, times, n = 0.4, jnp.array([0.4, 0.7, 1.0]), 200_000
+def test_gaussian_mse_and_w2_against_monte_carlo():
+    target = targets()["full"]
+    s, times, n = 0.4, jnp.array([0.4, 0.7, 1.0]), 100_000
     x1 = target.sample(jax.random.key(0), n)
     x = s * x1 + (1 - s) * jax.random.normal(jax.random.key(1), x1.shape)
     estimates = jax.vmap(lambda t: denoise(target.average_field, x, s, t))(times)
     error = np.mean((estimates - x1) ** 2, (1, 2, 3, 4))
     np.testing.assert_allclose(target.mse(s, times), error, rtol=0.01)
-    covariance = target.covariance if name == "full" else np.diag(np.ravel(target.covariance))
+    covariance = target.covariance
     for estimate, expected in zip(np.asarray(estimates), np.asarray(target.squared_w2(s, times)), strict=True):
         # W2 between Gaussians with estimated moments, by the eigenvalues of the product of covariances.
         flat = estimate.reshape(n, -1).astype(float)
@@ -142,10 +141,10 @@ def test_gain_mse_and_w2_are_monotone_in_the_lookahead(x64):
 def test_off_diagonal_losses_are_zero_at_exact_fields(x64):
     x0, x1 = jax.random.normal(jax.random.key(0), (2, *SHAPE))
     times = tuple(map(jnp.asarray, (0.25, 0.5, 0.8)))
+    names = ("lagrangian", "semigroup", "eulerian")
     for target, bound in ((targets()["full"], 1e-25), (small_mixture(tolerance=1e-9), 1e-12)):
-        for name in ("lagrangian", "semigroup", "eulerian"):
-            term = losses.OFF_DIAGONAL[name]
-            assert term(target.average_field, x0, x1, *times) < bound, name
+        terms = jax.jit(lambda *a, f=target.average_field: [losses.OFF_DIAGONAL[name](f, *a) for name in names])
+        np.testing.assert_array_less(terms(x0, x1, *times), bound)
     wrong = losses.lagrangian(lambda x, s, t: 1.1 * targets()["full"].average_field(x, s, t), x0, x1, *times[::2])
     assert wrong > 1e-3
 
@@ -221,11 +220,12 @@ def test_one_trajectory_gives_every_lookahead(x64):
     apart = jax.vmap(lambda t: denoise(target.average_field, x, 0.3, t))(times)
     np.testing.assert_allclose(along, apart, atol=1e-7)
     np.testing.assert_allclose(along[0], target.posterior_mean(x, 0.3), atol=1e-12)
+    np.testing.assert_allclose(target.denoise_along(x, 1.0, jnp.ones(5))[0], x, atol=1e-12)
 
 
 def test_mixture_moments_mmse_and_strata():
     target = small_mixture()
-    n = 40_000
+    n = 20_000
     plain, stratified = (target.sample(jax.random.key(2), n, stratified=flag) for flag in (False, True))
     for sample in (plain, stratified):
         np.testing.assert_allclose(sample.reshape(n, -1).mean(0), target.mean, atol=0.02)
@@ -239,6 +239,7 @@ def test_mixture_moments_mmse_and_strata():
     assert int((apart.sample(jax.random.key(0), 400, stratified=True) < 0).sum()) == 100
 
 
+@pytest.mark.slow
 def test_mixture_reverse_mode_through_another_adjoint(x64):
     x = jnp.asarray(random_mean(5))
     target = small_mixture(tolerance=1e-8, adjoint=diffrax.RecursiveCheckpointAdjoint())

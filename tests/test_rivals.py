@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fmdp import rivals
+from fmdp.average_field import denoise
 from fmdp.exact import Gaussian
 
 SHAPE = (1, 3, 1)
@@ -45,7 +46,7 @@ def test_scaled_diffusion_has_the_posterior_mean_and_a_scaled_variance(target, p
     expected_mean, expected = posterior(target, point[0])
     assert evaluations == 300
     np.testing.assert_allclose(mean, expected_mean, atol=0.02)
-    np.testing.assert_allclose(variance, scale**2 * expected, rtol=0.05, atol=1e-10)
+    np.testing.assert_allclose(variance, scale**2 * expected, rtol=0.05, atol=1e-7)
 
 
 def test_discretisation_is_of_first_order_and_narrow(x64, target, point):
@@ -97,6 +98,15 @@ def test_errors_of_the_rivals_are_the_known_multiples_of_the_mmse(target):
         estimate, evaluations = jax.jit(lambda x, method=method: method(field, x, S, key))(x)
         assert relative(estimate) == pytest.approx(factor, rel=0.04), name
         assert evaluations == cost, name
+
+
+def test_mean_and_blend_are_those_of_the_samples_of_their_keys(target):
+    x, key, field = jnp.ones((5, *SHAPE)), jax.random.key(3), target.average_field
+    draw = jax.jit(lambda key: rivals.posterior_sample(field, x, S, key, steps=10)[0])
+    mean, _ = rivals.mean_of_samples(field, x, S, key, 3, 10)
+    np.testing.assert_allclose(mean, sum(map(draw, jax.random.split(key, 3))) / 3, atol=1e-5)
+    mixed, _ = rivals.blend(field, x, S, key, 0.25, 10)
+    np.testing.assert_allclose(mixed, 0.75 * denoise(field, x, S, S) + 0.25 * draw(key), atol=1e-5)
 
 
 def test_starts_from_pure_noise_and_at_each_images_own_time(target):
