@@ -16,7 +16,7 @@ def get_config(variant: str = ""):
     config.network = {"name": "mlp", "width": 128, "blocks": 3}
     config.loss.off_diagonal = "lagrangian"
     config.loss.diagonal_share = 0.5
-    config.train.update(steps=8000, batch_size=512)
+    config.train.update(steps=4000, batch_size=256)
     config.evaluate.update(draws=1, bootstrap=50, points=11, batch_size=1000, rival_images=1000, rival_steps=50)
     if variant == "smoke":
         config.name = "mixture_smoke"

@@ -51,7 +51,9 @@ def load(config: ConfigDict) -> Split:
         raise InputError(f"config.data.source = {config.source!r}: must be one of digits, {', '.join(TARGETS)}")
     target = TARGETS[config.source](config)
     train_key, test_key = jax.random.split(jax.random.key(DRAWING_SEED))
-    train, test = target.sample(train_key, config.samples), target.sample(test_key, config.test_samples)
+    evenly = {"stratified": True} if isinstance(target, GaussianMixture) else {}
+    train = target.sample(train_key, config.samples, **evenly)
+    test = target.sample(test_key, config.test_samples, **evenly)
     labels = np.zeros(len(train), int), np.zeros(len(test), int)
     return Split(np.asarray(train), np.asarray(test), *labels, "drawn from the target", target)
 

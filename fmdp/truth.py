@@ -4,6 +4,7 @@ On the same noisy images stand the exact lookahead and chord, the learned ones, 
 in closed form for a Gaussian, by optimal assignment in at most three dimensions, else as a bracket (`fmdp.frontier`).
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from fmdp.types import PRNGKey
 Target = Gaussian | GaussianMixture
 ASSIGNED = 1000  # samples put through optimal assignment, whose time grows with their cube
 FRONTIER_POINTS = 50
+MMSE_SAMPLES = 20_000
 
 
 def compare(target: Target, clean: np.ndarray, sweeps: list[Sweep], key: PRNGKey) -> list[dict[str, Any]]:
@@ -102,6 +104,13 @@ def place(
         keys = jax.random.split(key)
         fresh = (_fresh(target, key, count) for key in keys)
         points, optimum = frontier.assignment_curve(estimates[:, :count], clean[:count], exact[0, :count], *fresh)
+        if isinstance(target, GaussianMixture):
+            # Errors spread less where the posterior's variance is known, and all images count.
+            mmse, mmse_error = target.mmse(key, s, MMSE_SAMPLES)
+            added = np.square(estimates - exact[0, : estimates.shape[1]]).mean((2, 3, 4))
+            spread = added.std(1, ddof=1) / np.sqrt(added.shape[1])
+            points = dataclasses.replace(points, mse=mmse + added.mean(1), mse_error=np.hypot(spread, mmse_error))
+            optimum = dataclasses.replace(optimum, mmse=mmse, mmse_error=mmse_error)
         return points, optimum, frontier.excess(points, optimum)
     if isinstance(target, GaussianMixture):
         found = frontier.bracket(estimates, exact[0, :count], exact[-1, :count], target, target.mmse(key, s))

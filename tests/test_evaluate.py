@@ -6,6 +6,8 @@ import pytest
 from fmdp import config, data, evaluate, truth
 from fmdp.exact import Gaussian
 
+pytestmark = pytest.mark.slow
+
 TARGET = Gaussian(np.zeros((2, 2, 1)), 0.3 * np.eye(4))
 
 
@@ -20,7 +22,7 @@ FIELD = jax.tree_util.Partial(exact_field)
 def swept():
     """Sweeps of the exact field on samples of its own target."""
     c = config.default().evaluate
-    c.update(points=5, draws=2, batch_size=300, rival_images=500, rival_steps=20, bootstrap=20, noise_levels=(0.4, 0.6))
+    c.update(points=5, draws=2, batch_size=300, rival_images=500, rival_steps=60, bootstrap=20, noise_levels=(0.4, 0.6))
     train, test = (np.asarray(TARGET.sample(jax.random.key(seed), 500)) for seed in (0, 1))
     split = data.Split(train, test, np.zeros(500, int), np.zeros(500, int), "", TARGET)
     summary, sweeps = evaluate.evaluate(FIELD, split, c, jax.random.key(2))
@@ -47,11 +49,11 @@ def test_rivals_meet_their_known_errors_and_costs(swept):
     _, _, summary, _ = swept
     mmse = float(TARGET.mmse(0.6))
     samples = curve(summary, "mean_of_samples")["points"]
-    assert [point["evaluations"] for point in samples] == [20, 40, 80, 160]
+    assert [point["evaluations"] for point in samples] == [60, 120, 240, 480]
     for point in samples:
         assert point["mse"] == pytest.approx((1 + 1 / point["setting"]) * mmse, rel=0.1)
     blend = curve(summary, "blend")["points"]
-    assert [point["evaluations"] for point in blend] == [1, 21, 21, 21, 20]
+    assert [point["evaluations"] for point in blend] == [1, 61, 61, 61, 60]
     assert blend[0]["mse"] == pytest.approx(mmse, rel=0.06)
     assert [point["evaluations"] for point in curve(summary, "chord")["points"]] == [1, 2, 2, 2, 1]
 

@@ -70,6 +70,7 @@ def test_a_step_reports_its_loss_and_moves_everything(weighting):
     assert any((a != b).any() for a, b in zip(leaves(after.ema), leaves(later.ema), strict=True))
 
 
+@pytest.mark.slow
 def test_average_follows_the_parameters_with_the_stated_half_life():
     c = small_config()
     c.ema.half_life = 16.0 * 50
@@ -84,6 +85,7 @@ def test_average_follows_the_parameters_with_the_stated_half_life():
     np.testing.assert_allclose(gap[0], 0.5, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_learned_weight_has_a_learning_rate_of_its_own():
     c = small_config(weighting="learned", weight_learning_rate=0.0)
     before = train.init_state(c, IMAGES.shape[1:], jax.random.key(0))
@@ -92,6 +94,7 @@ def test_learned_weight_has_a_learning_rate_of_its_own():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_pmap_and_jit_agree():
     (a, metrics_a), (b, metrics_b) = (one_step(small_config(), mode) for mode in parallel.MODES)
     for x, y in zip(leaves(a.params), leaves(b.params), strict=True):
