@@ -6,8 +6,9 @@ import flax.linen as nn
 
 from fmdp.errors import InputError
 from fmdp.networks.mlp import MLP
+from fmdp.networks.unet import UNet
 
-BACKBONES: dict[str, type[nn.Module]] = {"mlp": MLP}
+BACKBONES: dict[str, type[nn.Module]] = {"mlp": MLP, "unet": UNet}
 
 
 def make(name: str, options: Mapping) -> nn.Module:

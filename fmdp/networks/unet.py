@@ -1,0 +1,207 @@
+"""The two-time U-Net of the DDPM++ family, whose weights are those of the released checkpoints.
+
+fmdp.convert maps them; what the arithmetic has to match is Song et al. 2021 (DDPM++, arXiv 2011.13456) as
+rearranged by Karras et al. 2022 (arXiv 2206.00364), with the second time of a flow map in the embedding.
+"""
+
+import functools
+import math
+import operator
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from fmdp.errors import InputError
+from fmdp.types import Time
+
+_kernel = nn.initializers.xavier_uniform()
+_zeros = nn.initializers.zeros
+
+
+def _positions(time: Array, channels: int) -> Array:
+    """[cos(f time), sin(f time)] for frequencies f from 1 down to 1e-4, as [..., channels]."""
+    exponents = jnp.arange(channels // 2) / (channels // 2 - 1)
+    angles = time[..., None] * (1e-4**exponents).astype(time.dtype)
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+# Resampling is a handful of shifted sums: elementwise, so that it fuses, where a depthwise convolution would not.
+
+
+def halve(x: Array, taps: Sequence[float], axis: int) -> Array:
+    """y[i] = sum_k taps[k] x[2i + k - pad] along this axis, of even size, with pad = (len(taps) - 1) // 2."""
+    size, pad = x.shape[axis], (len(taps) - 1) // 2
+    x = jnp.pad(x, [(pad, pad) if a == axis else (0, 0) for a in range(x.ndim)])
+    terms = (tap * lax.slice_in_dim(x, k, k + size - 1, 2, axis) for k, tap in enumerate(taps))
+    return functools.reduce(operator.add, terms)
+
+
+def double(x: Array, taps: Sequence[float], axis: int) -> Array:
+    """Twice the transpose of halve along this axis, so that a constant stays one."""
+    size, pad, reach = x.shape[axis], (len(taps) - 1) // 2, len(taps) // 2
+    padded = jnp.pad(x, [(reach, reach) if a == axis else (0, 0) for a in range(x.ndim)])
+
+    def pixels(parity):
+        """The even or the odd ones of y[i] = 2 sum_j taps[i + pad - 2j] x[j]."""
+        starts = {k: reach + (parity + pad - k) // 2 for k in range(len(taps)) if (parity + pad - k) % 2 == 0}
+        terms = (2 * taps[k] * lax.slice_in_dim(padded, i, i + size, axis=axis) for k, i in starts.items())
+        return functools.reduce(operator.add, terms)
+
+    shape = (*x.shape[:axis], 2 * size, *x.shape[axis + 1 :])
+    return jnp.stack([pixels(0), pixels(1)], axis + 1).reshape(shape)
+
+
+def _resampler(step: Callable[[Array, Sequence[float], int], Array], taps: Sequence[float]) -> Callable[[Array], Array]:
+    taps = [tap / sum(taps) for tap in taps]
+    return lambda x: step(step(x, taps, 1), taps, 2)
+
+
+class GroupNorm(nn.Module):
+    """x normalised over space and groups of channels, then times (1 + scale) plus shift, in float32.
+
+    The moments are taken per channel first and over the group afterwards: a reduction over the two axes of
+    space is what XLA does well, and everything else is one multiplication and addition per pixel.
+    """
+
+    @nn.compact
+    def __call__(self, x: Array, scale: Array | float = 0.0, shift: Array | float = 0.0) -> Array:
+        channels = x.shape[-1]
+        groups = math.gcd(channels, min(32, max(channels // 4, 1)))
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+        def moment(values):
+            mean = values.mean((1, 2)).reshape(-1, groups, channels // groups).mean(-1)
+            return jnp.repeat(mean, channels // groups, axis=-1)
+
+        mean = moment(x)
+        deviation = jnp.sqrt(jnp.maximum(moment(x * x) - mean**2, 0.0) + 1e-6)
+        gain = self.param("scale", nn.initializers.ones, (channels,)) / deviation
+        offset = self.param("bias", _zeros, (channels,)) - mean * gain
+        gain, offset = gain * (1 + scale), offset * (1 + scale) + shift
+        return x * gain[:, None, None] + offset[:, None, None]
+
+
+class Block(nn.Module):
+    """A residual block, resampled by `resample`, with attention over all its pixels behind it where asked."""
+
+    channels: int
+    attention: bool = False
+    resample: Callable[[Array], Array] | None = None
+    adaptive: bool = False
+    dropout: float = 0.0
+    dtype: str | None = None
+
+    @nn.compact
+    def __call__(self, x: Array, embedding: Array) -> Array:
+        resample = self.resample or (lambda x: x)
+        dtype = self.dtype or x.dtype
+
+        def dense(features, name, init=_kernel):
+            return nn.Dense(features, dtype=dtype, kernel_init=init, name=name)
+
+        def conv(name, init=_kernel):
+            return nn.Conv(self.channels, (3, 3), dtype=dtype, kernel_init=init, name=name)
+
+        h = nn.silu(GroupNorm(name="norm0")(x)).astype(dtype)
+        h = conv("conv0")(resample(h))
+        modulation = nn.Dense((1 + self.adaptive) * self.channels, kernel_init=_kernel, name="affine")(embedding)
+        h = nn.silu(GroupNorm(name="norm1")(h, *jnp.split(modulation, 1 + self.adaptive, axis=-1))).astype(dtype)
+        h = nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))(h)
+        h = conv("conv1", _zeros)(h)
+        if self.resample or x.shape[-1] != self.channels:
+            x = dense(self.channels, "skip")(resample(x))
+        x = (x + h) * math.sqrt(0.5)
+        if not self.attention:
+            return x
+
+        pixels = GroupNorm(name="norm2")(x).astype(dtype).reshape(len(x), -1, 1, self.channels)
+        q, k, v = jnp.split(dense(3 * self.channels, "qkv")(pixels), 3, axis=-1)
+        # The fused kernels have no jvp, which the Lagrangian and Eulerian losses need; softmax is in float32.
+        h = jax.nn.dot_product_attention(q, k, v, implementation="xla")
+        return (x + dense(self.channels, "proj", _zeros)(h).reshape(x.shape)) * math.sqrt(0.5)
+
+
+class UNet(nn.Module):
+    """The average field v(x, s, t) of images [..., H, W, C] as a U-Net: v of the shape and type of x, zero at first.
+
+    H and W are whatever the coarsest level divides, 2^(levels - 1); the network is convolutional but for
+    attention, which is over all pixels of a level.
+
+    Attributes:
+      channels: of the finest level; the embedding of the times has four times as many.
+      multipliers: of `channels`, level by level, finest first; each level has half the pixels a side.
+      blocks: residual blocks a level on the way down; one more on the way up.
+      attention: levels with attention, as pixels a side in a picture of `resolution`.
+      resolution: pixels a side in training; says only which levels `attention` means.
+      resampling: filter along each axis between levels, up to a factor; of even length where it is symmetric.
+      time_scale: factor of the times before their embedding. With a large one the field varies faster in time.
+      adaptive: the times shift the features, too, and not only scale them.
+      dropout: rate; dropout happens only where a `dropout` rng is given.
+      dtype: of convolutions and matrix products ("bfloat16"), None for that of the input. Norms, softmax, the
+        embedding and the last convolution are in float32 regardless.
+      remat: recompute the blocks in the backward pass instead of keeping what is inside them.
+
+    Raises:
+      InputError: H or W is not divisible.
+    """
+
+    channels: int = 128
+    multipliers: Sequence[int] = (1, 2, 3, 4)
+    blocks: int = 3
+    attention: Sequence[int] = (16, 8)
+    resolution: int = 256
+    resampling: Sequence[float] = (1.0, 3.0, 3.0, 1.0)
+    time_scale: float = 1.0
+    adaptive: bool = False
+    dropout: float = 0.0
+    dtype: str | None = None
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array, s: Time, t: Time) -> Array:
+        *batch, height, width, colours = x.shape
+        coarsest = len(self.multipliers) - 1
+        if height % 2**coarsest or width % 2**coarsest:
+            raise InputError(f"an image of {height}x{width} pixels: both must be divisible by {2**coarsest}; pad it")
+        precise = jnp.promote_types(x.dtype, jnp.float32)
+        s, t = (jnp.broadcast_to(jnp.asarray(time, precise), batch).reshape(-1) for time in (s, t))
+        h = x.reshape(-1, height, width, colours)
+        down, up = (_resampler(step, self.resampling) for step in (halve, double))
+        kind = nn.remat(Block) if self.remat else Block
+
+        times = sum(_positions(self.time_scale * time, 2 * self.channels) for time in (t - s, s))
+        for i in range(2):
+            times = nn.silu(nn.Dense(4 * self.channels, kernel_init=_kernel, name=f"map_layer{i}")(times))
+
+        def block(h, name, channels, attention=False, resample=None):
+            return kind(channels, attention, resample, self.adaptive, self.dropout, self.dtype, name=name)(h, times)
+
+        def attends(level):
+            return self.resolution >> level in self.attention
+
+        h = nn.Conv(self.channels, (3, 3), dtype=self.dtype, kernel_init=_kernel, name="enc_0_conv")(h)
+        skips = [h]
+        for level, multiplier in enumerate(self.multipliers):
+            if level > 0:
+                h = block(h, f"enc_{level}_down", h.shape[-1], resample=down)
+                skips.append(h)
+            for i in range(self.blocks):
+                h = block(h, f"enc_{level}_block{i}", multiplier * self.channels, attends(level))
+                skips.append(h)
+
+        h = block(h, f"dec_{coarsest}_in0", h.shape[-1], attention=True)
+        h = block(h, f"dec_{coarsest}_in1", h.shape[-1])
+        for level, multiplier in reversed(list(enumerate(self.multipliers))):
+            if level < coarsest:
+                h = block(h, f"dec_{level}_up", h.shape[-1], resample=up)
+            for i in range(self.blocks + 1):
+                h = jnp.concatenate([h, skips.pop()], axis=-1)
+                last = i == self.blocks
+                h = block(h, f"dec_{level}_block{i}", multiplier * self.channels, attends(level) and last)
+
+        h = nn.silu(GroupNorm(name="dec_0_aux_norm")(h))
+        v = nn.Conv(colours, (3, 3), kernel_init=_zeros, name="dec_0_aux_conv")(h)
+        return v.astype(x.dtype).reshape(x.shape)
