@@ -1,6 +1,11 @@
 """Handwritten digits, 8x8: scikit-learn's bundled images and a residual MLP.
 
 python -m fmdp.main --config=configs/digits.py
+
+Expected time on two CPU cores: 145 s of training, 30 s of measuring.
+Expected scores at noise levels .3 / .5 / .7: MSE per pixel .039 / .106 / .232 at t = s and .041 / .122 / .328 at t = 1,
+variance ratio at t = 1 1.00 / .97 / .95 (from run to run within .02), MMD^2 at t = 1 inside its floor.
+configs/digits.py:smoke is the same in seconds, for tests; its scores mean nothing.
 """
 
 from fmdp.config import default

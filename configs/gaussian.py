@@ -1,4 +1,13 @@
-"""A Gaussian over 8x8 images: the learned field against closed forms."""
+"""A Gaussian over 8x8 images with a power-law spectrum: the learned field against closed forms.
+
+python -m fmdp.main --config=configs/gaussian.py (:isotropic for equal variances)
+
+The theorem as far as it is true: the lookahead is exactly optimal for an isotropic covariance, has a small known excess
+otherwise (at most 2.1 % here, at noise level .7), and the chord is exactly optimal for every covariance.
+
+Expected time on two CPU cores: @GT@.
+Expected scores: @GS@
+"""
 
 from fmdp.config import default
 from fmdp.errors import InputError
@@ -10,6 +19,7 @@ def get_config(variant: str = "power_law"):
     config = default()
     config.name = "gaussian" if variant == "power_law" else f"gaussian_{variant}"
     config.data.source = "gaussian"
+    config.data.samples = 1_000_000  # as many as training sees, so that none is seen twice
     if variant == "isotropic":
         config.data.spectrum = "isotropic"
     config.network = {"name": "mlp", "width": 256, "blocks": 2}

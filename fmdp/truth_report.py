@@ -77,9 +77,9 @@ def draw_points(path: pathlib.Path, clean: np.ndarray, swept: Sweep, columns: in
 
 def draw_samples(path: pathlib.Path, real: np.ndarray, drawn: np.ndarray, rows: int = 5, columns: int = 10) -> None:
     """Draw real images (left) next to samples of a distribution fitted to them (right)."""
-    figure = Figure(figsize=(9.5, 5), layout="constrained")
+    figure = Figure(figsize=(9.5, 2.8), layout="constrained")
     for axis, images, title in zip(figure.subplots(1, 2), (real, drawn), ("real", "drawn from the model"), strict=True):
-        tiles = np.stack([as_picture(image) for image in images[: rows * columns]])
+        tiles = np.stack([np.pad(as_picture(image), 1, constant_values=128) for image in images[: rows * columns]])
         sheet = np.concatenate(np.concatenate(tiles.reshape(rows, columns, *tiles.shape[1:]), 1), 1)
         axis.imshow(sheet, cmap=colormaps["gray"], vmin=0, vmax=255, interpolation="nearest")
         axis.set(xticks=[], yticks=[], title=title)
