@@ -4,7 +4,7 @@ Noise models draw y and give the negative log-likelihood of it, from one and the
 measurements are on the [-1, 1] scale, and so are the sizes of the noise.
 """
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from fmdp.operators.operator import Operator, operator
 from fmdp.types import Image, PRNGKey, Scalar
 
 
+@runtime_checkable
 class Noise(Protocol):
     """The law of a measurement y given its noiseless prediction H(x), of the same shape."""
 

@@ -1,0 +1,100 @@
+"""Blurs that do not factor into rows and columns: motion blur along a random trajectory, or any kernel given."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from fmdp.errors import InputError
+from fmdp.operators.operator import Operator, operator, static
+from fmdp.types import PRNGKey, Scalar
+
+
+@operator
+class Blur(Operator):
+    """Correlation with the kernel [k, l] (odd sizes), the image mirrored at its borders or periodic."""
+
+    kernel: Any
+    image_shape: Any = static()
+    name: Any = static(default="motion_blur")
+    boundary: Any = static(default="reflect")
+
+    def measure(self, x):
+        """The blurred image, of the shape of x. By FFT: a direct 61x61 correlation costs ten times more."""
+        height, width, _ = x.shape
+        rows, columns = self.kernel.shape
+        top, left = rows // 2, columns // 2
+        x = jnp.pad(x, ((top, top), (left, left), (0, 0)), mode="reflect" if self.boundary == "reflect" else "wrap")
+        size = x.shape[:2]
+        spectrum = jnp.conj(jnp.fft.rfft2(self.kernel, size))[..., None] * jnp.fft.rfft2(x, axes=(0, 1))
+        return jnp.fft.irfft2(spectrum, size, axes=(0, 1))[:height, :width]
+
+
+def motion_blur(
+    image_shape,
+    key,
+    kernel_size: int = 61,
+    intensity: float = 0.5,
+    kernel: ArrayLike | None = None,
+    boundary: str = "reflect",
+) -> Operator:
+    """Correlation with a random motion kernel drawn from the key, or with the kernel given.
+
+    Args:
+      kernel_size: odd; the trajectory always lies inside, so any size works.
+      intensity: how much the motion turns, from 0 (a straight line) to 1 (a scribble).
+      kernel: [k, l] of odd sizes, used as it is: it should sum to one.
+      boundary: "reflect" or "circular".
+    """
+    if kernel is None:
+        check_odd("motion_blur", kernel_size)
+        if not 0 <= intensity <= 1:
+            raise InputError(f"motion_blur: intensity={intensity}: pass a number from 0 (straight) to 1 (scribble)")
+        matrix = motion_kernel(key, kernel_size, intensity)
+    else:
+        matrix = jnp.asarray(kernel, float)
+        if matrix.ndim != 2:
+            raise InputError(f"motion_blur: the kernel has shape {matrix.shape}: pass one matrix for all channels")
+        if not isinstance(matrix, jax.core.Tracer) and not (np.isfinite(matrix).all() and np.any(matrix)):
+            raise InputError("motion_blur: the kernel is all zero or not finite: pass one that sums to one")
+    check_boundary("motion_blur", boundary)
+    for size, side in zip(matrix.shape, image_shape[:2], strict=True):
+        check_odd("motion_blur", size, side)
+    return Blur(kernel=matrix, image_shape=image_shape, boundary=boundary)
+
+
+@partial(jax.jit, static_argnames=("size", "points"))
+def motion_kernel(key: PRNGKey, size: int, intensity: float | Scalar = 0.5, points: int = 256) -> Array:
+    """A trajectory drawn from the key, splatted bilinearly on [size, size]; nonnegative, sums to one.
+
+    Its direction is a random walk with velocity; it is centred and scaled to fill between half and all of the kernel.
+    """
+    heading, turn, extent = jax.random.split(key, 3)
+    turning = jnp.cumsum(jax.random.normal(turn, (points,))) / np.sqrt(points)
+    angle = 2 * jnp.pi * jax.random.uniform(heading) + 2 * jnp.pi * intensity * turning
+    path = jnp.cumsum(jnp.stack([jnp.sin(angle), jnp.cos(angle)], -1), 0)
+    path -= (path.min(0) + path.max(0)) / 2
+    reach = (size - 1) / 2 * jax.random.uniform(extent, minval=0.5)
+    path = (size - 1) / 2 + path * reach / jnp.abs(path).max()
+    tent = jnp.maximum(1 - jnp.abs(path[..., None] - jnp.arange(size)), 0)  # [points, 2, size]
+    return jnp.einsum("pi,pj->ij", tent[:, 0], tent[:, 1], precision="highest") / points
+
+
+def check_odd(name: str, size: int, side: int | None = None) -> None:
+    """Raises InputError unless a kernel of this size has a centre and its half fits the image's side."""
+    if size < 1 or size % 2 == 0:
+        raise InputError(f"{name}: kernel size {size} has no centre: pass an odd one, for instance {max(size, 0) + 1}")
+    if side is not None and size // 2 >= side:
+        raise InputError(
+            f"{name}: a kernel of {size} needs sides above {size // 2}, got {side}: pass {2 * side - 1} or less"
+        )
+
+
+def check_boundary(name: str, boundary: str) -> None:
+    """Raises InputError for a boundary that is neither "reflect" nor "circular"."""
+    if boundary not in ("reflect", "circular"):
+        raise InputError(f"{name}: boundary={boundary!r}: pass 'reflect' or 'circular'")

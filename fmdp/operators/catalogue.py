@@ -1,0 +1,77 @@
+"""The operators by name."""
+
+import difflib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from fmdp.errors import InputError
+from fmdp.operators.blur import motion_blur
+from fmdp.operators.color import colorization
+from fmdp.operators.inpainting import box_inpainting, brush_inpainting, random_inpainting
+from fmdp.operators.jpeg import jpeg
+from fmdp.operators.nonlinear import hdr, phase_retrieval
+from fmdp.operators.operator import Denoising, Operator
+from fmdp.operators.separable import decimation, gaussian_blur, super_resolution
+from fmdp.types import PRNGKey
+
+
+def denoising(image_shape, key) -> Operator:
+    """The identity."""
+    return Denoising(image_shape=image_shape)
+
+
+OPERATORS: dict[str, Callable[..., Operator]] = {
+    build.__name__: build
+    for build in (
+        denoising,
+        box_inpainting,
+        random_inpainting,
+        brush_inpainting,
+        gaussian_blur,
+        motion_blur,
+        super_resolution,
+        decimation,
+        colorization,
+        jpeg,
+        phase_retrieval,
+        hdr,
+    )
+}
+"""Builders (image_shape, key, **parameters) -> Operator."""
+
+DRAWN = ("random_inpainting", "brush_inpainting", "motion_blur")
+
+
+def make(name: str, image_shape: tuple[int, ...], key: PRNGKey | None = None, **parameters: Any) -> Operator:
+    """The operator of that name for images of that shape; the builders in `OPERATORS` document the parameters.
+
+    Args:
+      image_shape: (H, W, C).
+      key: from which random masks and kernels are drawn; needed by those only.
+
+    Raises:
+      InputError: an unknown name or parameter, a missing parameter or key, or a value that cannot be used.
+    """
+    if name not in OPERATORS:
+        raise InputError(f"unknown operator {name!r}{nearest(name, OPERATORS)}; known: {', '.join(OPERATORS)}")
+    known = dict(list(inspect.signature(OPERATORS[name]).parameters.items())[2:])
+    for parameter in parameters:
+        if parameter not in known:
+            listed = ", ".join(known) or "none"
+            raise InputError(f"{name}: unknown parameter {parameter!r}{nearest(parameter, known)}; known: {listed}")
+    missing = [p for p, spec in known.items() if spec.default is spec.empty and p not in parameters]
+    if missing:
+        raise InputError(f"{name}: missing parameter {missing[0]!r}: pass {missing[0]}=...")
+    if len(image_shape) != 3 or min(image_shape) < 1:
+        raise InputError(f"{name}: image_shape={image_shape} must be (height, width, channels)")
+    given = any(parameters.get(array) is not None for array in ("mask", "kernel"))
+    if key is None and name in DRAWN and not given:
+        raise InputError(f"{name} is drawn at random: pass key=jax.random.key(...)")
+    return OPERATORS[name](tuple(image_shape), key, **parameters)
+
+
+def nearest(name: str, known) -> str:
+    """', did you mean ...?' with the closest of the known names, or nothing."""
+    close = difflib.get_close_matches(name, known, 1, 0.5)
+    return f", did you mean {close[0]!r}?" if close else ""

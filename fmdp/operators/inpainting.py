@@ -1,0 +1,92 @@
+"""Inpainting: pixels hidden by a box, at random, or under brush strokes. Hidden pixels are measured as zero (grey)."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from fmdp.errors import InputError
+from fmdp.operators.operator import Operator, operator, static
+from fmdp.types import PRNGKey
+
+
+@operator
+class Inpainting(Operator):
+    """Multiplication by the mask [H, W, 1], 1 where the pixel is seen."""
+
+    mask: Any
+    image_shape: Any = static()
+    name: Any = static()
+
+    def measure(self, x):
+        """The seen pixels, zero elsewhere: of the shape of x."""
+        return self.mask * x
+
+
+def box_inpainting(image_shape, key, size: int) -> Operator:
+    """Hides the centred square of the given side."""
+    height, width, _ = image_shape
+    if not 0 < size <= min(height, width):
+        raise InputError(
+            f"box_inpainting: size={size} does not fit into {height}x{width}: pass 1 to {min(height, width)}"
+        )
+    top, left = (height - size) // 2, (width - size) // 2
+    mask = np.ones((height, width, 1))
+    mask[top : top + size, left : left + size] = 0
+    return Inpainting(mask=jnp.asarray(mask, float), image_shape=image_shape, name="box_inpainting")
+
+
+def random_inpainting(image_shape, key, ratio: float) -> Operator:
+    """Hides the given share of the pixels, exactly so many, drawn from the key."""
+    height, width, _ = image_shape
+    if not 0 <= ratio < 1:
+        raise InputError(f"random_inpainting: ratio={ratio} is the share of hidden pixels: pass a number in [0, 1)")
+    ranks = jax.random.permutation(key, height * width).reshape(height, width, 1)
+    mask = (ranks >= round(ratio * height * width)).astype(float)
+    return Inpainting(mask=mask, image_shape=image_shape, name="random_inpainting")
+
+
+def brush_inpainting(
+    image_shape, key, strokes: int = 4, width: float = 0.08, mask: ArrayLike | None = None
+) -> Operator:
+    """Hides what lies under random brush strokes, or under a mask of your own.
+
+    Args:
+      strokes: how many, each of 8 segments with turning direction.
+      width: of a stroke, as a share of the shorter side.
+      mask: [H, W] or [H, W, 1], 1 where the pixel is seen, instead of strokes.
+    """
+    height, columns, _ = image_shape
+    if mask is not None:
+        if np.shape(mask) not in ((height, columns), (height, columns, 1)):
+            raise InputError(f"the mask has shape {np.shape(mask)}: it must be {(height, columns)} like the image")
+        mask = jnp.asarray(mask, float).reshape(height, columns, 1)
+    else:
+        if strokes < 1 or width <= 0:
+            raise InputError(f"brush_inpainting: strokes={strokes}, width={width}: both must be positive")
+        mask = _brush(key, height, columns, strokes, width * min(height, columns))
+    return Inpainting(mask=mask, image_shape=image_shape, name="brush_inpainting")
+
+
+@partial(jax.jit, static_argnames=("height", "columns", "strokes", "segments"))
+def _brush(key: PRNGKey, height: int, columns: int, strokes: int, width: float | Array, segments: int = 8) -> Array:
+    """The pixels [height, columns, 1] farther than half a width from every segment of every stroke."""
+    start, heading, turn, length = jax.random.split(key, 4)
+    side = jnp.asarray([height - 1, columns - 1], float)
+    angles = 2 * jnp.pi * jax.random.uniform(heading, (strokes, 1)) + jnp.cumsum(
+        0.8 * jax.random.normal(turn, (strokes, segments)), 1
+    )
+    lengths = 0.15 * min(height, columns) * jax.random.uniform(length, (strokes, segments), minval=0.5, maxval=1.5)
+    moves = lengths[..., None] * jnp.stack([jnp.sin(angles), jnp.cos(angles)], -1)
+    points = side * jax.random.uniform(start, (strokes, 1, 2)) + jnp.cumsum(moves, 1)
+    points = jnp.clip(points, 0, side)  # strokes slide along the border instead of leaving
+    a, b = points[:, :-1].reshape(-1, 1, 1, 2), points[:, 1:].reshape(-1, 1, 1, 2)
+    pixels = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(columns), indexing="ij"), -1)
+    along = jnp.sum((pixels - a) * (b - a), -1) / jnp.maximum(jnp.sum((b - a) ** 2, -1), 1e-6)
+    nearest = a + jnp.clip(along, 0, 1)[..., None] * (b - a)
+    distance = jnp.sqrt(jnp.min(jnp.sum((pixels - nearest) ** 2, -1), 0))
+    return (distance > width / 2).astype(float)[..., None]

@@ -1,0 +1,154 @@
+"""A forward operator: what turns one clean image into what was measured, before noise.
+
+Operators are pytrees whose arrays (masks, kernels) are leaves: they pass through jit, and a batch of them through vmap.
+Adjoints are never written by hand, they are transposed or differentiated from the operator itself.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar, dataclass_transform
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from fmdp.errors import InputError
+from fmdp.types import Image, PRNGKey, Scalar
+
+T = TypeVar("T")
+
+
+def static(**options: Any) -> Any:
+    """A field that belongs to the operator's type (a shape, a name), not to its arrays."""
+    return field(metadata=dict(static=True), **options)
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(static,))
+def operator(cls: type[T]) -> type[T]:
+    """Class decorator: a frozen keyword-only dataclass that is a pytree."""
+    return jax.tree_util.register_dataclass(dataclass(frozen=True, kw_only=True, eq=False)(cls))
+
+
+class Operator:
+    """H, called on one image [H, W, C].
+
+    Attributes:
+      name: as in `operators.make`.
+      image_shape: (H, W, C) of the images it takes.
+      linear: whether H(a x + b z) = a H(x) + b H(z).
+    """
+
+    name: Any
+    image_shape: Any
+    linear: Any = True
+
+    def __call__(self, x: Image) -> Array:
+        """The noiseless measurement of x. Raises InputError where x is not of `image_shape`."""
+        if x.shape != self.image_shape:
+            raise InputError(
+                f"{self.name} takes images of shape {self.image_shape}, got {x.shape}: vmap it over a batch"
+            )
+        return self.measure(x)
+
+    def surrogate(self, x: Image) -> Array:
+        """A differentiable stand-in for the measurement, for likelihoods; the measurement itself unless overridden."""
+        return self(x)
+
+    def measure(self, x: Array) -> Array:
+        """What subclasses define."""
+        raise NotImplementedError
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of the measurement of one image."""
+        return jax.eval_shape(self, jax.ShapeDtypeStruct(self.image_shape, float)).shape
+
+
+@operator
+class Denoising(Operator):
+    """The identity."""
+
+    image_shape: Any = static()
+    name: Any = static(default="denoising")
+
+    def measure(self, x):
+        """The image itself."""
+        return x
+
+
+@operator
+class Custom(Operator):
+    """Any JAX function of one image; see `from_function`."""
+
+    function: Any
+    image_shape: Any = static()
+    name: Any = static()
+    linear: Any = static()
+
+    def measure(self, x):
+        """The user's function of x."""
+        return self.function(x)
+
+
+def from_function(
+    function: Callable[[Array], Array], image_shape: tuple[int, int, int], *, linear: bool = False, name: str = "custom"
+) -> Operator:
+    """The operator of your own JAX function of one image.
+
+    Args:
+      function: [H, W, C] -> array of any shape. Arrays bound with `jax.tree_util.Partial(f, mask)` become leaves.
+      linear: promise that it is linear, as some solvers require; adjoints are then transposes.
+
+    Raises:
+      InputError: a function that fails on such images, or one promised linear that does not map zero to zero.
+    """
+    if not isinstance(function, jax.tree_util.Partial):
+        function = jax.tree_util.Partial(function)
+    made = Custom(function=function, image_shape=image_shape, name=name, linear=linear)
+    try:
+        shape = made.output_shape
+    except Exception as error:  # whatever the user's function raises
+        raise InputError(
+            f"operator {name!r} fails on images of shape {image_shape}: {error}".splitlines()[0]
+        ) from error
+    if linear and jnp.any(made(jnp.zeros(image_shape)) != jnp.zeros(shape)):
+        raise InputError(f"operator {name!r} is not linear, it maps zero to something else: pass linear=False")
+    return made
+
+
+def adjoint(operator: Operator, y: Array, at: Image | None = None) -> Image:
+    """H'y [H, W, C]; for a nonlinear operator J(x)'y with J the derivative of its surrogate at the image `at`.
+
+    Raises:
+      InputError: a nonlinear operator without `at`.
+    """
+    if operator.linear:
+        (x,) = jax.linear_transpose(operator, jax.ShapeDtypeStruct(operator.image_shape, y.dtype))(y)
+        return x
+    (x,) = jax.vjp(operator.surrogate, _point(operator, at))[1](y)
+    return x
+
+
+def norm(operator: Operator, key: PRNGKey, steps: int = 100, at: Image | None = None) -> Scalar:
+    """The largest singular value of H (of its derivative at the image `at`) by power iteration on H'H.
+
+    Approached from below; `steps` costs as many applications of H and of H'.
+    """
+    forward: Callable[[Array], Array] = operator
+    if not operator.linear:
+        forward = partial(lambda x, v: jax.jvp(operator.surrogate, (x,), (v,))[1], _point(operator, at))
+
+    def step(x, _):
+        z = adjoint(operator, forward(x), at)
+        size = jnp.linalg.norm(z)
+        return z / jnp.maximum(size, jnp.finfo(z.dtype).tiny), size
+
+    x = jax.random.normal(key, operator.image_shape)
+    return jnp.sqrt(jax.lax.scan(step, x / jnp.linalg.norm(x), length=steps)[1][-1])
+
+
+def _point(operator: Operator, at: Image | None) -> Image:
+    if at is None:
+        raise InputError(f"{operator.name} is not linear: pass the image `at` which it is to be differentiated")
+    return at

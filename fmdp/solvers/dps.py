@@ -1,0 +1,49 @@
+"""Diffusion posterior sampling (arXiv 2209.14687) along a flow: its velocity is corrected towards the measurement.
+
+With m = x + (1 - t) v(x, t, t):  dx/dt = v - eta grad_x ||y - H(m)||.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from fmdp.observation import Observation
+from fmdp.solvers.trace import Info, iterate, require_steps
+from fmdp.types import AverageField, Image, PRNGKey, Scalar
+
+
+def restore(
+    field: AverageField,
+    observation: Observation,
+    key: PRNGKey,
+    *,
+    steps: int = 100,
+    eta: float | Scalar = 100.0,
+    noise: Image | None = None,
+    keep: bool = False,
+) -> tuple[Image, Info]:
+    """One image restored by Euler steps from noise at time 0 to time 1; any operator, any noise model.
+
+    Args:
+      steps: each one evaluation and its gradient.
+      eta: strength of the correction, 100 to 1000 in the published runs; the norm is that of this one image.
+      noise: [H, W, C], the starting point, instead of drawing it from the key.
+      keep: whether info holds all iterates.
+
+    Raises:
+      InputError: shapes that do not fit.
+    """
+    observation.check()
+    require_steps("dps", steps=steps)
+
+    def misfit(x, t):
+        v = field(x, t, t)
+        return jnp.sum(jnp.square(observation.y - observation.operator.surrogate(x + (1 - t) * v))), v
+
+    def step(x, t):
+        (square, v), slope = jax.value_and_grad(misfit, has_aux=True)(x, t)
+        size = 2 * jnp.sqrt(jnp.maximum(square, jnp.finfo(square.dtype).tiny))
+        return x + (v - eta * slope / size) / steps
+
+    x = jax.random.normal(key, observation.operator.image_shape) if noise is None else noise
+    times = jnp.arange(steps) / steps
+    return iterate(step, x, times, observation, evaluations=steps, gradients=steps, keep=keep)

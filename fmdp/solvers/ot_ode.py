@@ -1,0 +1,65 @@
+"""OT-ODE (arXiv 2310.04432): the flow's equation, its velocity corrected by a Gaussian guess of the posterior.
+
+With m = x + (1 - t) v(x, t, t) and r^2 = (1 - t)^2 / ((1 - t)^2 + t^2) the spread of x1 about it,
+
+    dx/dt = v + gamma_t (1 - t)/t  dm/dx' H' (r^2 H H' + sigma^2 I)^{-1} (y - H m).
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.sparse.linalg import cg
+
+from fmdp.average_field import denoise
+from fmdp.observation import Observation
+from fmdp.operators.operator import adjoint
+from fmdp.solvers.trace import Info, iterate, require_linear, require_steps
+from fmdp.types import AverageField, Image, PRNGKey, Scalar
+
+
+def restore(
+    field: AverageField,
+    observation: Observation,
+    key: PRNGKey,
+    *,
+    steps: int = 100,
+    start: float | Scalar = 0.2,
+    adaptive: bool = True,
+    noise: Image | None = None,
+    keep: bool = False,
+) -> tuple[Image, Info]:
+    """One image restored by Euler steps from x = start H'y + (1 - start) noise, for linear operators.
+
+    Args:
+      steps: equal ones, from the time `start` to 1; each one evaluation and its gradient.
+      start: in (0, 1).
+      adaptive: gamma_t = sqrt(t / (t^2 + (1 - t)^2)) as in the published runs, or else 1.
+      noise: [H, W, C], instead of drawing it from the key.
+      keep: whether info holds all iterates.
+
+    Raises:
+      InputError: an operator that is not linear, or shapes that do not fit.
+    """
+    observation.check()
+    require_linear(observation, "ot_ode")
+    require_steps("ot_ode", steps=steps)
+    H, back = observation.operator, partial(adjoint, observation.operator)
+    length = (1 - start) / steps
+    times = start + length * jnp.arange(steps)
+
+    def step(x, t):
+        spread = (1 - t) ** 2 + t**2
+        mean, pull = jax.vjp(lambda x: denoise(field, x, t, t), x)
+
+        def covariance(r):
+            return (1 - t) ** 2 / spread * H(back(r)) + observation.noise.variance * r
+
+        misfit = cg(covariance, observation.y - H(mean), maxiter=50)[0]
+        (correction,) = pull(back(misfit))
+        gamma = jnp.sqrt(t / spread) if adaptive else 1.0
+        return x + length * ((mean - x) / (1 - t) + gamma * (1 - t) / t * correction)
+
+    noise = jax.random.normal(key, H.image_shape) if noise is None else noise
+    x = start * back(observation.y) + (1 - start) * noise
+    return iterate(step, x, times, observation, evaluations=steps, gradients=steps, keep=keep)

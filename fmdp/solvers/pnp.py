@@ -1,0 +1,133 @@
+"""Plug-and-play with flow map denoisers (arXiv 2606.19802): descend on the data, add noise, denoise with a lookahead.
+
+At times s = 0, 1/N, ..., (N - 1)/N, from x = 0:
+
+    z = x - gain (1 - s)^exponent grad ||y - H(x)||^2,    x <- D_{s,t}(s z + (1 - s) eps).
+
+At t = s this is PnP-Flow; towards t = 1 the iterates keep the spread of the data, and converge in law only.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.sparse.linalg import cg
+
+from fmdp.average_field import chord, denoise, lookahead_time
+from fmdp.errors import InputError
+from fmdp.observation import Gaussian, Observation
+from fmdp.operators.operator import adjoint, norm
+from fmdp.solvers.trace import Info, iterate, require_choice, require_linear, require_steps
+from fmdp.types import AverageField, Image, PRNGKey, Scalar
+
+KNOBS = {
+    "additive": lambda s, lookahead: jnp.minimum(s + lookahead, 1),
+    "relative": lookahead_time,
+    "fixed": lambda s, lookahead: jnp.maximum(s, lookahead),
+}
+"""The time t to which a lookahead takes the denoiser at time s."""
+
+
+def restore(
+    field: AverageField,
+    observation: Observation,
+    key: PRNGKey,
+    *,
+    steps: int = 100,
+    lookahead: float | Scalar = 0.3,
+    knob: str = "additive",
+    exponent: float | Scalar = 0.05,
+    gain: float | Scalar = 1.0,
+    schedule: str = "published",
+    data_step: str = "gradient",
+    draws: int = 1,
+    times: Array | None = None,
+    noise: Array | None = None,
+    keep: bool = False,
+) -> tuple[Image, Info]:
+    """One image restored from x = 0. Data for jit and vmap: all but steps, knob, schedule, data_step, draws and keep.
+
+    Args:
+      lookahead: in [0, 1], read as the knob says: "additive" t = min(s + lookahead, 1) as published, "relative"
+        t = s + lookahead (1 - s), "fixed" t = max(s, lookahead), or "chord", the straight line from D_{s,s} to
+        D_{s,1} at two evaluations a step.
+      exponent, gain: of the step size gain (1 - s)^exponent.
+      schedule: "published" steps on ||y - H(x)||^2 (unstable above gain 1 / norm(H)^2); "safe" divides them by
+        2 norm(H)^2, found by power iteration, so that gain 1 never overshoots a linear H with Gaussian noise.
+      data_step: "gradient", or "proximal", the minimiser of ||z - x||^2 / 2 + step ||y - H(z)||^2 (linear H, Gaussian
+        noise), by conjugate gradients.
+      draws: renoisings per step, over which D is averaged; each one evaluation.
+      times: [steps] in [0, 1], the times s instead of 0, 1/steps, ..., 1 - 1/steps.
+      noise: [steps, H, W, C] (or [steps, draws, H, W, C]), the renoising draws, instead of drawing them from the key.
+      keep: whether info holds all iterates.
+
+    Raises:
+      InputError: options or shapes that do not fit.
+    """
+    observation.check()
+    require_steps("pnp", steps=steps, draws=draws)
+    require_choice("pnp", "knob", knob, (*KNOBS, "chord"))
+    require_choice("pnp", "schedule", schedule, ("published", "safe"))
+    require_choice("pnp", "data_step", data_step, ("gradient", "proximal"))
+    shape = observation.operator.image_shape
+    draw_key, norm_key = jax.random.split(key)
+    renoise = jax.random.split(draw_key, steps) if noise is None else _as_draws(noise, (steps, draws, *shape))
+    if schedule == "safe":
+        gain = gain / (2 * _norm(observation, norm_key) ** 2)
+    s = jnp.arange(steps) / steps if times is None else times
+    if s.shape != (steps,):
+        raise InputError(f"pnp: times has shape {s.shape}: pass one for each of the {steps} steps")
+    move = _proximal(observation) if data_step == "proximal" else partial(_descend, observation)
+
+    def step(x, given):
+        s, size, renoise = given
+        z = move(x, size)
+        eps = jax.random.normal(renoise, (draws, *shape)) if noise is None else renoise
+        z = s * z + (1 - s) * eps
+        if knob == "chord":
+            estimates = chord(field, z, s, lookahead)
+        else:
+            estimates = denoise(field, z, s, KNOBS[knob](s, lookahead))
+        return estimates.mean(0)
+
+    evaluations = steps * draws * (2 if knob == "chord" else 1)
+    inputs = (s, gain * (1 - s) ** exponent, renoise)
+    return iterate(step, jnp.zeros(shape), inputs, observation, evaluations=evaluations, keep=keep)
+
+
+def _descend(observation: Observation, x: Image, size: Scalar) -> Image:
+    return x - size * jax.grad(observation.energy)(x)
+
+
+def _proximal(observation: Observation):
+    """(x, size) -> argmin_z ||z - x||^2 / 2 + size ||y - H z||^2."""
+    require_linear(observation, "pnp with a proximal data step")
+    if not isinstance(observation.noise, Gaussian):
+        raise InputError("pnp: data_step='proximal' is for Gaussian noise: pass data_step='gradient'")
+    back = partial(adjoint, observation.operator)
+    pulled = back(observation.y)
+
+    def move(x, size):
+        def normal(z):
+            return z + 2 * size * back(observation.operator(z))
+
+        return cg(normal, x + 2 * size * pulled, x0=x, maxiter=20)[0]
+
+    return move
+
+
+def _norm(observation: Observation, key: PRNGKey) -> Scalar:
+    """Of the operator, or of its derivative at a random image; kept off zero."""
+    at = None
+    if not observation.operator.linear:
+        key, point = jax.random.split(key)
+        at = 0.5 * jax.random.normal(point, observation.operator.image_shape)
+    return jnp.maximum(norm(observation.operator, key, 30, at), 1e-3)
+
+
+def _as_draws(noise: Array, shape: tuple[int, ...]) -> Array:
+    steps, draws, *image = shape
+    if noise.shape not in (shape, (steps, *image)[: 4 if draws == 1 else 0]):
+        raise InputError(f"pnp: noise has shape {noise.shape}: pass (steps, draws, H, W, C) = {shape}")
+    return noise.reshape(shape)

@@ -1,0 +1,8 @@
+"""PnP-Flow (arXiv 2410.02423): plug-and-play with the minimum-error denoiser, averaged over renoisings."""
+
+from functools import partial
+
+from fmdp.solvers import pnp
+
+restore = partial(pnp.restore, lookahead=0.0, exponent=0.5, gain=0.5, draws=5)
+"""`pnp.restore` at t = s; gain 0.5 on ||y - H(x)||^2 is their unit step on half of it."""

@@ -1,0 +1,308 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from fmdp import operators
+from fmdp.errors import InputError
+from fmdp.operators.blur import motion_kernel
+
+KEY = jax.random.key(0)
+MASK = np.ones((9, 6))
+MASK[2:4, 1:3] = 0
+
+LINEAR = [
+    ("denoising", (7, 5, 1), {}),
+    ("denoising", (4, 6, 3), {}),
+    ("box_inpainting", (9, 7, 1), dict(size=4)),
+    ("box_inpainting", (8, 6, 3), dict(size=3)),
+    ("random_inpainting", (9, 7, 1), dict(ratio=0.7)),
+    ("random_inpainting", (8, 6, 3), dict(ratio=0.9)),
+    ("brush_inpainting", (11, 13, 1), dict(width=0.2)),
+    ("brush_inpainting", (9, 6, 3), dict(mask=MASK)),
+    ("gaussian_blur", (9, 7, 1), dict(kernel_size=5, std=1.0)),
+    ("gaussian_blur", (8, 10, 2), dict(kernel_size=7, std=1.5)),
+    ("gaussian_blur", (9, 8, 1), dict(kernel_size=5, std=2.0, boundary="circular")),
+    ("motion_blur", (9, 7, 1), dict(kernel_size=7)),
+    ("motion_blur", (8, 10, 2), dict(kernel=np.arange(15.0).reshape(3, 5) / 105)),
+    ("motion_blur", (9, 8, 1), dict(kernel_size=5, boundary="circular")),
+    ("super_resolution", (9, 15, 1), dict(factor=3)),
+    ("super_resolution", (8, 12, 3), dict(factor=4)),
+    ("decimation", (9, 15, 1), dict(factor=3)),
+    ("decimation", (8, 6, 3), dict(factor=2)),
+    ("colorization", (5, 7, 3), {}),
+    ("colorization", (6, 4, 3), {}),
+]
+NONLINEAR = [
+    ("phase_retrieval", (9, 7, 1), {}),
+    ("phase_retrieval", (8, 6, 2), dict(oversampling=3.0)),
+    ("hdr", (5, 7, 1), {}),
+    ("hdr", (6, 4, 3), dict(scale=1.5)),
+    ("jpeg", (16, 16, 3), dict(quality=10)),
+]
+
+
+def name_of(case):
+    return f"{case[0]}-{'x'.join(map(str, case[1]))}"
+
+
+def matrix(function, shape):
+    """The matrix [m, n] of a linear function of images, column by column."""
+    basis = jnp.asarray(np.eye(np.prod(shape)).reshape(-1, *shape), float)
+    return jax.vmap(lambda x: function(x).ravel(), out_axes=1)(basis)
+
+
+def picture(shape, seed=1):
+    return jnp.asarray(np.tanh(np.random.default_rng(seed).normal(size=shape)), float)
+
+
+@pytest.mark.parametrize("case", LINEAR, ids=name_of)
+def test_adjoint_and_norm_of_linear_operators(case):
+    name, shape, parameters = case
+    H = operators.make(name, shape, KEY, **parameters)
+    x, y = picture(shape), picture(H.output_shape, 2)
+
+    @jax.jit
+    def apply(H, x, y):
+        return matrix(H, shape), H(x), operators.adjoint(H, y), operators.norm(H, KEY, 300)
+
+    A, forward, back, size = map(np.asarray, apply(H, x, y))
+    np.testing.assert_allclose(forward.ravel(), A @ x.ravel(), atol=1e-5)
+    np.testing.assert_allclose(back.ravel(), A.T @ y.ravel(), atol=1e-5)
+    np.testing.assert_allclose(np.vdot(forward, y), np.vdot(x, back), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(size, np.linalg.svd(A, compute_uv=False)[0], rtol=2e-3)
+
+
+@pytest.mark.parametrize("case", NONLINEAR, ids=name_of)
+def test_adjoint_and_norm_of_nonlinear_operators_at_a_point(case):
+    name, shape, parameters = case
+    H = operators.make(name, shape, KEY, **parameters)
+    at, y = 0.4 * picture(shape), picture(H.output_shape, 2)
+
+    @jax.jit
+    def apply(H, at, y):
+        jacobian = matrix(lambda v: jax.jvp(H.surrogate, (at,), (v,))[1], shape)
+        return jacobian, operators.adjoint(H, y, at), operators.norm(H, KEY, 300, at)
+
+    jacobian, back, size = map(np.asarray, apply(H, at, y))
+    np.testing.assert_allclose(back.ravel(), jacobian.T @ y.ravel(), atol=2e-5)
+    np.testing.assert_allclose(size, np.linalg.svd(jacobian, compute_uv=False)[0], rtol=2e-3)
+    with pytest.raises(InputError, match="not linear: pass the image `at`"):
+        operators.adjoint(H, y)
+
+
+@pytest.mark.parametrize("case", [*LINEAR[2::4], *NONLINEAR], ids=name_of)
+def test_gradients_also_at_zero_and_dark_pixels(x64, case):
+    name, shape, parameters = case
+    H = operators.make(name, shape, KEY, **parameters)
+    x = 0.4 * picture(shape)
+    mixed = jnp.where(picture(shape, 3) > 0, x, -1.0).at[0].set(0.0)
+    points = [mixed, -jnp.ones(shape)]
+    if name == "phase_retrieval":  # the modulus has a cusp where nothing arrives: any finite slope is right
+        assert jnp.isfinite(operators.adjoint(H, jnp.ones(H.output_shape), jnp.zeros(shape))).all()
+        points = points[:1]
+    else:
+        points.append(jnp.zeros(shape))
+    for point in points:
+        check_grads(jax.jit(H.surrogate), (point,), order=1, modes=["rev"], eps=1e-5)
+
+
+def test_masks():
+    x = np.ones((16, 16, 3))
+    box = operators.make("box_inpainting", x.shape, size=5).mask * x
+    assert (box[5:10, 5:10] == 0).all()
+    assert box.sum() == 3 * (256 - 25)
+    scattered = operators.make("random_inpainting", x.shape, KEY, ratio=0.7).mask * x
+    assert scattered[..., 0].sum() == 256 - round(0.7 * 256)
+    assert (scattered[..., :1] == scattered).all()
+    brush = operators.make("brush_inpainting", (64, 48, 3), KEY).mask
+    assert 0.5 < brush.mean() < 0.99
+    assert set(np.unique(brush)) == {0.0, 1.0}
+    given = operators.make("brush_inpainting", (9, 6, 1), mask=MASK)
+    np.testing.assert_array_equal(given(jnp.ones((9, 6, 1)))[..., 0], MASK)
+
+
+def test_random_parts_come_from_the_key():
+    for name in ("random_inpainting", "brush_inpainting", "motion_blur"):
+        parameters = dict(random_inpainting=dict(ratio=0.5), motion_blur=dict(kernel_size=9)).get(name, {})
+        one, same, other = (
+            jax.tree.leaves(operators.make(name, (16, 16, 3), jax.random.key(seed), **parameters))[0]
+            for seed in (0, 0, 1)
+        )
+        assert (one == same).all()
+        assert (one != other).any()
+
+
+@pytest.mark.parametrize("size", [1, 3, 9, 61])
+def test_motion_kernels_sum_to_one_at_any_size(size):
+    kernels = jax.jit(jax.vmap(lambda key: motion_kernel(key, size)))(jax.random.split(KEY, 50))
+    assert (kernels >= 0).all()
+    np.testing.assert_allclose(kernels.sum((1, 2)), 1, atol=1e-5)
+
+
+def test_a_straight_motion_is_a_straight_line():
+    kernel = motion_kernel(KEY, 21, 0.0)
+    rows, columns = np.nonzero(np.asarray(kernel) > 0)
+    spread = np.linalg.svd(np.stack([rows - 10, columns - 10]), compute_uv=False)
+    assert spread[1] < 0.15 * spread[0]
+
+
+def test_blurs_against_scipy():
+    from scipy.ndimage import correlate
+
+    x = picture((9, 8, 2))
+    kernel = np.array(motion_kernel(KEY, 5))
+    for boundary, mode in dict(reflect="mirror", circular="wrap").items():
+        blurred = operators.make("motion_blur", x.shape, kernel=kernel, boundary=boundary)(x)
+        np.testing.assert_allclose(blurred, correlate(x, kernel[..., None], mode=mode), atol=1e-6)
+        H = operators.make("gaussian_blur", x.shape, kernel_size=5, std=1.2, boundary=boundary)
+        point = operators.make("gaussian_blur", (9, 9, 1), kernel_size=5, std=1.2)(jnp.zeros((9, 9, 1)).at[4, 4].set(1))
+        np.testing.assert_allclose(point.sum(), 1, rtol=1e-6)
+        np.testing.assert_allclose(H(x), correlate(x, point[2:7, 2:7], mode=mode), atol=1e-6)
+
+
+def test_flat_images_stay_flat_and_downscaling_is_jax_resize_inside():
+    flat = jnp.full((24, 36, 3), 0.3)
+    for name, parameters in dict(super_resolution=dict(factor=3), gaussian_blur=dict(kernel_size=7, std=2.0)).items():
+        np.testing.assert_allclose(operators.make(name, flat.shape, **parameters)(flat), 0.3, rtol=1e-5)
+    x = picture(flat.shape)
+    small = operators.make("super_resolution", x.shape, factor=3)(x)
+    np.testing.assert_allclose(small[2:-2, 2:-2], jax.image.resize(x, small.shape, "cubic")[2:-2, 2:-2], atol=1e-5)
+
+
+def test_jpeg_surrogate_is_close_to_jpeg_and_quality_counts():
+    x = jnp.asarray(np.kron(picture((4, 4, 3)), np.ones((8, 8, 1))) + 0.1 * picture((32, 32, 3)), float)
+
+    @jax.jit
+    def compare(H, x):
+        hard, soft = H(x), H.surrogate(x)
+        slopes = (jnp.abs(jax.grad(lambda x, f=f: jnp.sum(jnp.square(f(x))))(x)).max() for f in (H, H.surrogate))
+        return jnp.sqrt(jnp.mean((hard - x) ** 2)), jnp.sqrt(jnp.mean((soft - hard) ** 2)), *slopes
+
+    by_quality = [compare(operators.make("jpeg", x.shape, quality=quality), x) for quality in (10, 50, 100)]
+    error, gap, hard_slope, soft_slope = np.array(by_quality).T
+    assert error[0] > error[1] > error[2] > 0
+    assert (gap < 0.7 * error[0]).all()
+    assert (hard_slope == 0).all()
+    assert (soft_slope > 0).all()
+
+
+def test_operators_are_pytrees_and_batches_of_them_are_vmapped():
+    keys, x = jax.random.split(KEY, 3), picture((3, 8, 8, 1))
+
+    def make(key):
+        return operators.make("motion_blur", (8, 8, 1), key, kernel_size=5)
+
+    many = jax.jit(jax.vmap(make))(keys)
+    traces = []
+
+    @jax.jit
+    def apply(H, x):
+        traces.append(0)
+        return jax.vmap(lambda H, x: H(x))(H, x)
+
+    each = np.stack([make(key)(image) for key, image in zip(keys, x, strict=True)])
+    np.testing.assert_allclose(apply(many, x), each, atol=1e-6)
+    apply(jax.tree.map(lambda kernels: kernels[::-1], many), x)
+    assert len(traces) == 1
+
+
+def test_any_function_is_an_operator():
+    shape = (4, 5, 1)
+    weights = jnp.arange(20.0).reshape(shape)
+    H = operators.from_function(jax.tree_util.Partial(lambda w, x: jnp.sum(w * x, 0), weights), shape, linear=True)
+    assert H.output_shape == (5, 1)
+    assert jax.tree.leaves(H)[0] is weights
+    y = jnp.ones((5, 1))
+    np.testing.assert_allclose(operators.adjoint(H, y), weights)
+    square = operators.from_function(jnp.square, shape)
+    np.testing.assert_allclose(operators.adjoint(square, jnp.ones(shape), weights), 2 * weights)
+    with pytest.raises(InputError, match="is not linear"):
+        operators.from_function(lambda x: x + 1, shape, linear=True)
+    with pytest.raises(InputError, match=r"'mine' fails on images of shape \(4, 5, 1\)"):
+        operators.from_function(lambda x: x @ jnp.ones((3, 3)), shape, name="mine")
+
+
+BAD = [
+    ("gausian_blur", (8, 8, 3), {}, "unknown operator 'gausian_blur', did you mean 'gaussian_blur'"),
+    (
+        "gaussian_blur",
+        (8, 8, 3),
+        dict(kernel_sise=5, std=1.0),
+        "unknown parameter 'kernel_sise', did you mean 'kernel_size'",
+    ),
+    ("gaussian_blur", (8, 8, 3), dict(kernel_size=5), "missing parameter 'std'"),
+    (
+        "gaussian_blur",
+        (8, 8, 3),
+        dict(kernel_size=4, std=1.0),
+        "kernel size 4 has no centre: pass an odd one, for instance 5",
+    ),
+    (
+        "gaussian_blur",
+        (8, 8, 3),
+        dict(kernel_size=17, std=1.0),
+        "a kernel of 17 needs sides above 8, got 8: pass 15 or less",
+    ),
+    ("gaussian_blur", (8, 8, 3), dict(kernel_size=5, std=0.0), "std=0.0 pixels must be positive"),
+    ("gaussian_blur", (8, 8, 3), dict(kernel_size=5, std=1.0, boundary="zero"), "boundary='zero': pass 'reflect'"),
+    ("motion_blur", (8, 8, 3), dict(kernel=np.zeros((3, 3))), "kernel is all zero"),
+    ("motion_blur", (8, 8, 3), dict(kernel=np.ones((4, 3))), "kernel size 4 has no centre"),
+    ("motion_blur", (8, 8, 3), dict(kernel_size=5, intensity=2.0), "intensity=2.0"),
+    ("motion_blur", (8, 8, 3), dict(kernel_size=5, key=None), "drawn at random: pass key="),
+    ("super_resolution", (10, 9, 3), dict(factor=4), "10x9 is not a multiple of 4: pad to 12x12"),
+    ("decimation", (9, 8, 3), dict(factor=2), "pad to 10x8"),
+    ("jpeg", (30, 16, 3), {}, "30x16 is not a multiple of 16: pad to 32x16"),
+    ("jpeg", (16, 16, 1), {}, "needs 3 channels"),
+    ("jpeg", (16, 16, 3), dict(quality=0), "quality=0: pass a number from 1"),
+    ("colorization", (8, 8, 1), {}, "needs 3 channels"),
+    ("box_inpainting", (8, 6, 3), dict(size=7), "size=7 does not fit into 8x6"),
+    ("random_inpainting", (8, 8, 3), dict(ratio=1.0), "ratio=1.0"),
+    ("brush_inpainting", (8, 8, 3), dict(mask=np.ones((8, 7))), r"mask has shape \(8, 7\): it must be \(8, 8\)"),
+    ("hdr", (8, 8, 3), dict(scale=0.0), "scale=0.0 must be positive"),
+    ("phase_retrieval", (8, 8, 3), dict(oversampling=-1.0), "must not be negative"),
+    ("denoising", (8, 8), {}, "must be .height, width, channels."),
+]
+
+
+@pytest.mark.parametrize(("name", "shape", "parameters", "message"), BAD)
+def test_bad_input_is_one_clear_line(name, shape, parameters, message):
+    key = parameters.pop("key", KEY) if "key" in parameters else KEY
+    with pytest.raises(ValueError, match=message) as error:
+        operators.make(name, shape, key, **parameters)
+    assert "\n" not in str(error.value)
+
+
+def test_image_of_another_shape():
+    with pytest.raises(InputError, match=r"denoising takes images of shape \(8, 8, 3\), got \(2, 8, 8\)"):
+        operators.make("denoising", (8, 8, 3))(jnp.zeros((2, 8, 8)))
+
+
+def test_reference_operators(reference):
+    arrays = np.load(reference / "operators.npz")
+    kernel = arrays["motion_kernel_61_0.5"]
+    cases = {
+        "gaussian_blur_31_3.0_128": ("gaussian_blur", 128, dict(kernel_size=31, std=3.0)),
+        "motion_blur_128": ("motion_blur", 128, dict(kernel=kernel)),
+        "super_resolution_2_128": ("super_resolution", 128, dict(factor=2)),
+        "decolorize_128": ("colorization", 128, {}),
+        "phase_retrieval_64": ("phase_retrieval", 64, {}),
+        "jpeg_10_128": ("jpeg", 128, dict(quality=10)),
+    }
+    for stored, (name, side, parameters) in cases.items():
+        H = operators.make(name, (side, side, 3), **parameters)
+        np.testing.assert_allclose(H(jnp.asarray(arrays[f"x_{side}"])), arrays[stored], atol=1e-4, err_msg=stored)
+    back = operators.adjoint(operators.make("colorization", (128, 128, 3)), jnp.asarray(arrays["decolorize_128"]))
+    np.testing.assert_allclose(back, arrays["decolorize_T_128"], atol=1e-4)
+
+
+def test_reference_surrogate_differs_by_its_chroma_and_clipping_only(reference):
+    """Theirs averages the chroma, interpolates it and clips softly; their JPEG and so our surrogate do none of it."""
+    arrays = np.load(reference / "operators.npz")
+    x, theirs = jnp.asarray(arrays["x_64"]), arrays["diff_jpeg_10_64"]
+    ours = operators.make("jpeg", x.shape, quality=10).surrogate(x)
+    luma = np.array([0.299, 0.587, 0.114])
+    inside = np.abs(theirs).max(-1) < 0.95
+    assert np.sqrt(np.mean((ours - theirs) ** 2)) < 0.06
+    assert np.sqrt(np.mean(((ours - theirs)[inside] @ luma) ** 2)) < 0.01
