@@ -5,8 +5,9 @@ python -m fmdp.main --config=configs/gaussian.py (:isotropic for equal variances
 The theorem as far as it is true: the lookahead is exactly optimal for an isotropic covariance, has a small known excess
 otherwise (at most 2.1 % here, at noise level .7), and the chord is exactly optimal for every covariance.
 
-Expected time on two CPU cores: @GT@.
-Expected scores: @GS@
+Expected time on two CPU cores: 100 s of training, 90 s of measuring.
+Expected scores: learned MSE within 1 % of the closed form at every t, W2 within 4 % of P* (the W2 of the minimum-error
+estimate) up to r = .9; at t = 1 the learned W2 is not zero but .09 / .07 / .05 P* at noise levels .3 / .5 / .7.
 """
 
 from fmdp.config import default

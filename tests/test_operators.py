@@ -220,6 +220,8 @@ def test_any_function_is_an_operator():
     np.testing.assert_allclose(operators.adjoint(square, jnp.ones(shape), weights), 2 * weights)
     with pytest.raises(InputError, match="is not linear"):
         operators.from_function(lambda x: x + 1, shape, linear=True)
+    with pytest.raises(InputError, match="has no transpose"):
+        operators.from_function(jnp.tanh, shape, linear=True)
     with pytest.raises(InputError, match=r"'mine' fails on images of shape \(4, 5, 1\)"):
         operators.from_function(lambda x: x @ jnp.ones((3, 3)), shape, name="mine")
 
@@ -259,9 +261,10 @@ BAD = [
     ("colorization", (8, 8, 1), {}, "needs 3 channels"),
     ("box_inpainting", (8, 6, 3), dict(size=7), "size=7 does not fit into 8x6"),
     ("random_inpainting", (8, 8, 3), dict(ratio=1.0), "ratio=1.0"),
-    ("brush_inpainting", (8, 8, 3), dict(mask=np.ones((8, 7))), r"mask has shape \(8, 7\): it must be \(8, 8\)"),
+    ("brush_inpainting", (8, 8, 3), dict(mask=np.ones((8, 7))), r"mask has shape \(8, 7\): pass \(8, 8\)"),
     ("hdr", (8, 8, 3), dict(scale=0.0), "scale=0.0 must be positive"),
     ("phase_retrieval", (8, 8, 3), dict(oversampling=-1.0), "must not be negative"),
+    ("decimation", (8, 8, 3), dict(factor=2.0), "decimation: factor=2.0: pass a whole number"),
     ("denoising", (8, 8), {}, "must be .height, width, channels."),
 ]
 

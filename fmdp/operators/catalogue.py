@@ -5,6 +5,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from fmdp.errors import InputError
 from fmdp.operators.blur import motion_blur
 from fmdp.operators.color import colorization
@@ -63,6 +65,9 @@ def make(name: str, image_shape: tuple[int, ...], key: PRNGKey | None = None, **
     missing = [p for p, spec in known.items() if spec.default is spec.empty and p not in parameters]
     if missing:
         raise InputError(f"{name}: missing parameter {missing[0]!r}: pass {missing[0]}=...")
+    for parameter, value in parameters.items():
+        if known[parameter].annotation is int and not isinstance(value, (int, np.integer)):
+            raise InputError(f"{name}: {parameter}={value!r}: pass a whole number")
     if len(image_shape) != 3 or min(image_shape) < 1:
         raise InputError(f"{name}: image_shape={image_shape} must be (height, width, channels)")
     given = any(parameters.get(array) is not None for array in ("mask", "kernel"))

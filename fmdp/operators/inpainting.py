@@ -63,7 +63,9 @@ def brush_inpainting(
     height, columns, _ = image_shape
     if mask is not None:
         if np.shape(mask) not in ((height, columns), (height, columns, 1)):
-            raise InputError(f"the mask has shape {np.shape(mask)}: it must be {(height, columns)} like the image")
+            raise InputError(
+                f"brush_inpainting: the mask has shape {np.shape(mask)}: pass {(height, columns)} as the image"
+            )
         mask = jnp.asarray(mask, float).reshape(height, columns, 1)
     else:
         if strokes < 1 or width <= 0:

@@ -57,11 +57,11 @@ class Jpeg(Operator):
 
     def _compress(self, x: Array, rounding: Callable[[Array], Array]) -> Array:
         x = 127.5 * (x + 1) - 128
-        luma, *chroma = jnp.moveaxis(x @ YCBCR.T.astype(x.dtype), -1, 0)
+        luma, *chroma = jnp.moveaxis(_mix(x, YCBCR), -1, 0)
         luma = _quantize(luma, self.tables[0], rounding)
         chroma = [_quantize(plane[::2, ::2], self.tables[1], rounding) for plane in chroma]
         chroma = [plane.repeat(2, 0).repeat(2, 1) for plane in chroma]
-        x = jnp.stack([luma, *chroma], -1) @ np.linalg.inv(YCBCR).T.astype(x.dtype)
+        x = _mix(jnp.stack([luma, *chroma], -1), np.linalg.inv(YCBCR))
         return (x + 128) / 127.5 - 1
 
 
@@ -74,6 +74,10 @@ def jpeg(image_shape, key, quality: int = 10) -> Operator:
     scale = 5000 / quality if quality < 50 else 200 - 2 * quality
     tables = np.clip(np.floor((scale * np.stack([LUMA_TABLE, CHROMA_TABLE]) + 50) / 100), 1, 255)
     return Jpeg(tables=jnp.asarray(tables, float), image_shape=image_shape)
+
+
+def _mix(x: Array, matrix: np.ndarray) -> Array:
+    return jnp.einsum("hwc,dc->hwd", x, matrix.astype(x.dtype), precision="highest")
 
 
 def _quantize(plane: Array, table: Array, rounding: Callable[[Array], Array]) -> Array:

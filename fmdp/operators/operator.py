@@ -112,8 +112,13 @@ def from_function(
         raise InputError(
             f"operator {name!r} fails on images of shape {image_shape}: {error}".splitlines()[0]
         ) from error
-    if linear and jnp.any(made(jnp.zeros(image_shape)) != jnp.zeros(shape)):
-        raise InputError(f"operator {name!r} is not linear, it maps zero to something else: pass linear=False")
+    if linear:
+        try:
+            jax.eval_shape(partial(adjoint, made), jax.ShapeDtypeStruct(shape, float))
+        except Exception as error:  # JAX names the step that cannot be transposed, in many words
+            raise InputError(f"operator {name!r} has no transpose, it is not linear: pass linear=False") from error
+        if jnp.any(made(jnp.zeros(image_shape)) != 0):
+            raise InputError(f"operator {name!r} is not linear, it maps zero to something else: pass linear=False")
     return made
 
 

@@ -6,12 +6,13 @@ the negative log-density of the norm of n normal numbers.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 
 from fmdp.observation import Observation
 from fmdp.operators.operator import adjoint
-from fmdp.solvers.trace import Info, iterate, require_steps
+from fmdp.solvers.trace import Info, iterate, require_between, require_steps
 from fmdp.types import AverageField, Image, PRNGKey, Scalar
 
 
@@ -52,6 +53,8 @@ def restore(
     """
     observation.check()
     require_steps("d_flow", steps=steps, points=points - 1)
+    require_between("d_flow", 0, 1, blend=blend)
+    require_between("d_flow", 0, np.inf, lam=lam)
     times = jnp.linspace(0.0, 1.0, points)
     shape = observation.operator.image_shape
     size = shape[0] * shape[1] * shape[2]
@@ -85,6 +88,6 @@ def restore(
         view=lambda c: integrate(field, c[0], times),
     )
     each = 2 * (points - 1)
-    # Apart from the searches: once backwards for the start, and the image itself.
-    info = info._replace(evaluations=each * (runs + 2), gradients=each * runs)
+    # Apart from the searches: once backwards for the start, once a step for the report, and the image itself.
+    info = info._replace(evaluations=each * (runs + steps + 2), gradients=each * runs)
     return integrate(field, x0, times), info

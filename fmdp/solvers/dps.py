@@ -5,9 +5,10 @@ With m = x + (1 - t) v(x, t, t):  dx/dt = v - eta grad_x ||y - H(m)||.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fmdp.observation import Observation
-from fmdp.solvers.trace import Info, iterate, require_steps
+from fmdp.solvers.trace import Info, iterate, require_between, require_steps
 from fmdp.types import AverageField, Image, PRNGKey, Scalar
 
 
@@ -34,6 +35,7 @@ def restore(
     """
     observation.check()
     require_steps("dps", steps=steps)
+    require_between("dps", 0, np.inf, eta=eta)
 
     def misfit(x, t):
         v = field(x, t, t)

@@ -9,10 +9,11 @@ before x <- x + v/N. The gradient of log p_t is (t v - x)/(1 - t); the trace is 
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from fmdp.observation import Observation
-from fmdp.solvers.trace import Info, iterate, require_linear, require_steps
+from fmdp.solvers.trace import Info, iterate, require_between, require_linear, require_steps
 from fmdp.types import AverageField, Image, PRNGKey, Scalar
 
 
@@ -42,6 +43,7 @@ def restore(
     observation.check()
     require_linear(observation, "flow_priors")
     require_steps("flow_priors", steps=steps, inner=inner)
+    require_between("flow_priors", 0, np.inf, lam=lam, eta=eta)
     H, y = observation.operator, observation.y
     start_key, probe_key = jax.random.split(key)
     start = jax.random.normal(start_key, H.image_shape)

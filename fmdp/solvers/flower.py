@@ -14,7 +14,7 @@ from fmdp.average_field import denoise
 from fmdp.observation import Observation
 from fmdp.operators.operator import adjoint
 from fmdp.solvers.pnp import KNOBS
-from fmdp.solvers.trace import Info, iterate, require_choice, require_linear, require_steps
+from fmdp.solvers.trace import Info, iterate, require_between, require_choice, require_linear, require_steps
 from fmdp.types import AverageField, Image, PRNGKey, Scalar
 
 
@@ -43,6 +43,7 @@ def restore(
     observation.check()
     require_linear(observation, "flower")
     require_steps("flower", steps=steps)
+    require_between("flower", 0, 1, lookahead=lookahead, spread=spread)
     require_choice("flower", "knob", knob, tuple(KNOBS))
     H, y, sigma2 = observation.operator, observation.y, observation.noise.variance
     back = partial(adjoint, H)

@@ -14,7 +14,7 @@ from jax.scipy.sparse.linalg import cg
 from fmdp.average_field import denoise
 from fmdp.observation import Observation
 from fmdp.operators.operator import adjoint
-from fmdp.solvers.trace import Info, iterate, require_linear, require_steps
+from fmdp.solvers.trace import Info, iterate, require_between, require_linear, require_steps
 from fmdp.types import AverageField, Image, PRNGKey, Scalar
 
 
@@ -44,6 +44,7 @@ def restore(
     observation.check()
     require_linear(observation, "ot_ode")
     require_steps("ot_ode", steps=steps)
+    require_between("ot_ode", 1e-4, 1 - 1e-4, start=start)
     H, back = observation.operator, partial(adjoint, observation.operator)
     length = (1 - start) / steps
     times = start + length * jnp.arange(steps)

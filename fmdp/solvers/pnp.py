@@ -11,6 +11,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.scipy.sparse.linalg import cg
 
@@ -18,7 +19,7 @@ from fmdp.average_field import chord, denoise, lookahead_time
 from fmdp.errors import InputError
 from fmdp.observation import Gaussian, Observation
 from fmdp.operators.operator import adjoint, norm
-from fmdp.solvers.trace import Info, iterate, require_choice, require_linear, require_steps
+from fmdp.solvers.trace import Info, iterate, require_between, require_choice, require_linear, require_steps
 from fmdp.types import AverageField, Image, PRNGKey, Scalar
 
 KNOBS = {
@@ -67,6 +68,8 @@ def restore(
     """
     observation.check()
     require_steps("pnp", steps=steps, draws=draws)
+    require_between("pnp", 0, 1, lookahead=lookahead)
+    require_between("pnp", 0, np.inf, gain=gain, exponent=exponent)
     require_choice("pnp", "knob", knob, (*KNOBS, "chord"))
     require_choice("pnp", "schedule", schedule, ("published", "safe"))
     require_choice("pnp", "data_step", data_step, ("gradient", "proximal"))
@@ -78,6 +81,7 @@ def restore(
     s = jnp.arange(steps) / steps if times is None else times
     if s.shape != (steps,):
         raise InputError(f"pnp: times has shape {s.shape}: pass one for each of the {steps} steps")
+    require_between("pnp", 0, 1, times=s)
     move = _proximal(observation) if data_step == "proximal" else partial(_descend, observation)
 
     def step(x, given):
@@ -128,6 +132,6 @@ def _norm(observation: Observation, key: PRNGKey) -> Scalar:
 
 def _as_draws(noise: Array, shape: tuple[int, ...]) -> Array:
     steps, draws, *image = shape
-    if noise.shape not in (shape, (steps, *image)[: 4 if draws == 1 else 0]):
+    if noise.shape != shape and (draws > 1 or noise.shape != (steps, *image)):
         raise InputError(f"pnp: noise has shape {noise.shape}: pass (steps, draws, H, W, C) = {shape}")
     return noise.reshape(shape)

@@ -92,6 +92,16 @@ def require_choice(solver: str, option: str, value: str, known: tuple[str, ...])
         raise InputError(f"{solver}: {option}={value!r}: pass one of {', '.join(known)}")
 
 
+def require_between(solver: str, low: int | float, high: int | float, **values: Any) -> None:
+    """Raises InputError for a number known to lie outside [low, high]; those under tracing cannot be read."""
+    for name, value in values.items():
+        if not isinstance(value, jax.core.Tracer) and not np.all(
+            (low <= np.asarray(value)) & (np.asarray(value) <= high)
+        ):
+            allowed = f"from {low:g} to {high:g}" if np.isfinite(high) else f"that is at least {low:g}"
+            raise InputError(f"{solver}: {name}={value}: pass a number {allowed}")
+
+
 def require_steps(solver: str, **counts: int) -> None:
     """Raises InputError for a count below one."""
     for name, count in counts.items():
