@@ -15,6 +15,11 @@ from fmdp.errors import InputError
 IDENTITY = ("seed", "data", "network", "loss", "optimizer", "ema", "train.batch_size")
 
 
+def exists(workdir: pathlib.Path) -> bool:
+    """Whether `workdir` holds a finished checkpoint; looks without opening, which would make folders and threads."""
+    return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
+
+
 class Checkpoints:
     """The checkpoints of one workdir, newest last; a context manager that waits for writing to end."""
 

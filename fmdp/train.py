@@ -236,7 +236,7 @@ def restore(config: ConfigDict, image_shape: tuple[int, ...], workdir: pathlib.P
     Raises:
       InputError: there is none, or it cannot be used.
     """
+    if not checkpoint.exists(workdir):
+        raise InputError(f"{workdir} holds no checkpoint: train first, with --mode=train")
     with checkpoint.Checkpoints(workdir, config) as checkpoints:
-        if checkpoints.latest_step is None:
-            raise InputError(f"{workdir} holds no checkpoint: train first, with --mode=train")
         return checkpoints.restore(jax.eval_shape(lambda: init_state(config, image_shape, jax.random.key(0))))

@@ -94,8 +94,8 @@ def test_floor_deals_within_strata():
         return jnp.abs(jnp.mean(x > 90) - 0.5) + 0 * jnp.sum(y)
 
     floor = perception.floor(unbalance, jax.random.key(0), real, strata, 10, 20)
-    assert floor.low == floor.high == 0
+    assert max(abs(floor.low), abs(floor.high)) < 1e-6
     mixed = perception.floor(unbalance, jax.random.key(0), real, np.zeros(40), 10, 20)
-    assert mixed.high > 0
+    assert mixed.high > 0.05
     spread = perception.floor(lambda x, y: jnp.mean(x), jax.random.key(0), real, strata, 10, 20)
     assert spread.high > spread.low
