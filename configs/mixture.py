@@ -4,7 +4,8 @@ python -m fmdp.main --config=configs/mixture.py
 
 Expected time on two CPU cores: 60 s of training, 130 s of measuring (optimal assignment).
 Expected scores: learned MSE within 1.5 % of the exact field's at every t; excess of the exact lookahead over the
-frontier .5 to 4.2 % in the middle of the curve. Exact MMSE .606 / .315 / .088 per coordinate at noise levels .7 / .5 / .3.
+frontier .5 to 4.2 % in the middle of the curve. Exact MMSE per coordinate .606 / .315 / .088 at
+noise levels .7 / .5 / .3.
 """
 
 from fmdp.config import default
