@@ -83,6 +83,8 @@ class Poisson:
     """Photon counts k of mean peak (H(x) + 1) / 2 a pixel, as y = 2 k / peak - 1.
 
     `peak` > 0 is the mean count at white; the s.d. of y at mid-grey is sqrt(2 / peak).
+    Dark pixels weigh up to ten times as much, so descent needs smaller steps than with Gaussian noise: `pnp` a gain
+    of 0.05.
     """
 
     peak: Any
@@ -101,25 +103,24 @@ class Poisson:
         return 2 * counts.astype(clean.dtype) / self.peak - 1
 
     def negative_log_likelihood(self, prediction: Array, y: Array) -> Scalar:
-        """Sum of rate - k log rate + log k!, of finite slope everywhere.
+        """Sum of rate - k log rate + log k!, convex and of finite curvature everywhere.
 
-        Exact where a pixel's rate is at least `DARK` counts. Below, and for rates below zero which the prediction can
-        reach, it goes on as a convex parabola of the same value and slope: dark pixels neither stop nor explode.
+        Exact where the predicted rate is at least `floor`, the larger of one count and the share `DARK` of the peak.
+        Below, and below zero which the prediction can reach, it goes on as the parabola of slope (rate - k) / floor:
+        the same value, slope and minimiser k, so that dark pixels neither stop nor explode at any peak.
         """
         rate, k = self._counts(prediction), self._counts(y)
-        bright = jnp.maximum(rate, DARK)
-        below = (rate - bright) / DARK  # 0 at and above DARK
-        log_rate = jnp.log(bright) + below - below**2 / 2
-        # Without counts the slope is 1 down to a rate of zero; from there the parabola alone must push back.
-        penalty = jnp.square(jnp.minimum(rate, 0) / DARK) / 2
-        return jnp.sum(rate - k * log_rate + penalty + gammaln(k + 1))
+        floor = jnp.maximum(1.0, DARK * self.peak)
+        bright, dark = jnp.maximum(rate, floor), jnp.minimum(rate - floor, 0)
+        parabola = dark * (floor - k) / floor + dark**2 / (2 * floor)
+        return jnp.sum(bright - k * jnp.log(bright) + parabola + gammaln(k + 1))
 
     def _counts(self, y: Array) -> Array:
         return self.peak * (y + 1) / 2
 
 
-DARK = 0.25
-"""Counts below which the Poisson likelihood is continued by a parabola."""
+DARK = 0.05
+"""Share of the peak below which the Poisson likelihood is continued by a parabola."""
 
 
 @operator

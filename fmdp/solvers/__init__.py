@@ -3,8 +3,13 @@
 vmap them over a batch of observations and keys, and jit the whole; every option that is a number is data for jit.
 """
 
+import inspect
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
+from fmdp.errors import InputError
+from fmdp.operators.catalogue import nearest
 from fmdp.solvers import d_flow, dps, flow_priors, flower, ot_ode, pnp, pnp_flow
 from fmdp.solvers.trace import DivergenceError, Info, check
 
@@ -19,4 +24,20 @@ SOLVERS: dict[str, Callable] = dict(
 )
 """The solvers by the names that a configuration uses."""
 
-__all__ = ["SOLVERS", "DivergenceError", "Info", "check"]
+
+def make(name: str, **options: Any) -> Callable:
+    """restore(field, observation, key) -> (x, info) of that solver, with its options bound.
+
+    Raises:
+      InputError: an unknown solver or option.
+    """
+    if name not in SOLVERS:
+        raise InputError(f"unknown solver {name!r}{nearest(name, SOLVERS)}; known: {', '.join(SOLVERS)}")
+    known = [p for p, spec in inspect.signature(SOLVERS[name]).parameters.items() if spec.kind is spec.KEYWORD_ONLY]
+    for option in options:
+        if option not in known:
+            raise InputError(f"{name}: unknown option {option!r}{nearest(option, known)}; known: {', '.join(known)}")
+    return partial(SOLVERS[name], **options)
+
+
+__all__ = ["SOLVERS", "DivergenceError", "Info", "check", "make"]

@@ -26,6 +26,7 @@ def restore(
     lam: float | Scalar = 1e5,
     inner: int = 1,
     eta: float | Scalar = 1e-2,
+    noise: Image | None = None,
     keep: bool = False,
 ) -> tuple[Image, Info]:
     """One image restored from noise at time 0, for linear operators.
@@ -35,6 +36,7 @@ def restore(
       lam: weight of the data.
       inner: descents per time step (K). One step of Adam moves every pixel by eta.
       eta: Adam's step size.
+      noise: [H, W, C], the starting point, instead of drawing it from the key.
       keep: whether info holds all iterates.
 
     Raises:
@@ -46,7 +48,7 @@ def restore(
     require_between("flow_priors", 0, np.inf, lam=lam, eta=eta)
     H, y = observation.operator, observation.y
     start_key, probe_key = jax.random.split(key)
-    start = jax.random.normal(start_key, H.image_shape)
+    start = jax.random.normal(start_key, H.image_shape) if noise is None else noise
     unmeasured = H(start)
     adam = optax.adam(eta)
 

@@ -95,9 +95,9 @@ def require_choice(solver: str, option: str, value: str, known: tuple[str, ...])
 def require_between(solver: str, low: int | float, high: int | float, **values: Any) -> None:
     """Raises InputError for a number known to lie outside [low, high]; those under tracing cannot be read."""
     for name, value in values.items():
-        if not isinstance(value, jax.core.Tracer) and not np.all(
-            (low <= np.asarray(value)) & (np.asarray(value) <= high)
-        ):
+        if isinstance(value, jax.core.Tracer):
+            continue
+        if not np.all((low <= np.asarray(value)) & (np.asarray(value) <= high)):
             allowed = f"from {low:g} to {high:g}" if np.isfinite(high) else f"that is at least {low:g}"
             raise InputError(f"{solver}: {name}={value}: pass a number {allowed}")
 
