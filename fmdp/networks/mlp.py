@@ -31,12 +31,15 @@ class MLP(nn.Module):
 
     The times enter every block as an affine map of its normalised input and a gate (adaLN), computed
     from `fourier_features` of s and of t - s. Returns v of the shape of x; zero at initialisation.
+    With `output_gain` they also scale the unnormalised stream before it is read out: the field of a Gaussian, linear
+    in x with gains that vary in time, is then within reach without any block.
     """
 
     width: int = 256
     blocks: int = 3
     expansion: int = 2
     frequencies: int = 8
+    output_gain: bool = False
 
     @nn.compact
     def __call__(self, x: Array, s: Time, t: Time) -> Array:
@@ -47,4 +50,6 @@ class MLP(nn.Module):
         h = nn.Dense(self.width)(x.reshape(*batch, pixels))
         for _ in range(self.blocks):
             h = Block(self.width, self.expansion)(h, condition)
+        if self.output_gain:
+            h = h * (1 + nn.Dense(self.width, kernel_init=nn.initializers.zeros)(condition))
         return nn.Dense(pixels, kernel_init=nn.initializers.zeros)(h).reshape(x.shape)
