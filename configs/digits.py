@@ -25,6 +25,12 @@ def get_config(variant: str = ""):
     config.optimizer.b2 = 0.999
     config.optimizer.weight_decay = 2.0
     config.ema.half_life = 400_000.0
+    config.inverse.tasks = {
+        "box_inpainting": {"operator": "box_inpainting", "sigma": 0.05, "size": 3},
+        "super_resolution": {"operator": "super_resolution", "sigma": 0.05, "factor": 2},
+        "deblurring": {"operator": "gaussian_blur", "sigma": 0.05, "kernel_size": 5, "std": 1.0},
+        "random_inpainting": {"operator": "random_inpainting", "sigma": 0.05, "ratio": 0.7},
+    }
     if variant not in ("", "smoke"):
         raise InputError(f"configs/digits.py knows no variant {variant!r}: leave it out, or use smoke")
     if variant == "smoke":
@@ -32,4 +38,7 @@ def get_config(variant: str = ""):
         config.network.width = 32
         config.network.blocks = 1
         config.train.steps = 30
+        config.inverse.tasks = {"box_inpainting": config.inverse.tasks.box_inpainting}
+        config.inverse.update(solvers=("pnp", "flower"), images=8, tuning_images=4, seeds=2, steps=(2, 5))
+        config.inverse.lookaheads = (0.0, 1.0)
     return config

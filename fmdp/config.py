@@ -5,6 +5,9 @@ from ml_collections import ConfigDict
 
 from fmdp.errors import InputError
 from fmdp.losses import OFF_DIAGONAL, WEIGHTING
+from fmdp.protocols import PROTOCOLS
+from fmdp.solvers import SOLVERS
+from fmdp.solvers.pnp import KNOBS
 
 
 def default() -> ConfigDict:
@@ -51,6 +54,18 @@ def default() -> ConfigDict:
                 rival_images=360,  # restored by the other knobs too, which cost many evaluations; 0 leaves them out
                 rival_steps=32,  # of their reverse diffusion
             ),
+            inverse=dict(
+                protocol="",  # one of protocols.PROTOCOLS: its tasks come before those named here
+                tasks={},  # by name: operator, sigma (or peak, laplace), the operator's parameters, perhaps steps
+                solvers=tuple(SOLVERS),
+                images=200,  # restored, the first of the held-out ones
+                tuning_images=64,  # of the training ones
+                seeds=3,  # of masks, kernels, noise and solvers
+                batch_size=200,
+                steps=(10, 20, 100),  # of plug-and-play; the most is the other solvers' budget, too
+                knob="relative",  # relative, additive (as published) or fixed: how a lookahead is read
+                lookaheads=(0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0),
+            ),
         )
     )
 
@@ -88,6 +103,20 @@ def validate(config: ConfigDict, devices: int) -> None:
     require(evaluate.rival_images >= 0, "evaluate.rival_images", "must be 0 or more")
     for key in ("batch_size", "draws", "bootstrap", "figure_images", "rival_steps"):
         require(evaluate[key] >= 1, f"evaluate.{key}", "must be 1 or more")
+    inverse = config.inverse
+    require(
+        inverse.protocol in ("", *PROTOCOLS), "inverse.protocol", f"must be one of {', '.join(PROTOCOLS)}, or empty"
+    )
+    require(set(inverse.solvers) <= set(SOLVERS), "inverse.solvers", f"must be among {', '.join(SOLVERS)}")
+    require(inverse.knob in KNOBS, "inverse.knob", f"must be one of {', '.join(KNOBS)}")
+    for key in ("images", "tuning_images", "seeds", "batch_size"):
+        require(inverse[key] >= 1, f"inverse.{key}", "must be 1 or more")
+    require(inverse.steps and min(inverse.steps) >= 1, "inverse.steps", "must name numbers of steps from 1 on")
+    require(
+        inverse.lookaheads and all(0 <= x <= 1 for x in inverse.lookaheads),
+        "inverse.lookaheads",
+        "must name lookaheads from 0 to 1",
+    )
 
 
 def plain(config: ConfigDict) -> dict:

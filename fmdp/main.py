@@ -1,5 +1,6 @@
-"""python -m fmdp.main --config=configs/<name>.py [--workdir=runs/<name>] [--mode=train_and_evaluate|train|evaluate]."""
+"""python -m fmdp.main --config=configs/<name>.py [--workdir=runs/<name>] [--mode=...], with the modes listed below."""
 
+import json
 import os
 import pathlib
 import sys
@@ -11,7 +12,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from fmdp import config as configuration
-from fmdp import data, report, train, truth, truth_report
+from fmdp import data, inverse, inverse_report, protocols, report, train, truth, truth_report
 from fmdp.errors import InputError
 from fmdp.evaluate import Sweep, calibrate, evaluate
 from fmdp.exact import Gaussian
@@ -20,7 +21,8 @@ from fmdp.types import PRNGKey
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The configuration of the run, a file in configs/.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept; runs/<config name> unless given.")
-MODE = flags.DEFINE_enum("mode", "train_and_evaluate", ["train_and_evaluate", "train", "evaluate"], "What to do.")
+MODES = ["train_and_evaluate", "train", "evaluate", "inverse"]
+MODE = flags.DEFINE_enum("mode", "train_and_evaluate", MODES, "What to do.")
 
 
 def run(config: ConfigDict, workdir: pathlib.Path, mode: str) -> None:
@@ -56,8 +58,45 @@ def run(config: ConfigDict, workdir: pathlib.Path, mode: str) -> None:
             summary |= known(split.target, split, sweeps, workdir, config, keys[1])
         summary["seconds"] = {"train": progress["seconds"], "evaluate": time.monotonic() - started}
         summary["seconds"]["total"] = time.monotonic() - began
+    before = previous(workdir)
+    if before.get("train") == progress:  # the same network: what else is known of it stays
+        summary = before | summary
     write_json(workdir / "summary.json", summary)
     print(f"results in {workdir}", flush=True)
+
+
+def restore(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Compare the solvers of inverse problems on the trained field; the results join the others in summary.json."""
+    began = time.monotonic()
+    split = data.load(config.data)
+    tasks = protocols.tasks(config.inverse.protocol, split.test.shape[1:])
+    tasks |= {name: task.to_dict() for name, task in config.inverse.tasks.items()}
+    if not tasks:
+        raise InputError(
+            "config.inverse names no tasks: set config.inverse.protocol, or tasks as configs/digits.py does"
+        )
+    state, progress = train.restore(config, split.train.shape[1:], workdir)
+    field = train.make_field(train.make_network(config), state.ema)
+    key = jax.random.fold_in(jax.random.key(config.seed), 4)
+    table, pictures = inverse.compare(field, split, tasks, config.inverse, key)
+    rows = table["inverse"]
+    inverse_report.write_table(workdir / "inverse.csv", rows)
+    inverse_report.draw_planes(workdir / "inverse_plane.png", rows, config.inverse.images, config.inverse.seeds)
+    inverse_report.draw_strips(workdir / "inverse_strips.png", pictures)
+    inverse_report.draw_iterates(workdir / "inverse_iterates.png", pictures)
+    before = previous(workdir)
+    summary = before if before.get("train") == progress else {"config": config.name, "train": progress}
+    seconds = summary.get("seconds", {}) | {"inverse": time.monotonic() - began}
+    write_json(workdir / "summary.json", summary | table | {"seconds": seconds})
+    print(f"results in {workdir}", flush=True)
+
+
+def previous(workdir: pathlib.Path) -> dict[str, Any]:
+    """What an earlier run left in summary.json, empty where there is none or it cannot be read."""
+    try:
+        return json.loads((workdir / "summary.json").read_text())
+    except (OSError, ValueError):
+        return {}
 
 
 def known(
@@ -93,7 +132,11 @@ def main(_) -> None:
     if CONFIG.value is None:
         raise InputError("--config is missing: name a file in configs/, such as --config=configs/digits.py")
     configuration.validate(CONFIG.value, jax.device_count())
-    run(CONFIG.value, open_workdir(WORKDIR.value or f"runs/{CONFIG.value.name}"), MODE.value)
+    workdir = open_workdir(WORKDIR.value or f"runs/{CONFIG.value.name}")
+    if MODE.value == "inverse":
+        restore(CONFIG.value, workdir)
+    else:
+        run(CONFIG.value, workdir, MODE.value)
 
 
 def parse_flags(argv: list[str]) -> list[str]:

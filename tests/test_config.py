@@ -26,6 +26,13 @@ CONFIGS = sorted(path for path in (pathlib.Path(__file__).parents[1] / "configs"
         ("evaluate.noise_levels", (0.5, 1.0)),
         ("evaluate.points", 2),
         ("evaluate.draws", 0),
+        ("inverse.protocol", "fmb"),
+        ("inverse.solvers", ("pnp", "dsp")),
+        ("inverse.knob", "chord"),
+        ("inverse.seeds", 0),
+        ("inverse.steps", ()),
+        ("inverse.steps", (0, 10)),
+        ("inverse.lookaheads", (0.5, 1.5)),
     ],
 )
 def test_what_cannot_run_is_refused_by_name_and_value(key, value):

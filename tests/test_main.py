@@ -80,6 +80,25 @@ def test_second_run_does_not_train_and_gives_the_same_numbers(smoke):
 
 
 @pytest.mark.slow
+def test_solvers_are_compared_on_the_trained_field(smoke):
+    workdir, _ = smoke
+    before = json.loads((workdir / "summary.json").read_text())
+    arguments = "--config=configs/digits.py:smoke", f"--workdir={workdir}", "--config.train.steps=12"
+    started = command(*arguments, "--mode=inverse")
+    _, err = started.communicate(timeout=300)
+    assert started.returncode == 0, err[-2000:]
+    after = json.loads((workdir / "summary.json").read_text())
+    assert {key: after[key] for key in before if key != "seconds"} == {k: before[k] for k in before if k != "seconds"}
+    assert {row["solver"] for row in after["inverse"]} == {"pnp", "flower"}
+    assert {"psnr", "psnr_std", "ssim", "kernel_distance", "data_residual", "nfe"} <= set(after["inverse"][0])
+    assert after["matched"][0]["ahead"] in ("pnp", "flower", "even", "apart")
+    for name in ("inverse.csv", "inverse_plane.png", "inverse_strips.png", "inverse_iterates.png"):
+        assert (workdir / name).stat().st_size > 0
+    command(*arguments, "--mode=train").communicate(timeout=300)
+    assert json.loads((workdir / "summary.json").read_text())["inverse"] == after["inverse"]
+
+
+@pytest.mark.slow
 def test_bad_input_ends_in_one_line_and_exit_code_2(tmp_path):
     file = tmp_path / "file"
     file.write_text("kept")
@@ -99,6 +118,9 @@ def test_bad_input_ends_in_one_line_and_exit_code_2(tmp_path):
         "unknown source": ([digits, work, "--config.data.source=digitz"], "digitz"),
         "empty source": ([digits, work, "--config.data.test_share=0.0001"], "leave nothing"),
         "nothing to evaluate": ([digits, work, "--mode=evaluate"], "no checkpoint"),
+        "nothing to restore with": ([digits, work, "--mode=inverse"], "no checkpoint"),
+        "unknown protocol": ([digits, work, "--config.inverse.protocol=fmb"], "config.inverse.protocol = 'fmb'"),
+        "no tasks": (["--config=configs/gaussian.py:smoke", work, "--mode=inverse"], "config.inverse names no tasks"),
     }
     names = list(cases)
     for at in range(0, len(names), 2):

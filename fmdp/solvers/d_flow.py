@@ -41,6 +41,9 @@ def restore(
 ) -> tuple[Image, Info]:
     """One image restored; any operator and noise model (their energy in place of the square).
 
+    Go through images by `lax.map`: the line search branches, and of a branch under vmap JAX makes every image a copy of
+    the network's parameters.
+
     Args:
       steps: of L-BFGS, each with a line search, so that info.evaluations differs from image to image.
       points: of the midpoint rule from time 0 to 1, two evaluations for each interval between them.
