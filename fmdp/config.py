@@ -5,6 +5,7 @@ from ml_collections import ConfigDict
 
 from fmdp.errors import InputError
 from fmdp.losses import OFF_DIAGONAL, WEIGHTING
+from fmdp.metrics import weights
 from fmdp.protocols import PROTOCOLS
 from fmdp.solvers import SOLVERS
 from fmdp.solvers.pnp import KNOBS
@@ -53,6 +54,9 @@ def default() -> ConfigDict:
                 figure_images=3,
                 rival_images=360,  # restored by the other knobs too, which cost many evaluations; 0 leaves them out
                 rival_steps=32,  # of their reverse diffusion
+                inception="",  # KID, FID, precision and recall; "auto": where the weights are found; or their path
+                lpips="",  # the same
+                small_fid=False,  # FID of fewer than 2,048 images, too
             ),
             inverse=dict(
                 protocol="",  # one of protocols.PROTOCOLS: its tasks come before those named here
@@ -101,6 +105,8 @@ def validate(config: ConfigDict, devices: int) -> None:
     require(all(0 < a < 1 for a in evaluate.noise_levels), "evaluate.noise_levels", "must lie between 0 and 1")
     require(evaluate.points >= 3, "evaluate.points", "must be 3 or more, both ends of the knob included")
     require(evaluate.rival_images >= 0, "evaluate.rival_images", "must be 0 or more")
+    for key in weights.NETWORKS:
+        weights.check(key, evaluate[key])
     for key in ("batch_size", "draws", "bootstrap", "figure_images", "rival_steps"):
         require(evaluate[key] >= 1, f"evaluate.{key}", "must be 1 or more")
     inverse = config.inverse

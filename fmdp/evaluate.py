@@ -16,8 +16,9 @@ from fmdp.calibration import Calibration
 from fmdp.data import Split
 from fmdp.errors import InputError
 from fmdp.interpolant import interpolate
-from fmdp.metrics import distortion, perception
+from fmdp.metrics import distortion, learned, perception
 from fmdp.metrics.features import features
+from fmdp.metrics.learned import Learned
 from fmdp.types import AverageField, PRNGKey
 
 STEP = 0.02  # the first step of the lookahead by which its continuity at t = s is judged
@@ -156,18 +157,19 @@ def _distortion(restored: Array, clean: Array) -> dict[str, Array]:
     return {name: getattr(distortion, name)(restored, clean) for name in ("mse", "psnr", "ssim")}
 
 
-def measure(restored: np.ndarray, clean: Array, real: np.ndarray, width: Array) -> list[dict[str, float]]:
+def measure(
+    restored: np.ndarray, clean: Array, real: np.ndarray, width: Array, networks: Learned
+) -> list[dict[str, float]]:
     """The measures of [points, draws, n, H, W, C] restorations of clean [n, H, W, C], one dict a point.
 
     Of every distortion measure: its mean, its standard deviation over images (`_std`) and that of the mean over the
     draws of the noise (`_draw_std`). Of every perception measure, which needs a set: its mean and `_draw_std`.
     """
     points, draws, n = restored.shape[:3]
-    n = min(n, IN_A_SET)
-    per_image = jax.device_get(_distortion(restored, clean))
-    per_set = jax.device_get(
-        _perception(restored[:, :, :n].reshape(-1, n, *restored.shape[3:]), real, clean[:n], width)
-    )
+    sets = restored.reshape(-1, *restored.shape[2:])
+    few = min(n, IN_A_SET)
+    per_image = jax.device_get(_distortion(restored, clean)) | networks.per_image(restored, np.asarray(clean))
+    per_set = jax.device_get(_perception(sets[:, :few], real, clean[:few], width)) | networks.per_set(sets)
     rows: list[dict[str, float]] = [{} for _ in range(points)]
     for point, row in enumerate(rows):
         for name, value in per_image.items():
@@ -212,16 +214,17 @@ def evaluate(field: AverageField, split: Split, config: ConfigDict, key: PRNGKey
     Perception is measured against training images, never against the clean versions of the restored ones.
 
     Returns:
-      What goes into summary.json ("denoise", "floor", "images", "draws", "residuals"), and the restorations.
+      What goes into summary.json ("denoise", "floor", "images", "draws", "residuals", "weights"), and the restorations.
     """
     clean = jnp.asarray(split.test)
     real, _ = reference(split)
     width = perception.median_distance(features(jnp.asarray(real)))
+    networks = learned.load(split, config)
     curves, sweeps = [], []
     for index, noise_level in enumerate(config.noise_levels):
         swept = sweep(field, split.test, noise_level, config, jax.random.fold_in(key, index))
         for name, knob in swept.knobs.items():
-            rows = measure(knob.restored, clean[: knob.restored.shape[2]], real, width)
+            rows = measure(knob.restored, clean[: knob.restored.shape[2]], real, width, networks)
             points = [{"t": float(swept.s + r * (1 - swept.s))} if name == "lookahead" else {} for r in knob.settings]
             for point, setting, cost, row in zip(points, knob.settings, knob.evaluations, rows, strict=True):
                 point |= {"setting": float(setting), "evaluations": int(cost)} | row
@@ -232,11 +235,12 @@ def evaluate(field: AverageField, split: Split, config: ConfigDict, key: PRNGKey
         )
         curves[-len(swept.knobs)]["first_step"] = {"t": swept.s + STEP, "relative_mse_change": step / first - 1}
         sweeps.append(swept)
-    floor = floors(split, width, config.bootstrap, key)
+    floor = floors(split, width, config.bootstrap, key) | networks.floors(split.test, split.test_labels)
     pairs = [(s, t) for s in RESIDUAL_TIMES for t in RESIDUAL_TIMES if s < t]
     exact = None if split.target is None else split.target.average_field
     table = residuals.table(field, clean[:RESIDUAL_IMAGES], key, pairs, exact)
     summary = {"images": len(clean), "draws": config.draws, "denoise": curves, "floor": floor, "residuals": table}
+    summary["weights"] = {name: found.origin for name, found in networks.weights.items()}
     return summary, sweeps
 
 

@@ -22,6 +22,8 @@ NAMES = {"mean_of_samples": "mean of n posterior samples", "scaled_diffusion": "
 PERCEPTION = {
     "kernel_distance": "kernel distance MMD² to real images",
     "frechet_distance": "Fréchet distance to real images",
+    "kid": "KID to real images",
+    "fid": "FID to real images",
 }
 
 
@@ -43,19 +45,20 @@ def draw_plane(path: pathlib.Path, evaluation: dict[str, Any]) -> None:
     """Draw the distortion-perception plane: a column for each noise level, a row for each perception measure."""
     curves, floor = evaluation["denoise"], evaluation["floor"]
     levels = list(dict.fromkeys(curve["noise_level"] for curve in curves))
-    figure = Figure(figsize=(4.2 * len(levels), 3.4 * len(PERCEPTION)), layout="constrained")
-    axes = figure.subplots(len(PERCEPTION), len(levels), squeeze=False)
-    for row, (measure, label) in zip(axes, PERCEPTION.items(), strict=True):
+    measures = [measure for measure in PERCEPTION if measure in floor]
+    figure = Figure(figsize=(4.2 * len(levels), 3.4 * len(measures)), layout="constrained")
+    axes = figure.subplots(len(measures), len(levels), squeeze=False)
+    for row, measure in zip(axes, measures, strict=True):
         for axis, level in zip(row, levels, strict=True):
-            chosen = [curve for curve in curves if curve["noise_level"] == level]
+            chosen = [c for c in curves if c["noise_level"] == level and measure in c["points"][0]]
             _draw_curves(axis, chosen, measure)
             axis.axhspan(floor[measure]["low"], floor[measure]["high"], color="0.5", alpha=0.25, lw=0)
             axis.axhline(floor[measure]["mean"], color="0.5", lw=0.8, label="real against real")
-            if measure == "kernel_distance":
+            if measure in ("kernel_distance", "kid"):
                 axis.set_yscale("symlog", linthresh=max(abs(floor[measure][end]) for end in ("low", "high")))
             axis.set_title(f"noise level {level:g}")
             axis.set_xlabel("mean squared error per pixel")
-        row[0].set_ylabel(label)
+        row[0].set_ylabel(PERCEPTION[measure])
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
     figure.suptitle(
         "Lower is better on both axes. Each point is one setting of a knob on the same network.\n"

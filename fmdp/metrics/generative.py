@@ -1,0 +1,129 @@
+"""How generative models are scored: distances between two sets of a network's features, restored and real."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from fmdp.errors import InputError
+from fmdp.frontier import gelbrich
+from fmdp.metrics.perception import Vectors, squared_distances
+from fmdp.types import PRNGKey
+
+FID_IMAGES = 2048  # fewer leave the covariance of 2,048 features singular, and the distance is mostly its error
+SUBSETS = 100
+SUBSET_SIZE = 1000
+NEIGHBOURS = 3
+ROWS = 512  # of a matrix of distances, held at a time
+
+
+class Moments(NamedTuple):
+    """How many images there are, their mean [d] and their covariance [d, d], in float64."""
+
+    images: int
+    mean: np.ndarray
+    covariance: np.ndarray
+
+
+def moments(x: ArrayLike) -> Moments:
+    """The moments of features [n, d]."""
+    rows = np.asarray(x, np.float64)
+    return Moments(len(rows), rows.mean(0), np.cov(rows, rowvar=False))
+
+
+def fid(x: Moments, y: Moments, small: bool = False) -> float:
+    """The Fréchet distance of two sets of features, from their moments (Heusel et al. 2017, arXiv 1706.08500).
+
+    It is biased upwards by the size of the sets: compare values for one size only, and beside real against real.
+
+    Raises:
+      InputError: a set has fewer than 2,048 images and `small` does not ask for it all the same.
+    """
+    least = min(x.images, y.images)
+    if least < FID_IMAGES and not small:
+        raise InputError(f"FID of {least} images: below {FID_IMAGES} it is mostly bias; use KID, or small=True for it")
+    return float(gelbrich(x.mean, x.covariance, y.mean, y.covariance))
+
+
+def kid(key: PRNGKey, x: Vectors, y: Vectors, size: int | None = None, subsets: int = SUBSETS) -> tuple[float, float]:
+    """Mean and standard deviation over random subsets of the kernel inception distance (Binkowski et al. 2018).
+
+    That is the unbiased squared maximum mean discrepancy with the kernel (x . y / d + 1)^3.
+
+    Args:
+      key: of the subsets, drawn without replacement.
+      x, y: features [n, d] and [m, d].
+      size: of a subset, of x and of y; 1,000, or half of the smaller set if that is less, unless given. A subset must
+        leave some out, else all are the same and their deviation says nothing. Over halves it is the standard error
+        of the mean where the sets differ, sqrt(3) times that where they do not; over smaller parts it is larger.
+      subsets: how many.
+
+    Raises:
+      InputError: the size is not between 2 and that of the smaller set.
+    """
+    least = min(len(x), len(y))
+    size = min(SUBSET_SIZE, least // 2) if size is None else size
+    if not 2 <= size < least:
+        raise InputError(
+            f"KID of subsets of {size} out of {least} images: a subset must be of 2 or more, and not of all"
+        )
+    values = np.asarray(_polynomial_distances(key, x, y, size, subsets), np.float64)
+    return float(values.mean()), float(values.std())
+
+
+@partial(jax.jit, static_argnames=("size", "subsets"))
+def _polynomial_distances(key: PRNGKey, x: Array, y: Array, size: int, subsets: int) -> Array:
+    def kernel(a, b):
+        return (jnp.matmul(a, b.T, precision="highest") / a.shape[-1] + 1) ** 3
+
+    def within(a):
+        values = kernel(a, a)
+        return (jnp.sum(values) - jnp.trace(values)) / (size * (size - 1))
+
+    def once(key):
+        keys = jax.random.split(key)
+        a, b = (rows[jax.random.choice(k, len(rows), (size,), False)] for k, rows in zip(keys, (x, y), strict=True))
+        return within(a) + within(b) - 2 * jnp.mean(kernel(a, b))
+
+    return jax.lax.map(once, jax.random.split(key, subsets))
+
+
+class Manifold(NamedTuple):
+    """The balls about every vector of a set [n, d] that reach to its k-th neighbour, of squared radius [n]."""
+
+    centres: Array
+    squared_radii: Array
+
+
+@partial(jax.jit, static_argnames="neighbours")
+def manifold(x: Array, neighbours: int = NEIGHBOURS) -> Manifold:
+    """The estimated support of the law of vectors [n, d].
+
+    Raises:
+      InputError: there are no more vectors than neighbours.
+    """
+    if len(x) <= neighbours:
+        raise InputError(f"precision and recall of {len(x)} images: {neighbours + 1} or more are needed")
+
+    def squared_radius(row):
+        nearest, _ = jax.lax.top_k(-squared_distances(row[None], x)[0], neighbours + 1)  # itself is among them
+        return -nearest[-1]
+
+    return Manifold(x, jax.lax.map(squared_radius, x, batch_size=ROWS))
+
+
+@jax.jit
+def covered(x: Array, support: Manifold) -> Array:
+    """The share of vectors [n, d] in a manifold: precision of restored in real ones, recall of real in restored ones.
+
+    Kynkäänniemi et al. 2019 (arXiv 1904.06991), eq. 2.
+    """
+
+    def inside(row):
+        return jnp.any(squared_distances(row[None], support.centres)[0] <= support.squared_radii)
+
+    return jnp.mean(jax.lax.map(inside, x, batch_size=ROWS))

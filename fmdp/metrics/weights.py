@@ -1,0 +1,205 @@
+"""The published weights of the metric networks: where they are found, how they are checked and taken in.
+
+Nothing is downloaded. A published file is converted once into an .npz of our parameters in the cache, which is what
+later runs read; neither file can run code when it is read.
+"""
+
+import contextlib
+import hashlib
+import importlib.util
+import os
+import pathlib
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import flax.traverse_util
+import jax.numpy as jnp
+import numpy as np
+
+from fmdp.errors import InputError
+from fmdp.files import replacing
+from fmdp.metrics.inception import Inception
+from fmdp.metrics.lpips import LPIPS
+from fmdp.metrics.published import inception_params, lpips_params, params_shapes
+
+AUTO = "auto"
+NETWORKS = {"inception": ("inception",), "lpips": ("lpips_alex", "lpips_vgg")}  # by their keys in config.evaluate
+
+
+class File(NamedTuple):
+    """A published file: the name it is looked for by, the first digits of its SHA-256, and where it comes from."""
+
+    pattern: str
+    digest: str
+    source: str
+
+
+class Source(NamedTuple):
+    """A network, the published files that hold its weights, and what makes parameters of their arrays."""
+
+    network: Inception | LPIPS
+    files: Sequence[File]
+    convert: Callable[[Mapping[str, np.ndarray]], dict]
+
+
+class Weights(NamedTuple):
+    """A network with its parameters, and the names of the files they came from."""
+
+    network: Inception | LPIPS
+    params: dict
+    origin: str
+
+
+def _lpips(backbone: str, trunk: File, linear: str) -> Source:
+    network = LPIPS(backbone)
+    calibration = File(f"{backbone}.pth", linear, f"lpips/weights/v0.1/{backbone}.pth of the PyPI package lpips")
+    return Source(network, (trunk, calibration), partial(lpips_params, network))
+
+
+# Files of the hub carry the digest in their names, which differ otherwise between those who publish them.
+SOURCES = {
+    "inception": Source(
+        Inception(),
+        [File("*-6726825d.pth", "6726825d", "pt_inception-2015-12-05-6726825d.pth of mseitzer/pytorch-fid's releases")],
+        inception_params,
+    ),
+    "lpips_alex": _lpips(
+        "alex",
+        File("*-7be5be79.pth", "7be5be79", "alexnet-owt-7be5be79.pth of torchvision's models"),
+        "df73285e35b22355",
+    ),
+    "lpips_vgg": _lpips(
+        "vgg", File("*-397923af.pth", "397923af", "vgg16-397923af.pth of torchvision's models"), "a78928a0af1e5f0f"
+    ),
+}
+
+
+def cache() -> pathlib.Path:
+    """The folder of converted weights, which is also the place to put published ones."""
+    return pathlib.Path.home() / ".cache" / "fmdp" / "weights"
+
+
+def find(name: str, where: str) -> list[pathlib.Path]:
+    """The files with the weights of a network, converted (one .npz) or published; [] where there are none.
+
+    Args:
+      name: one of SOURCES.
+      where: a folder, a file that holds all of them, or "auto" for the cache, the torch hub's and an installed lpips.
+    """
+    files, path = SOURCES[name].files, pathlib.Path(where).expanduser()
+    if where != AUTO and path.is_file():
+        return [path] if path.suffix == ".npz" or len(files) == 1 else []
+    folders = _folders() if where == AUTO else [path]
+    for patterns in ([f"{name}.npz"], [file.pattern for file in files]):
+        found = [next((p for folder in folders for p in sorted(folder.glob(wanted))), None) for wanted in patterns]
+        paths = [path for path in found if path is not None]
+        if len(paths) == len(patterns):
+            return paths
+    return []
+
+
+def wanted(name: str) -> str:
+    """The published files of a network, in words."""
+    return " and ".join(file.source for file in SOURCES[name].files)
+
+
+def check(key: str, where: str) -> None:
+    """Refuse weights that could not be loaded later, before a run spends its time.
+
+    Args:
+      key: of config.evaluate, one of NETWORKS.
+      where: its value, as for `find`, or "" for none.
+
+    Raises:
+      InputError: none of the key's networks has weights there, or a file is not the published one.
+    """
+    found = {name: find(name, where) for name in NETWORKS[key] if where}
+    if where not in ("", AUTO) and not any(found.values()):
+        needed = " or ".join(f"{wanted(name)} for {name}" for name in found)
+        raise InputError(f"config.evaluate.{key} = {where!r}: no weights there; it needs {needed}")
+    for name, paths in found.items():
+        _verify(name, paths)
+
+
+def _folders() -> list[pathlib.Path]:
+    """Where weights usually are, ours first."""
+    home = os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")
+    hub = pathlib.Path(os.environ.get("TORCH_HOME", pathlib.Path(home) / "torch")) / "hub" / "checkpoints"
+    spec = importlib.util.find_spec("lpips")  # looks without importing
+    packages = spec.submodule_search_locations if spec is not None else None
+    return [cache(), hub, *(pathlib.Path(folder) / "weights" / "v0.1" for folder in packages or ())]
+
+
+def load(name: str, where: str) -> Weights | None:
+    """A network with its weights, from where `find` finds them; None where it finds none.
+
+    Raises:
+      InputError: a file is not the published one, is damaged, or does not fit the network.
+    """
+    paths, source = find(name, where), SOURCES[name]
+    if not paths:
+        return None
+    if paths[0].suffix == ".npz":
+        return _read(name, paths[0])
+    _verify(name, paths)
+    arrays: dict[str, np.ndarray] = {}
+    for path in paths:
+        arrays |= read_torch(path)
+    weights = Weights(source.network, source.convert(arrays), " + ".join(path.name for path in paths))
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs the next run a conversion
+        cache().mkdir(parents=True, exist_ok=True)
+        save(cache() / f"{name}.npz", weights)
+    return weights
+
+
+def _verify(name: str, paths: Sequence[pathlib.Path]) -> None:
+    """Refuse published files whose SHA-256 is another than theirs; a converted one has been through this."""
+    for path, file in zip(paths, SOURCES[name].files, strict=False):
+        if path.suffix == ".npz":
+            continue
+        with path.open("rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
+        if not digest.startswith(file.digest):
+            raise InputError(
+                f"{path} is damaged or another file: its SHA-256 starts with {digest[:8]} and should with"
+                f" {file.digest[:8]}; get {file.source}"
+            )
+
+
+def read_torch(path: pathlib.Path) -> Mapping[str, np.ndarray]:
+    """The named arrays of a torch file; the one place that knows who reads those.
+
+    Raises:
+      InputError: it cannot be read.
+    """
+    try:
+        from fmdp.foreign import read_state_dict
+    except ImportError as error:
+        raise InputError(
+            f"{path} cannot be read: this fmdp has no reader of torch files; convert it elsewhere"
+        ) from error
+    return read_state_dict(path)
+
+
+def save(path: pathlib.Path, weights: Weights) -> None:
+    """Write the parameters of a network where `find` finds them: as NAME.npz in some folder."""
+    flat = flax.traverse_util.flatten_dict(weights.params, sep="/")
+    with replacing(path) as temporary:
+        np.savez(temporary, origin=np.array(weights.origin), **flat)
+
+
+def _read(name: str, path: pathlib.Path) -> Weights:
+    """What `save` wrote."""
+    try:
+        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
+            flat = {key: file[key] for key in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is damaged ({error}); remove it, and the published file is converted anew") from error
+    origin, network = str(flat.pop("origin", "")), SOURCES[name].network
+    shapes = flax.traverse_util.flatten_dict(params_shapes(network), sep="/")
+    if {key: x.shape for key, x in flat.items()} != {key: x.shape for key, x in shapes.items()}:
+        raise InputError(f"{path} does not hold the weights of {name}; remove it, or name another file")
+    params = flax.traverse_util.unflatten_dict({key: jnp.asarray(x, jnp.float32) for key, x in flat.items()}, sep="/")
+    return Weights(network, params, origin)
