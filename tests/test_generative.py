@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from fmdp.errors import InputError
+from fmdp.frontier import gelbrich
 from fmdp.metrics import generative
 from fmdp.metrics.generative import Moments
 
@@ -17,7 +18,7 @@ def normal(index, *shape):
 def test_fid_of_gaussians_is_the_closed_form():
     means, deviations = np.array([[0.0, 1, 2], [0.5, 1, 0]]), np.array([[1.0, 2, 3], [1, 0.5, 3]])
     rotation, _ = np.linalg.qr(np.asarray(normal(0, 3, 3), np.float64))
-    x, y = (Moments(5000, m, rotation @ np.diag(d**2) @ rotation.T) for m, d in zip(means, deviations, strict=True))
+    x, y = (Moments(5000, m, np.diag(d) @ rotation.T) for m, d in zip(means, deviations, strict=True))
     expected = 0.5**2 + 2**2 + 1.5**2
     assert generative.fid(x, y) == pytest.approx(expected, rel=1e-10)
     drawn = [means[i] + (np.asarray(normal(i, 20_000, 3)) * deviations[i]) @ rotation.T for i in range(2)]
@@ -26,9 +27,16 @@ def test_fid_of_gaussians_is_the_closed_form():
 
 def test_fid_is_safe_where_the_covariance_is_singular():
     x = generative.moments(normal(1, 100, 512))
-    assert generative.fid(x, x, small=True) == pytest.approx(0, abs=1e-3)
+    assert generative.fid(x, x, small=True) == pytest.approx(0, abs=1e-9)
     away = x._replace(mean=x.mean + 2.0)
     assert generative.fid(x, away, small=True) == pytest.approx(4 * 512, rel=1e-6)
+
+
+def test_fid_is_the_distance_between_fitted_gaussians():
+    x, y = normal(12, 50, 8), 0.5 + 2 * normal(13, 6, 8)  # one of them with fewer vectors than dimensions
+    fitted = [part for rows in (x, y) for part in (np.mean(rows, 0), np.cov(rows, rowvar=False))]
+    expected = gelbrich(*(np.asarray(part, np.float64) for part in fitted))
+    assert generative.fid(*map(generative.moments, (x, y)), small=True) == pytest.approx(expected, rel=1e-4)
 
 
 def test_fid_of_few_images_is_refused_unless_asked_for():
@@ -36,7 +44,7 @@ def test_fid_of_few_images_is_refused_unless_asked_for():
     with pytest.raises(InputError, match=r"FID of 2047 images: below 2048 it is mostly bias; use KID"):
         generative.fid(enough, few)
     assert generative.fid(enough, few, small=True) < 0.05
-    assert generative.fid(enough, enough) == pytest.approx(0, abs=1e-6)
+    assert generative.fid(enough, enough) == pytest.approx(0, abs=1e-9)
 
 
 def test_kid_is_the_closed_form_and_its_subsets_agree():

@@ -58,7 +58,7 @@ def test_inception(inception, shape):
     ours = jax.jit(Inception().apply)({"params": params}, images)
     np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3)
     if shape == IMAGES["inception"]:
-        np.testing.assert_allclose(theirs[:, :6], STORED["inception"]["values"], rtol=1e-4)
+        np.testing.assert_allclose(theirs[:, ::409], STORED["inception"]["values"], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("backbone", ["alex", "vgg"])
