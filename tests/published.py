@@ -9,6 +9,8 @@ import pathlib
 
 import numpy as np
 
+from fmdp.metrics import weights
+
 STORED = json.loads(pathlib.Path(__file__).with_name("published.json").read_text())
 IMAGES = {"inception": (2, 353, 53, 3), "lpips_alex": (2, 45, 61, 3), "lpips_vgg": (2, 33, 39, 3)}
 
@@ -44,3 +46,11 @@ def random_images(network: str, shape=None) -> np.ndarray:
     n, h, w, c = shape or IMAGES[network]
     waves = np.sin(np.linspace(0, 9, h)[:, None, None] * rng.random((n, 1, 1, c)) + np.linspace(0, 7, w)[:, None])
     return (0.7 * waves + 0.3 * rng.uniform(-1, 1, (n, h, w, c))).astype(np.float32)
+
+
+def write_random_weights(folder: pathlib.Path, *networks: str) -> None:
+    """Leave random weights in a folder as `fmdp.metrics.weights` finds converted ones."""
+    for name in networks:
+        source = weights.SOURCES[name]
+        params = source.convert(random_arrays(name))
+        weights.save(folder / f"{name}.npz", weights.Weights(source.network, params, "random"))

@@ -99,3 +99,13 @@ def test_the_linear_layers_of_an_installed_lpips_are_found_and_are_the_published
     file = weights.SOURCES[f"lpips_{backbone}"].files[1]
     assert lin_file(backbone) in [folder / file.pattern for folder in weights._folders()]
     assert hashlib.sha256(lin_file(backbone).read_bytes()).hexdigest().startswith(file.digest)
+
+
+@pytest.mark.parametrize("backbone", ["alex", "vgg"])
+def test_the_linear_layers_of_an_installed_lpips_are_read_as_torch_reads_them(backbone):
+    pytest.importorskip("fmdp.foreign", exc_type=ImportError)
+    theirs = torch.load(lin_file(backbone), map_location="cpu")
+    ours = weights.read_torch(lin_file(backbone))
+    assert set(ours) == set(theirs)
+    for name, x in theirs.items():
+        np.testing.assert_array_equal(ours[name], x.numpy())

@@ -1,4 +1,6 @@
 import hashlib
+import sys
+import types
 
 import jax
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from fmdp import config
 from fmdp.errors import InputError
 from fmdp.metrics import weights
-from tests.published import random_arrays
+from tests.published import random_arrays, write_random_weights
 
 ARRAYS = random_arrays("lpips_alex")
 CONTENTS = {"alexnet-owt-7be5be79.pth": b"backbone", "alex.pth": b"linear"}
@@ -113,6 +115,26 @@ def test_a_file_in_the_cache_that_does_not_fit_is_named(home, files, tmp_path):
         weights.load("lpips_alex", "auto")
 
 
+def test_converted_weights_may_be_given_instead(home, tmp_path):
+    write_random_weights(tmp_path, "lpips_alex")
+    settings = config.default()
+    settings.evaluate.lpips = str(tmp_path)
+    config.validate(settings, 1)
+    given = weights.load("lpips_alex", str(tmp_path))
+    assert given.origin == "random"
+    assert same(given.params, weights.SOURCES["lpips_alex"].convert(ARRAYS))
+    assert weights.load("lpips_vgg", str(tmp_path)) is None
+
+
 def test_a_cache_that_cannot_be_written_is_no_hindrance(home, files, tmp_path):
     home.write_text("a file where the folder should be")
     assert weights.load("lpips_alex", str(fill(tmp_path / "given"))).origin.endswith("alex.pth")
+
+
+def test_torch_files_are_read_by_our_own_reader_or_not_at_all(monkeypatch, tmp_path):
+    reader = types.SimpleNamespace(read_state_dict=lambda path: {path.name: np.ones(2)})
+    monkeypatch.setitem(sys.modules, "fmdp.foreign", reader)
+    assert list(weights.read_torch(tmp_path)) == [tmp_path.name]
+    monkeypatch.setitem(sys.modules, "fmdp.foreign", None)
+    with pytest.raises(InputError, match="cannot be read: this fmdp has no reader of torch files"):
+        weights.read_torch(tmp_path)

@@ -134,8 +134,8 @@ def load(split: Split, config: ConfigDict) -> Learned:
     return Learned(weights=found, real=real, real_labels=labels, **sizes)
 
 
-def _features(inception: Weights, images: np.ndarray, chosen: np.ndarray, batch_size: int) -> Array:
-    """Inception's features [n, 2048] of the n chosen images of a set."""
+def _features(inception: Weights, images, chosen: np.ndarray, batch_size: int) -> Array:
+    """Inception's features [n, 2048] of the n chosen images of a set, which is read a batch at a time."""
     size = min(batch_size, len(chosen))
     parts = []
     for start in range(0, len(chosen), size):
