@@ -21,8 +21,9 @@ from fmdp import observation, operators
 from fmdp.data import Split
 from fmdp.errors import InputError
 from fmdp.evaluate import measure, reference
-from fmdp.metrics import distortion, perception
+from fmdp.metrics import distortion, learned, perception
 from fmdp.metrics.features import features
+from fmdp.metrics.learned import Learned
 from fmdp.observation import Observation
 from fmdp.protocols import Task
 from fmdp.solvers import SOLVERS, DivergenceError, Info, check
@@ -79,7 +80,12 @@ class Picture(NamedTuple):
 
 
 def compare(
-    field: AverageField, split: Split, tasks: dict[str, Task], config: ConfigDict, key: PRNGKey
+    field: AverageField,
+    split: Split,
+    tasks: dict[str, Task],
+    config: ConfigDict,
+    key: PRNGKey,
+    networks: Learned = learned.NONE,
 ) -> tuple[dict[str, Any], dict[str, Picture]]:
     """The table of config.inverse on the first test images of a split.
 
@@ -89,6 +95,7 @@ def compare(
       tasks: by name.
       config: config.inverse.
       key: of masks, kernels, noise and solvers.
+      networks: the measures of published networks.
 
     Returns:
       {"inverse": rows, "matched": rows, "tuned": rows} for summary.json, and a picture of each task. A row whose solve
@@ -120,7 +127,7 @@ def compare(
             row: dict[str, Any] = {"task": name, "solver": run.solver, "knob": run.knob, "t_or_lookahead": run.setting}
             try:
                 outputs, cost = _restore(field, observations, name, run, config.batch_size, keys)
-                row |= {"steps": run.options["steps"]} | cost | _measured(outputs, clean, real, width)  # type: ignore[index]
+                row |= {"steps": run.options["steps"]} | cost | _measured(outputs, clean, real, width, networks)  # type: ignore[index]
                 restored[run.label] = outputs[0, 0]
             except (DivergenceError, InputError) as error:
                 row["failed"] = str(error)
@@ -272,10 +279,10 @@ def _restore(
     }
 
 
-def _measured(outputs: np.ndarray, clean: Array, real: np.ndarray, width: Array) -> dict[str, Any]:
+def _measured(outputs: np.ndarray, clean: Array, real: np.ndarray, width: Array, networks: Learned) -> dict[str, Any]:
     """The measures over all seeds, and those of each seed that are matched."""
-    (row,) = measure(outputs[None], clean, real, width)
-    by_seed = measure(outputs[:, None], clean, real, width)
+    (row,) = measure(outputs[None], clean, real, width, networks)
+    by_seed = measure(outputs[:, None], clean, real, width, learned.NONE)
     return row | {"seeds": [{name: seed[name] for name in MATCHED} for seed in by_seed]}
 
 

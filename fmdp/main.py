@@ -17,6 +17,7 @@ from fmdp.errors import InputError
 from fmdp.evaluate import Sweep, calibrate, evaluate
 from fmdp.exact import Gaussian
 from fmdp.files import open_workdir, write_json
+from fmdp.metrics import learned
 from fmdp.types import PRNGKey
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The configuration of the run, a file in configs/.")
@@ -78,7 +79,8 @@ def restore(config: ConfigDict, workdir: pathlib.Path) -> None:
     state, progress = train.restore(config, split.train.shape[1:], workdir)
     field = train.make_field(train.make_network(config), state.ema)
     key = jax.random.fold_in(jax.random.key(config.seed), 4)
-    table, pictures = inverse.compare(field, split, tasks, config.inverse, key)
+    networks = learned.load(split, config.evaluate)
+    table, pictures = inverse.compare(field, split, tasks, config.inverse, key, networks)
     rows = table["inverse"]
     inverse_report.write_table(workdir / "inverse.csv", rows)
     inverse_report.draw_planes(workdir / "inverse_plane.png", rows, config.inverse.images, config.inverse.seeds)

@@ -101,6 +101,10 @@ class Learned:
         return measures
 
 
+NONE = Learned(weights={}, real=None, real_labels=None, small_fid=False, batch_size=1)
+"""What measures nothing."""
+
+
 def load(split: Split, config: ConfigDict) -> Learned:
     """The measures that config.evaluate asks for and whose weights are there; one line says which are not.
 
