@@ -305,8 +305,8 @@ def matched(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
     Distortion is MSE, perception the kernel distance. Both means over the seeds; "ahead" is "pnp" where in every seed
     the curve passes below or left of the baseline, the baseline's name where in every seed it passes above it, "even"
-    where the seeds differ, and "apart" where the baseline lies beyond the ends of the curve: better in one measure than
-    all of the curve, worse in the other.
+    where the seeds differ, and "apart" where the baseline lies beyond an end of the curve: better in one measure than
+    all of it, worse in the other.
     """
     found = []
     for task in dict.fromkeys(row["task"] for row in rows):
@@ -352,6 +352,8 @@ def _ahead(point: dict[str, float], curve: list[dict[str, float]], solver: str) 
     values = [(_at(point, curve, name, other), point[other]) for name, other in _PAIRS]
     if any(ours is not None and ours <= theirs for ours, theirs in values):
         return "pnp"
+    if all(ours is None for ours, _ in values):  # better than all of the curve in both
+        return solver
     inside = any(
         ours is not None and point[name] <= max(row[name] for row in curve)
         for (ours, _), (name, _) in zip(values, _PAIRS, strict=True)

@@ -149,7 +149,7 @@ def curve(*points):
         ((0.9, 1.5), None, 1.0, "apart"),
         ((4.0, -0.1), 0.0, None, "apart"),
         ((4.0, 0.1), 0.0, 2.8, "pnp"),
-        ((0.5, -1.0), None, None, "apart"),
+        ((0.5, -1.0), None, None, "b"),
     ],
 )
 def test_who_is_ahead_of_the_curve(point, at_equal_mse, at_equal_kernel_distance, ahead):
