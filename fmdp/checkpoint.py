@@ -13,6 +13,8 @@ from fmdp.errors import InputError
 
 # What a state is made for; a checkpoint that differs here belongs to another run.
 IDENTITY = ("seed", "data", "network", "loss", "optimizer", "ema", "train.batch_size")
+# Where the data is, and how it is read and measured on, is free to change.
+FREE = {"path", "origin", "test_images", "strict", "max_pixels", "memory_gb", "workers"}
 
 
 def exists(workdir: pathlib.Path) -> bool:
@@ -79,6 +81,8 @@ class Checkpoints:
         run = self._read({"run": ocp.args.JsonRestore()})["run"]
         for key in IDENTITY:
             was, now = (functools.reduce(dict.get, key.split("."), config) for config in (run["config"], self._config))
+            if key == "data":
+                was, now = ({name: x for name, x in data.items() if name not in FREE} for data in (was, now))
             if was != now:
                 raise InputError(
                     f"{self._folder} holds a checkpoint of another run: config.{key} was {was} and is now {now};"

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import pathlib
 import sys
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,6 +14,7 @@ import scipy.fft
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
+from fmdp.data import idx
 from fmdp.errors import InputError
 from fmdp.exact import Gaussian, GaussianMixture
 
@@ -47,8 +49,10 @@ def load(config: ConfigDict) -> Split:
     """
     if config.source == "digits":
         return split(*digits(), config.test_share)
+    if config.source == "idx":
+        return official(idx.load(located(config)), config.test_images)
     if config.source not in TARGETS:
-        raise InputError(f"config.data.source = {config.source!r}: must be one of digits, {', '.join(TARGETS)}")
+        raise InputError(f"config.data.source = {config.source!r}: must be one of digits, idx, {', '.join(TARGETS)}")
     target = TARGETS[config.source](config)
     train_key, test_key = jax.random.split(jax.random.key(DRAWING_SEED))
     evenly = {"stratified": True} if isinstance(target, GaussianMixture) else {}
@@ -127,6 +131,47 @@ def split(images: np.ndarray, labels: np.ndarray, test_share: float) -> Split:
     return Split(
         images[train], images[test], labels[train], labels[test], hashlib.sha256(test.tobytes()).hexdigest()[:16]
     )
+
+
+def located(config: ConfigDict) -> pathlib.Path:
+    """The path config.path.
+
+    Raises:
+      InputError: nothing is there.
+    """
+    path = pathlib.Path(config.path).expanduser()
+    if not config.path or not path.exists():
+        remedy = f"{config.origin}, or name another path" if config.origin else "name a path that exists"
+        raise InputError(f"config.data.path = {config.path!r} does not exist: {remedy}")
+    return path
+
+
+def official(parts: dict[str, tuple[np.ndarray, np.ndarray]], test_images: int) -> Split:
+    """The split that a data set comes with, of uint8 images; of its test part at most `test_images` (0: all).
+
+    Those are drawn class by class, by a fixed seed.
+    """
+    (train, train_labels), (test, test_labels) = parts["train"], parts["test"]
+    chosen = subset(test_labels, test_images)
+    test, test_labels = test[chosen], test_labels[chosen]
+    name = hashlib.sha256(test.tobytes()).hexdigest()[:16]
+    return Split(to_float(train), to_float(test), train_labels, test_labels, name)
+
+
+def to_float(images: np.ndarray) -> np.ndarray:
+    """Images of bytes as float32 in [-1, 1]."""
+    return images.astype(np.float32) / np.float32(127.5) - 1
+
+
+def subset(labels: np.ndarray, size: int) -> np.ndarray:
+    """Which `size` of the examples to take (0, or more than there are: all), of each class its share, in order."""
+    if size == 0 or size >= len(labels):
+        return np.arange(len(labels))
+    rng = np.random.default_rng(0)
+    by_class = [rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
+    # Every class in evenly spaced places of one line: any start of the line holds each class by its share.
+    places = np.concatenate([(np.arange(len(members)) + 0.5) / len(members) for members in by_class])
+    return np.sort(np.concatenate(by_class)[np.argsort(places, kind="stable")[:size]])
 
 
 class ShuffledBatches(grain.sources.RandomAccessDataSource):

@@ -1,0 +1,65 @@
+"""IDX files, the format of MNIST and its successors, plain or gzipped, with the official split that they come in."""
+
+import gzip
+import math
+import pathlib
+import zlib
+
+import numpy as np
+
+from fmdp.errors import InputError
+
+FILES = {
+    part: {kind: f"{name}-{kind}-idx{axes}-ubyte" for kind, axes in (("images", 3), ("labels", 1))}
+    for part, name in (("train", "train"), ("test", "t10k"))
+}
+UNSIGNED_BYTE = 8
+
+
+def read(path: pathlib.Path) -> np.ndarray:
+    """The uint8 array in an IDX file, whose name ends in .gz where it is compressed.
+
+    The format: two zero bytes, the type of the numbers, the number of axes, the length of each axis as a big-endian
+    32-bit integer, and the numbers.
+
+    Raises:
+      InputError: it cannot be read, is not such a file, or is shorter or longer than it says.
+    """
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path} cannot be read ({error}): get it anew") from error
+    if len(content) < 4 or content[:2] != b"\0\0" or content[2] != UNSIGNED_BYTE:
+        raise InputError(f"{path} is not an IDX file of unsigned bytes: get it anew")
+    start = 4 + 4 * content[3]
+    shape = tuple(int(n) for n in np.frombuffer(content[4:start], ">u4")) if len(content) >= start else ()
+    if not shape or len(content) - start != math.prod(shape):
+        raise InputError(f"{path} holds {len(content)} bytes, not what its header says of {shape}: get it anew")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def load(folder: pathlib.Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The images [n, H, W, 1] and the classes [n] of the parts `train` and `test` in a folder of the four IDX files.
+
+    Raises:
+      InputError: one of the files is missing or damaged, or has not as many classes as images.
+    """
+    parts = {}
+    for part, names in FILES.items():
+        images, labels = (read(find(folder, names[kind])) for kind in ("images", "labels"))
+        if images.ndim != 3 or labels.shape != images.shape[:1]:
+            raise InputError(f"{folder}: {part} images of shape {images.shape} with classes of shape {labels.shape}")
+        parts[part] = images[..., None], labels.astype(int)
+    return parts
+
+
+def find(folder: pathlib.Path, name: str) -> pathlib.Path:
+    """The file of this name, or of this name and .gz.
+
+    Raises:
+      InputError: there is neither.
+    """
+    for path in (folder / name, folder / f"{name}.gz"):
+        if path.is_file():
+            return path
+    raise InputError(f"{folder} holds no {name} or {name}.gz: all four IDX files are needed")
