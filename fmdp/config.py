@@ -3,6 +3,7 @@
 import ml_collections
 from ml_collections import ConfigDict
 
+from fmdp.data.pictures import MAX_PIXELS
 from fmdp.errors import InputError
 from fmdp.losses import OFF_DIAGONAL, WEIGHTING
 from fmdp.metrics import weights
@@ -18,15 +19,15 @@ def default() -> ConfigDict:
             name="",
             seed=0,
             data=dict(
-                source="",  # digits, idx, or one of data.TARGETS
+                source="",  # digits, one of data.sources.FILES, one of data.TARGETS, or empty to go by the path
                 path="",  # of the files of real images
                 origin="",  # where to get them, told where the path does not exist
                 dataset="",  # of tensorflow-datasets
-                size=0,  # pixels a side that pictures are cropped and resized to
+                size=0,  # pixels a side that pictures are cropped and resized to; images in arrays must have it, or 0
                 channels=3,  # of pictures: 3 in colour, 1 in gray
                 flip=False,  # left and right, every other time that an image is trained on
                 test_share=0.2,  # of a source of real images without a split of its own
-                test_images=0,  # at most so many of the held-out images are measured on; 0: all
+                test_images=2000,  # at most so many of the held-out images are measured on; 0: all
                 strict=False,  # refuse unreadable pictures, instead of leaving them out
                 max_pixels=50_000_000,  # of a picture in its file
                 memory_gb=2.0,  # pictures that fit in it are decoded once and kept
@@ -109,6 +110,10 @@ def validate(config: ConfigDict, devices: int) -> None:
     require(config.ema.half_life > 0, "ema.half_life", "must be positive, in images")
     require(config.parallel.mode in ("jit", "pmap"), "parallel.mode", "must be jit or pmap")
     require(0 < config.data.test_share < 1, "data.test_share", "must be between 0 and 1")
+    require(config.data.channels in (1, 3), "data.channels", "must be 1 (gray) or 3 (colour)")
+    for key in ("size", "test_images", "memory_gb", "workers"):
+        require(config.data[key] >= 0, f"data.{key}", "must be 0 or more")
+    require(0 < config.data.max_pixels <= MAX_PIXELS, "data.max_pixels", f"must be from 1 to {MAX_PIXELS}")
     require(
         train.batch_size % devices == 0, "train.batch_size", f"must be divisible by the {devices} devices of this run"
     )

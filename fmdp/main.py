@@ -32,14 +32,21 @@ def run(config: ConfigDict, workdir: pathlib.Path, mode: str) -> None:
     split = data.load(config.data)
     if mode == "evaluate":
         state, progress = train.restore(config, split.train.shape[1:], workdir)
+        data.pin(split, workdir / "split.json")
     else:
+        data.pin(split, workdir / "split.json")
         write_json(workdir / "config.json", configuration.plain(config))
         state, progress = train.train(config, split.train, workdir)
     summary = {
         "config": config.name,
         "backend": jax.default_backend(),
         "devices": jax.device_count(),
-        "data": {"train_images": len(split.train), "test_images": len(split.test), "split_hash": split.hash},
+        "data": {
+            "train_images": len(split.train),
+            "test_images": len(split.test),
+            "split_hash": split.hash,
+            "left_out": len(split.left_out),
+        },
         "train": progress,
     }
     if mode != "train":

@@ -1,5 +1,6 @@
 """Training: the step as a pure function of state, batch and key, and the loop around it."""
 
+import contextlib
 import math
 import pathlib
 import time
@@ -9,7 +10,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from clu import parameter_overview
 from flax import struct
@@ -163,7 +163,7 @@ def make_train_step(
     return train_step
 
 
-def train(config: ConfigDict, images: np.ndarray, workdir: pathlib.Path) -> tuple[TrainState, dict[str, Any]]:
+def train(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tuple[TrainState, dict[str, Any]]:
     """Train on images [n, H, W, C] until config.train.steps, going on from the newest checkpoint in the workdir.
 
     Returns:
@@ -176,12 +176,13 @@ def train(config: ConfigDict, images: np.ndarray, workdir: pathlib.Path) -> tupl
     init_key, key = jax.random.split(jax.random.key(config.seed))
     batch_size = config.train.batch_size
     diagonal = data.diagonal_count(batch_size, config.loss.diagonal_share, len(devices))
-    iterator = data.batches(images, batch_size, diagonal, config.seed, jax.process_index(), jax.process_count())
+    share = jax.process_index(), jax.process_count()
+    iterator = data.batches(images, batch_size, diagonal, config.seed, *share, config.data.flip, config.data.workers)
     parallel = parallel_modes.make(config.parallel.mode, devices)
     state = parallel.place_state(jax.jit(lambda: init_state(config, images.shape[1:], init_key))())
     progress: dict[str, Any] = {"steps": 0, "seconds": 0.0}
 
-    with checkpoint.Checkpoints(workdir, config) as checkpoints:
+    with contextlib.closing(iterator), checkpoint.Checkpoints(workdir, config) as checkpoints:
         if checkpoints.latest_step is not None:
             state, progress = checkpoints.restore(state, iterator)
             print(f"resumed from step {progress['steps']} in {workdir}", flush=True)

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from PIL import Image
 
-from fmdp import data
+from fmdp import config, data
 from fmdp.errors import InputError
 
 
@@ -74,3 +75,58 @@ def test_bad_input_is_named():
         data.batches(images(0), 4, 2, seed=0)
     with pytest.raises(InputError, match="1 images"):
         data.split(images(1), np.zeros(1, int), 0.2)
+
+
+def test_flips_are_drawn_for_every_example_and_epoch():
+    wide = np.arange(20, dtype=np.float32).reshape(10, 1, 2, 1)
+
+    def images(**options):
+        iterator = data.batches(wide, 5, 2, seed=0, **options)
+        seen = [np.concatenate([part["image"] for part in next(iterator).values()]) for _ in range(40)]
+        return np.concatenate(seen).reshape(20, 10, 2)
+
+    plain, flipped, again = images(), images(flip=True), images(flip=True)
+    np.testing.assert_array_equal(flipped, again)
+    np.testing.assert_array_equal(np.sort(flipped, -1), plain)
+    turned = flipped[..., 0] > flipped[..., 1]
+    assert 0.4 < turned.mean() < 0.6
+    assert len({tuple(epoch) for epoch in turned}) > 15
+    halves = [data.batches(wide, 4, 2, 0, process, 2, flip=True) for process in range(2)]
+    whole = data.batches(wide, 4, 2, 0, flip=True)
+    for _ in range(5):
+        one, parts = next(whole), [next(half) for half in halves]
+        for name in one:
+            np.testing.assert_array_equal(one[name]["image"], np.concatenate([part[name]["image"] for part in parts]))
+
+
+@pytest.mark.slow
+def test_worker_processes_give_the_batches_of_threads_and_resume_each_other(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(10):
+        Image.fromarray(rng.integers(0, 256, (12, 12, 3), np.uint8)).save(tmp_path / f"{i}.png")
+    c = config.default().data
+    c.update(path=str(tmp_path), size=8, memory_gb=0.0)
+    images = data.load(c).train
+    expected, iterator = [], data.batches(images, 4, 2, 0, flip=True)
+    for _ in range(8):
+        expected.append(next(iterator))
+
+    def check(iterator, steps):
+        for step in steps:
+            for name, part in next(iterator).items():
+                for key in part:
+                    np.testing.assert_array_equal(part[key], expected[step][name][key])
+
+    workers = data.batches(images, 4, 2, 0, flip=True, workers=2)
+    check(workers, range(3))
+    state = workers.get_state()
+    check(workers, range(3, 5))
+    workers.set_state(state)
+    check(workers, range(3, 6))
+    state = workers.get_state()
+    workers.close()
+    for others in (0, 1):
+        resumed = data.batches(images, 4, 2, 0, flip=True, workers=others)
+        resumed.set_state(state)
+        check(resumed, range(6, 8))
+        resumed.close()

@@ -7,6 +7,7 @@ import zlib
 
 import numpy as np
 
+from fmdp.data.examples import Bytes, Examples, Found
 from fmdp.errors import InputError
 
 FILES = {
@@ -38,22 +39,23 @@ def read(path: pathlib.Path) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
-def load(folder: pathlib.Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The images [n, H, W, 1] and the classes [n] of the parts `train` and `test` in a folder of the four IDX files.
+def find(folder: pathlib.Path) -> Found:
+    """The images [n, 28, 28, 1] and classes in a folder of the four IDX files, with their official split.
 
     Raises:
       InputError: one of the files is missing or damaged, or has not as many classes as images.
     """
-    parts = {}
+    parts = []
     for part, names in FILES.items():
-        images, labels = (read(find(folder, names[kind])) for kind in ("images", "labels"))
+        images, labels = (read(locate(folder, names[kind])) for kind in ("images", "labels"))
         if images.ndim != 3 or labels.shape != images.shape[:1]:
             raise InputError(f"{folder}: {part} images of shape {images.shape} with classes of shape {labels.shape}")
-        parts[part] = images[..., None], labels.astype(int)
-    return parts
+        numbered = [f"{part}/{i}" for i in range(len(images))]
+        parts.append(Examples(Bytes(images[..., None]), labels.astype(int), numbered))
+    return Found(parts[0], parts[1])
 
 
-def find(folder: pathlib.Path, name: str) -> pathlib.Path:
+def locate(folder: pathlib.Path, name: str) -> pathlib.Path:
     """The file of this name, or of this name and .gz.
 
     Raises:
@@ -62,4 +64,7 @@ def find(folder: pathlib.Path, name: str) -> pathlib.Path:
     for path in (folder / name, folder / f"{name}.gz"):
         if path.is_file():
             return path
-    raise InputError(f"{folder} holds no {name} or {name}.gz: all four IDX files are needed")
+    raise InputError(
+        f"{folder} holds no {name} or {name}.gz: all four IDX files are needed"
+        " (a folder of pictures is config.data.source=folder)"
+    )

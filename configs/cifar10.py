@@ -1,0 +1,28 @@
+"""CIFAR-10, 32x32 in colour, with the settings of the paper.
+
+python -m fmdp.main --config=configs/cifar10.py --config.data.path=cifar10-32x32.zip
+
+The path is a zip in StyleGAN's layout, a folder of pictures (train/<class>/, test/<class>/), or an npz with x_train,
+y_train, x_test and y_test. What tensorflow-datasets has prepared as array_record is
+--config.data.source=tfds --config.data.path=<its data_dir>. Without an official split a fiftieth is held out.
+
+Expected time: not measured; meant for one TPU host or GPU server. --config.network.dtype=bfloat16 and
+--config.network.remat=True trade precision and time for memory.
+Expected scores: not measured.
+configs/cifar10.py:smoke is the same at 16 pixels with a tiny network and two steps, for tests; its scores mean nothing.
+"""
+
+from fmdp import presets
+from fmdp.errors import InputError
+
+
+def get_config(variant: str = ""):
+    if variant not in ("", "smoke"):
+        raise InputError(f"configs/cifar10.py knows no variant {variant!r}: leave it out, or use smoke")
+    config = presets.paper(32)
+    config.name = "cifar10"
+    config.data.update(path="data/cifar10", dataset="cifar10", test_share=0.02, test_images=2000)
+    config.data.origin = "write CIFAR-10 there as folders train/<class> and test/<class> of PNG files, or as a zip"
+    if variant == "smoke":
+        presets.smoke(config)
+    return config

@@ -1,0 +1,71 @@
+"""A zip of pictures, in the layout that StyleGAN's tools write or any other; nothing is ever unpacked."""
+
+import functools
+import json
+import pathlib
+import zipfile
+from io import BufferedIOBase
+from typing import cast
+
+import numpy as np
+
+from fmdp.data.layout import arrange
+from fmdp.data.pictures import SUFFIXES, Files, UnusableError
+from fmdp.errors import InputError
+
+LABELS = "dataset.json"
+
+
+def find(path: pathlib.Path) -> tuple[Files, Files | None]:
+    """The pictures of a zip, and those held out where `arrange` sees an official split.
+
+    Their classes are those of StyleGAN's dataset.json, {"labels": [[name, class], ...]}, where it has any. Hidden
+    files, and what macOS puts beside the files, are not looked at.
+
+    Raises:
+      InputError: it is no zip, or its dataset.json is of another form.
+    """
+    try:
+        members = {member.filename for member in _archive(path).infolist() if not member.is_dir()}
+    except (OSError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is not a zip that can be read ({error}): make it anew") from error
+    pictures = [name for name in members if _is_picture(pathlib.PurePosixPath(name))]
+    labels = _labels(path) if LABELS in members else {}
+    parts = arrange(sorted(pictures), functools.partial(_open, path))
+    if not labels:
+        return parts
+    train, test = (
+        part and part._replace(labels=np.array([labels.get(name, -1) for name in part.names], int)) for part in parts
+    )
+    return cast(Files, train), test
+
+
+def _is_picture(path: pathlib.PurePosixPath) -> bool:
+    hidden = any(part.startswith((".", "__MACOSX")) and part != ".." for part in path.parts)
+    return path.suffix.lower() in SUFFIXES and not hidden
+
+
+@functools.lru_cache(maxsize=4)
+def _archive(path: pathlib.Path) -> zipfile.ZipFile:
+    """The zip, opened once in each process; its members may be read by several threads."""
+    return zipfile.ZipFile(path)
+
+
+def _open(path: pathlib.Path, name: str) -> BufferedIOBase:
+    pure = pathlib.PurePosixPath(name)
+    if pure.is_absolute() or ".." in pure.parts or "\\" in name:
+        raise UnusableError("its name leads out of the zip")
+    try:
+        return cast(BufferedIOBase, _archive(path).open(name))
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:  # damaged, packed unusually, encrypted
+        raise UnusableError(str(error)) from error
+
+
+def _labels(path: pathlib.Path) -> dict[str, int]:
+    try:
+        with _open(path, LABELS) as file:
+            return {str(name): int(label) for name, label in json.load(file)["labels"] or ()}
+    except (KeyError, ValueError, TypeError, UnusableError) as error:
+        raise InputError(
+            f'{path}: its {LABELS} is not {{"labels": [[name, class], ...]}}: mend it, or take it out'
+        ) from error

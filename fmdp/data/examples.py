@@ -1,0 +1,77 @@
+"""Sets of images, in memory or not, behind the few things that are asked of an array."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+Index = slice | np.ndarray
+
+
+@runtime_checkable
+class Images(Protocol):
+    """Images [n, H, W, C]: indexed by a slice or an array of integers they are float32, real ones in [-1, 1]."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, H, W, C)."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Index, /) -> np.ndarray: ...
+
+
+class Bytes:
+    """Images kept as one array of bytes [n, H, W, C], a quarter of the memory."""
+
+    def __init__(self, pixels: np.ndarray):
+        """The images that these bytes, 0 to 255, are."""
+        self.pixels = pixels
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, H, W, C)."""
+        return self.pixels.shape
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, index: Index) -> np.ndarray:
+        return to_float(self.pixels[index])
+
+    def take(self, index: np.ndarray) -> "Bytes":
+        """Some of the images, still bytes."""
+        return Bytes(self.pixels[index])
+
+
+def to_float(pixels: np.ndarray) -> np.ndarray:
+    """Bytes as float32 in [-1, 1]."""
+    return pixels.astype(np.float32) / np.float32(127.5) - 1
+
+
+class Examples(NamedTuple):
+    """Images with their classes [n], all zero where there are none, and the names that tell them apart."""
+
+    images: Images
+    labels: np.ndarray
+    names: Sequence[str]
+
+    def take(self, index: np.ndarray) -> "Examples":
+        """Some of the examples; what has not been read is not read by this."""
+        images = self.images
+        taken = images[index] if isinstance(images, np.ndarray) else images.take(index)  # type: ignore[attr-defined]
+        return Examples(taken, self.labels[index], [self.names[i] for i in index])
+
+
+class Found(NamedTuple):
+    """What a source has: its examples, or two lists of them where it brings a split of its own.
+
+    Attributes:
+      train, test: the official parts; without an official split, all examples and None.
+      left_out: one line for each example that cannot be used.
+    """
+
+    train: Examples
+    test: Examples | None = None
+    left_out: tuple[str, ...] = ()

@@ -1,0 +1,55 @@
+"""npz files: named arrays of images, and of their classes."""
+
+import pathlib
+import zipfile
+
+import numpy as np
+
+from fmdp.data.examples import Bytes, Examples, Found
+from fmdp.errors import InputError
+
+IMAGES = {"train": ("train_images", "x_train", "images", "x", "arr_0"), "test": ("test_images", "x_test")}
+LABELS = {"train": ("train_labels", "y_train", "labels", "y", "arr_1"), "test": ("test_labels", "y_test")}
+
+
+def find(path: pathlib.Path) -> Found:
+    """The images in an npz file, [n, H, W, C] or [n, H, W], and where given their classes [n] (or [n, 1]).
+
+    The first name of IMAGES and LABELS that is there counts; test images, where given, are the held-out ones.
+
+    Raises:
+      InputError: it cannot be read, has none of the names, or an array of another type, range or shape.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            train, test = (_examples(path, file, part) for part in ("train", "test"))
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} is not an npz file of plain arrays ({str(error).splitlines()[0][:100]})") from error
+    if train is None:
+        raise InputError(f"{path} has no array of images: name it one of {', '.join(IMAGES['train'])}")
+    if test is not None and train.images.shape[1:] != test.images.shape[1:]:
+        raise InputError(f"{path}: images to train on are {train.images.shape[1:]}, to test on {test.images.shape[1:]}")
+    return Found(train, test)
+
+
+def _examples(path: pathlib.Path, file: np.lib.npyio.NpzFile, part: str) -> Examples | None:
+    name = next((name for name in IMAGES[part] if name in file), None)
+    if name is None:
+        return None
+    images = file[name]
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or images.shape[-1] not in (1, 3) or len(images) == 0:
+        raise InputError(f"{path}: {name} has shape {images.shape}, not [n, H, W], [n, H, W, 1] or [n, H, W, 3]")
+    if images.dtype != np.uint8:
+        if not np.issubdtype(images.dtype, np.floating) or not np.abs(images).max() <= 1:
+            raise InputError(f"{path}: {name} must hold bytes (0 to 255) or floats from -1 to 1, not {images.dtype}")
+        images = images.astype(np.float32)
+    label = next((name for name in LABELS[part] if name in file), None)
+    labels = np.zeros(len(images), int) if label is None else file[label].reshape(-1)
+    if len(labels) != len(images) or not np.issubdtype(labels.dtype, np.integer):
+        raise InputError(f"{path}: {label} must hold one integer for each of the {len(images)} images")
+    names = [f"{part}/{i}" for i in range(len(images))]
+    return Examples(images if images.dtype == np.float32 else Bytes(images), labels.astype(int), names)

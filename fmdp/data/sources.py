@@ -1,0 +1,98 @@
+"""Where images come from: config.data to a split of them."""
+
+import functools
+import pathlib
+from collections.abc import Callable, Mapping
+
+from ml_collections import ConfigDict
+
+from fmdp.data import archive, folder, idx, npz, targets, tfds
+from fmdp.data.bundled import digits
+from fmdp.data.examples import Examples, Found
+from fmdp.data.pictures import Files, Frame, Pictures, examine
+from fmdp.data.splits import Split, separate, split
+from fmdp.errors import InputError
+
+
+def load(config: ConfigDict) -> Split:
+    """The images that config.data names, split once and for all: the split never depends on the seed of a run.
+
+    An official split is kept; other real images are split by class; from a known distribution, training and test
+    images are drawn apart. Without config.source, the path tells: a folder of IDX files, any other folder (of
+    pictures), a .zip (of pictures) or an .npz.
+
+    Raises:
+      InputError: the source is not known, is not there or cannot be read, or has too few images to split.
+    """
+    if config.source == "digits":
+        return split(*digits(), config.test_share)
+    if config.source in targets.TARGETS:
+        return targets.draw(config)
+    if config.source not in ("", *FILES):
+        known = ", ".join(["digits", *FILES, *targets.TARGETS])
+        raise InputError(f"config.data.source = {config.source!r}: must be one of {known}, or empty to go by the path")
+    path = pathlib.Path(config.path).expanduser()
+    if not config.path or not path.exists():
+        remedy = f"{config.origin}, or name another path" if config.origin else "name a path that exists"
+        raise InputError(f"config.data.path = {config.path!r} does not exist: {remedy}")
+    found = FILES[config.source or kind(path)](path, config)
+    if config.size and found.train.images.shape[1:3] != (config.size, config.size):
+        height, width = found.train.images.shape[1:3]
+        raise InputError(f"config.data.size = {config.size}, but {path} holds images of {height}x{width}: set it to 0")
+    return separate(found, config.test_share, config.test_images)
+
+
+def kind(path: pathlib.Path) -> str:
+    """Which of FILES a path is.
+
+    Raises:
+      InputError: none of them.
+    """
+    if path.is_dir():
+        return "idx" if any(path.glob("train-images-idx3-ubyte*")) else "folder"
+    if path.suffix.lower() not in (".zip", ".npz"):
+        raise InputError(f"config.data.path = '{path}': neither a folder, nor a .zip, nor an .npz")
+    return path.suffix.lower()[1:]
+
+
+def from_pictures(
+    find: Callable[[pathlib.Path], tuple[Files, Files | None]], path: pathlib.Path, config: ConfigDict
+) -> Found:
+    """The pictures that `find` finds at a path, decoded when they are asked for, and kept where memory allows.
+
+    Raises:
+      InputError: there is no picture that can be used, or no size to bring them to.
+    """
+    if not config.size:
+        raise InputError("config.data.size = 0: say how many pixels a side pictures shall have, such as 64")
+    frame = Frame(size=config.size, channels=config.channels, max_pixels=config.max_pixels)
+    files = [part for part in find(path) if part is not None]
+    needed = sum(len(part.names) for part in files) * config.size**2 * config.channels
+    parts: list[Examples] = []
+    left_out: list[str] = []
+    for part in files:
+        usable, faults = examine(part, frame, str(path), config.strict)
+        left_out += faults
+        names = [part.names[i] for i in usable]
+        images = Pictures(
+            names=names, open=part.open, frame=frame, strict=config.strict, kept=needed <= config.memory_gb * 1e9
+        )
+        parts.append(Examples(images, part.labels[usable], names))
+    return Found(parts[0], parts[1] if parts[1:] else None, tuple(left_out))
+
+
+def from_folder(path: pathlib.Path, config: ConfigDict) -> Found:
+    """The pictures of a folder."""
+    if not path.is_dir():
+        raise InputError(f"config.data.path = '{path}' is not a folder: name one, or leave config.data.source empty")
+    return from_pictures(folder.find, path, config)
+
+
+FILES: Mapping[str, Callable[[pathlib.Path, ConfigDict], Found]] = {
+    "idx": lambda path, config: idx.find(path),
+    "npz": lambda path, config: npz.find(path),
+    "folder": from_folder,
+    "zip": lambda path, config: from_pictures(archive.find, path, config),
+    "tfds": lambda path, config: from_pictures(functools.partial(tfds.find, config.dataset), path, config),
+}
+"""The sources of real images at config.path."""

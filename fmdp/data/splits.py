@@ -1,0 +1,119 @@
+"""Which images are held out: decided once and for all, never by the seed of a run."""
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from fmdp.data.examples import Examples, Found, Images
+from fmdp.errors import InputError
+from fmdp.exact import Gaussian, GaussianMixture
+from fmdp.files import write_json
+
+
+class Split(NamedTuple):
+    """The images of a run, float32 NHWC, and what is known of where they come from.
+
+    Attributes:
+      train, test: images; real ones are in [-1, 1]. Those to train on may be read only when they are asked for.
+      train_labels, test_labels: the classes by which they were split, all zero where there are none.
+      hash: names both lists, what is trained on and what is held out, or says that they were drawn from `target`.
+      target: the distribution of the images, where it is known.
+      held_out: the names of all held-out images, of which `test` may be a part.
+      left_out: one line for each image that could not be used.
+    """
+
+    train: Images
+    test: Float[np.ndarray, "m h w c"]
+    train_labels: np.ndarray
+    test_labels: np.ndarray
+    hash: str
+    target: Gaussian | GaussianMixture | None = None
+    held_out: Sequence[str] = ()
+    left_out: Sequence[str] = ()
+
+
+def split(images: np.ndarray, labels: np.ndarray, test_share: float) -> Split:
+    """Hold out test_share of every class of images in memory, drawn by a fixed seed; they are named by number.
+
+    Raises:
+      InputError: there are too few images for both parts.
+    """
+    return separate(Found(Examples(images, labels, [str(i) for i in range(len(images))])), test_share, 0)
+
+
+def separate(found: Found, test_share: float, test_images: int) -> Split:
+    """The official split of what was found or, where there is none, test_share of every class held out.
+
+    Args:
+      test_share: of each class.
+      test_images: at most so many of the held-out images are given, of every class its share; 0 stands for all.
+
+    Raises:
+      InputError: there are too few images for both parts.
+    """
+    train, test, left_out = found
+    if test is None:
+        index = held_out(train.labels, test_share)
+        train, test = train.take(np.delete(np.arange(len(train.labels)), index)), train.take(index)
+    if not len(train.names) or not len(test.names):
+        raise InputError(f"the split leaves {len(train.names)} images to train and {len(test.names)} to test on")
+    lists = "\0".join("\n".join(part.names) for part in (train, test))
+    name = hashlib.sha256(lists.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    measured = test.take(subset(test.labels, test_images))
+    return Split(
+        train.images, measured.images[:], train.labels, measured.labels, name, None, test.names, left_out
+    )  # fmt: skip
+
+
+def held_out(labels: np.ndarray, share: float) -> np.ndarray:
+    """Which examples to hold out, in order: `share` of every class, drawn by a fixed seed.
+
+    Classes too small to give one example count as one class together.
+
+    Raises:
+      InputError: that would be none of them, or all.
+    """
+    kinds, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    labels = np.where(np.round(share * counts) > 0, np.arange(len(kinds)), len(kinds))[index]
+    rng = np.random.default_rng(0)
+    chosen = [np.empty(0, int)]
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        chosen.append(members[: round(share * len(members))])
+    index = np.sort(np.concatenate(chosen))
+    if len(index) in (0, len(labels)):
+        raise InputError(f"{len(labels)} images and test_share = {share} leave nothing to train or to test on")
+    return index
+
+
+def subset(labels: np.ndarray, size: int) -> np.ndarray:
+    """Which `size` of the examples to take (0, or more than there are: all), of every class its share, in order."""
+    if size == 0 or size >= len(labels):
+        return np.arange(len(labels))
+    rng = np.random.default_rng(0)
+    members = [rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
+    # With every class spread evenly over one line, any start of that line holds each class by its share.
+    places = np.concatenate([(np.arange(len(m)) + 0.5) / len(m) for m in members])
+    return np.sort(np.concatenate(members)[np.argsort(places, kind="stable")[:size]])
+
+
+def pin(split: Split, path: pathlib.Path) -> None:
+    """Write down, as JSON, which images are held out, so that the run never trains on them or measures on others.
+
+    Raises:
+      InputError: there it says that the run began with another split.
+    """
+    if path.exists():
+        began = json.loads(path.read_text())["hash"]
+        if began != split.hash:
+            raise InputError(
+                f"{path} is of a run on other images (split {began}, now {split.hash}):"
+                " name another --workdir, or go back to the old ones"
+            )
+    lists = {"held_out": list(split.held_out), "left_out": list(split.left_out)}
+    write_json(path, {"hash": split.hash, "train_images": len(split.train)} | lists)
