@@ -28,7 +28,7 @@ def default() -> ConfigDict:
                 flip=False,  # left and right, every other time that an image is trained on
                 test_share=0.2,  # of a source of real images without a split of its own
                 test_images=2000,  # at most so many of the held-out images are measured on; 0: all
-                strict=False,  # refuse unreadable pictures, instead of leaving them out
+                strict=False,  # decode every picture first and refuse unusable ones, instead of leaving them out
                 max_pixels=50_000_000,  # of a picture in its file
                 memory_gb=2.0,  # pictures that fit in it are decoded once and kept
                 workers=0,  # processes that decode pictures; 0: threads of this one

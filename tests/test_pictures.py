@@ -148,7 +148,7 @@ def test_a_picture_that_turns_out_damaged_is_named_and_another_stands_in(tmp_pat
             np.testing.assert_array_equal(cut[:], whole[np.array([0, 1, 3, 3, 4, 5])])
     assert sum(f"'{name}': damaged" in record.getMessage() for record in caplog.records) == 1
     with pytest.raises(InputError, match=f"'{name}': damaged"):
-        data.load(settings(tmp_path, strict=True)).train[:]
+        data.load(settings(tmp_path, strict=True))
 
 
 def test_split_of_a_folder_is_by_class_and_its_hash_follows_the_names(tmp_path):

@@ -131,14 +131,12 @@ class Pictures:
       names: one for each picture.
       open: opens a picture by its name.
       frame: what they are made into.
-      strict: refuse damaged ones.
       kept: remember what was decoded, as bytes.
     """
 
     names: Sequence[str]
     open: Callable[[str], BufferedIOBase]
     frame: Frame
-    strict: bool
     kept: bool
 
     @property
@@ -176,10 +174,7 @@ class Pictures:
                 with self.open(self.names[i]) as file:
                     return self.frame.decode(file)
             except (UnusableError, OSError) as error:
-                line = f"{self.names[i]!r}: {error}"
-                if self.strict:
-                    raise InputError(f"{line}; remove it, or set config.data.strict to False") from error
-                _tell(f"{line}; another picture stands in for it")
+                _tell(f"{self.names[i]!r}: {error}; another picture stands in for it")
         raise InputError(f"none of {len(self)} pictures can be decoded")
 
 
@@ -192,6 +187,11 @@ def _tell(line: str) -> None:
 def examine(files: Files, frame: Frame, where: str, strict: bool = False) -> tuple[np.ndarray, tuple[str, ...]]:
     """Which pictures have a header that says they can be used, and one line for each of the others.
 
+    Args:
+      files, frame: the pictures, and what they shall become.
+      where: what to call the place where they are.
+      strict: look at all of each picture, and refuse them all for one that cannot be used.
+
     Raises:
       InputError: none can be used or, where `strict`, one cannot.
     """
@@ -199,7 +199,7 @@ def examine(files: Files, frame: Frame, where: str, strict: bool = False) -> tup
     def fault(name):
         try:
             with files.open(name) as file:
-                frame.check(file)
+                (frame.decode if strict else frame.check)(file)
         except (UnusableError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             return f"{name!r}: {reason}"

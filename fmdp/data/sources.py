@@ -74,9 +74,7 @@ def from_pictures(
         usable, faults = examine(part, frame, str(path), config.strict)
         left_out += faults
         names = [part.names[i] for i in usable]
-        images = Pictures(
-            names=names, open=part.open, frame=frame, strict=config.strict, kept=needed <= config.memory_gb * 1e9
-        )
+        images = Pictures(names=names, open=part.open, frame=frame, kept=needed <= config.memory_gb * 1e9)
         parts.append(Examples(images, part.labels[usable], names))
     return Found(parts[0], parts[1] if parts[1:] else None, tuple(left_out))
 
