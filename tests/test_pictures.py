@@ -151,6 +151,20 @@ def test_a_picture_that_turns_out_damaged_is_named_and_another_stands_in(tmp_pat
         data.load(settings(tmp_path, strict=True))
 
 
+def test_kept_pictures_are_decoded_once_and_only_when_asked_for(tmp_path):
+    for i in range(8):
+        picture(seed=i).save(tmp_path / f"{i}.png")
+    read, kept = (data.load(settings(tmp_path, memory_gb=memory)).train for memory in (0.0, 1.0))
+    expected = read[:]
+    for index in (slice(0, 2), np.array([3, 1, 3]), slice(None)):
+        np.testing.assert_array_equal(kept[index], expected[index])
+    for i in range(8):
+        (tmp_path / f"{i}.png").unlink()
+    np.testing.assert_array_equal(kept[:], expected)
+    with pytest.raises(InputError, match="none of 6 pictures can be decoded"):
+        read[:1]
+
+
 def test_split_of_a_folder_is_by_class_and_its_hash_follows_the_names(tmp_path):
     for name, count in (("a", 8), ("b", 4)):
         (tmp_path / name).mkdir()

@@ -149,6 +149,10 @@ def test_checkpoints_of_others_and_damaged_ones_are_refused(tmp_path):
     with pytest.raises(InputError, match="no checkpoint"):
         train.restore(c, IMAGES.shape[1:], tmp_path)
     train.train(c, IMAGES, tmp_path)
+    moved = small_config(steps=2)
+    moved.data.update(path="elsewhere", workers=3)
+    _, progress = train.restore(moved, IMAGES.shape[1:], tmp_path)
+    assert progress["steps"] == 2
     other = small_config(steps=2)
     other.network.width = 9
     with pytest.raises(InputError, match=r"config.network was .*8.* and is now .*9"):
