@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from fmdp import observation, operators
 from fmdp.data import Split
 from fmdp.errors import InputError
-from fmdp.evaluate import measure, reference
+from fmdp.evaluate import floors, measure, reference
 from fmdp.metrics import distortion, learned, perception
 from fmdp.metrics.features import features
 from fmdp.metrics.learned import Learned
@@ -49,6 +49,7 @@ NOISES: dict[str, Callable[[float], observation.Noise]] = {
 ITERATES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
 LARGEST = 1e6  # of images in [-1, 1]; beyond, an iterate is finite by chance
 MATCHED = ("mse", "kernel_distance")
+DEALS = 200  # behind the interval of what is chance in perception
 
 
 class Run(NamedTuple):
@@ -98,8 +99,9 @@ def compare(
       networks: the measures of published networks.
 
     Returns:
-      {"inverse": rows, "matched": rows, "tuned": rows} for summary.json, and a picture of each task. A row whose solve
-      diverged, or that the operator does not admit, has "failed" with the reason instead of its measures.
+      {"inverse": rows, "matched": rows, "tuned": rows, "inverse_floor": what the perception measures come to between
+      as many real images and the real ones} for summary.json, and a picture of each task. A row whose solve diverged,
+      or that the operator does not admit, has "failed" with the reason instead of its measures.
 
     Raises:
       InputError: a task that cannot be set up.
@@ -134,7 +136,9 @@ def compare(
             rows.append(row)
         iterates = _iterates(field, observations[0], task, config, chosen, keys[0])
         pictures[name] = Picture(np.asarray(clean[0]), np.asarray(observations[0].y[0]), restored, iterates)
-    return {"inverse": rows, "matched": matched(rows), "tuned": choices}, pictures
+    restored_ones = split._replace(test=split.test[: len(clean)], test_labels=split.test_labels[: len(clean)])
+    floor = floors(restored_ones, width, DEALS, jax.random.fold_in(key, len(tasks)))
+    return {"inverse": rows, "matched": matched(rows), "tuned": choices, "inverse_floor": floor}, pictures
 
 
 def budgets(solver: str, task: Task, config: ConfigDict) -> tuple[int, ...]:

@@ -33,21 +33,30 @@ def write_table(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-def draw_planes(path: pathlib.Path, rows: list[dict[str, Any]], images: int, seeds: int) -> None:
-    """Draw the distortion-perception plane of every task: plug-and-play's curves, and each baseline as a point."""
+def draw_planes(path: pathlib.Path, table: dict[str, Any], images: int, seeds: int) -> None:
+    """Draw the distortion-perception plane of every task: plug-and-play's curves, and each baseline as a point.
+
+    Args:
+      path: of the PNG.
+      table: of `inverse.compare`.
+      images, seeds: of each point.
+    """
+    rows, floor = table["inverse"], table["inverse_floor"]["kernel_distance"]
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     columns = min(len(tasks), 2)
     figure = Figure(figsize=(5.4 * columns, 4 * -(-len(tasks) // columns) + 0.9), layout="constrained")
     axes = figure.subplots(-(-len(tasks) // columns), columns, squeeze=False).ravel()
     for axis, task in zip(axes, tasks, strict=False):
         _draw_plane(axis, [row for row in rows if row["task"] == task and "failed" not in row])
+        axis.axhspan(floor["low"], floor["high"], color="0.5", alpha=0.25, lw=0, label="real against real")
         axis.set(title=task.replace("_", " "), xlabel="mean squared error per pixel", ylabel="kernel distance MMD²")
     for axis in axes[len(tasks) :]:
         axis.remove()
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     figure.suptitle(
         "Lower is better on both axes. Blue: plug-and-play with the flow map from t = s (large dot) to t = 1.\n"
-        f"{images} held-out images, {seeds} seeds (bars: standard deviation over them), one trained network",
+        f"{images} held-out images, {seeds} seeds (bars: standard deviation over them), one trained network;"
+        " band: 95 % of real sets against real ones",
         fontsize=9,
     )
     with replacing(path) as temporary:
@@ -74,7 +83,7 @@ def _draw_plane(axis, rows: list[dict[str, Any]]) -> None:
             axis.errorbar(x, y, dy, dx, marker=marker, ms=8, ls="", elinewidth=0.7, color=color, label=name)
     axis.set_xscale("log")
     axis.set_yscale("symlog", linthresh=1e-3)
-    axis.axhline(0, color="0.7", lw=0.8)
+    axis.margins(0.08, 0.12)
 
 
 def _coordinates(points: list[dict[str, Any]]) -> tuple[np.ndarray, ...]:

@@ -90,7 +90,7 @@ def restore(config: ConfigDict, workdir: pathlib.Path) -> None:
     table, pictures = inverse.compare(field, split, tasks, config.inverse, key, networks)
     rows = table["inverse"]
     inverse_report.write_table(workdir / "inverse.csv", rows)
-    inverse_report.draw_planes(workdir / "inverse_plane.png", rows, config.inverse.images, config.inverse.seeds)
+    inverse_report.draw_planes(workdir / "inverse_plane.png", table, config.inverse.images, config.inverse.seeds)
     inverse_report.draw_strips(workdir / "inverse_strips.png", pictures)
     inverse_report.draw_iterates(workdir / "inverse_iterates.png", pictures)
     before = previous(workdir)

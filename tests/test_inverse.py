@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from fmdp import config, inverse, inverse_report, protocols
+from fmdp import config, evaluate, inverse, inverse_report, protocols
 from fmdp.data import Split
 from fmdp.errors import InputError
 from fmdp.exact import Gaussian
+from fmdp.metrics import perception
+from fmdp.metrics.features import features
 
 KEY = jax.random.key(0)
 SHAPE = (4, 4, 1)
@@ -77,6 +79,14 @@ def test_both_knobs_meet_at_their_ends(table):
         assert rows["chord", end]["mse"] == pytest.approx(rows["relative", end]["mse"], rel=1e-4)
 
 
+def test_the_floor_is_that_of_as_many_real_images(table):
+    data, key = split(), jax.random.fold_in(KEY, 2)
+    width = perception.median_distance(features(jnp.asarray(evaluate.reference(data)[0])))
+    few = data._replace(test=data.test[:10], test_labels=data.test_labels[:10])
+    assert table[0]["inverse_floor"] == evaluate.floors(few, width, inverse.DEALS, key)
+    assert table[0]["inverse_floor"] != evaluate.floors(data, width, inverse.DEALS, key)
+
+
 def test_files_of_the_comparison(table, tmp_path):
     summary, pictures = table
     inverse_report.write_table(tmp_path / "inverse.csv", summary["inverse"])
@@ -85,7 +95,7 @@ def test_files_of_the_comparison(table, tmp_path):
     assert len(rows) == len(summary["inverse"])
     assert float(rows[0]["psnr"]) == summary["inverse"][0]["psnr"]
     assert [row["failed"] for row in rows] == [row.get("failed", "") for row in summary["inverse"]]
-    inverse_report.draw_planes(tmp_path / "plane.png", summary["inverse"], 10, 2)
+    inverse_report.draw_planes(tmp_path / "plane.png", summary, 10, 2)
     inverse_report.draw_strips(tmp_path / "strips.png", pictures)
     inverse_report.draw_iterates(tmp_path / "iterates.png", pictures)
     assert {path.name for path in tmp_path.iterdir()} == {"inverse.csv", "plane.png", "strips.png", "iterates.png"}
