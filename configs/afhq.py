@@ -9,7 +9,7 @@ pictures of at least 256 pixels a side. --config.data.workers=8 decodes in eight
 Expected time: not measured; meant for one TPU host or GPU server, for days. --config.network.dtype=bfloat16 and
 --config.network.remat=True trade precision and time for memory.
 Expected scores: not measured.
-configs/afhq.py:smoke is the same at 16 pixels with a tiny network and two steps, for tests; its scores mean nothing.
+configs/afhq.py:smoke is the same at 32 pixels with a tiny network and two steps, for tests; its scores mean nothing.
 """
 
 from fmdp import presets

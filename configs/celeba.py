@@ -11,7 +11,7 @@ Expected time: not measured; meant for one TPU host or GPU server, for days. --c
 --config.network.remat=True trade precision and time for memory.
 Expected scores: not measured. The paper's, on 500 faces at noise levels .1 / .3 / .5 / .7: PSNR 35.98 / 29.67 / 26.18 /
 22.89 dB at t = s and 35.50 / 28.67 / 25.00 / 21.56 dB at t = 1, variance ratio there .997 / .991 / .983 / .961.
-configs/celeba.py:smoke is the same at 16 pixels with a tiny network and two steps, for tests; its scores mean nothing.
+configs/celeba.py:smoke is the same at 32 pixels with a tiny network and two steps, for tests; its scores mean nothing.
 """
 
 from fmdp import presets

@@ -9,7 +9,7 @@ y_train, x_test and y_test. What tensorflow-datasets has prepared as array_recor
 Expected time: not measured; meant for one TPU host or GPU server. --config.network.dtype=bfloat16 and
 --config.network.remat=True trade precision and time for memory.
 Expected scores: not measured.
-configs/cifar10.py:smoke is the same at 16 pixels with a tiny network and two steps, for tests; its scores mean nothing.
+configs/cifar10.py:smoke is the same at 32 pixels with a tiny network and two steps, for tests; its scores mean nothing.
 """
 
 from fmdp import presets

@@ -5,6 +5,7 @@ import os
 import pathlib
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import jax
@@ -170,12 +171,12 @@ def fail(message: str) -> NoReturn:
     sys.exit(2)
 
 
-def cli() -> None:
-    """The command line, with the mistakes of its user told in one line."""
+def cli(program: Callable[[list[str]], None] = main) -> None:
+    """Run a program of the command line, with the mistakes of its user told in one line."""
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", pathlib.Path.home() / ".cache" / "fmdp" / "jax")
     jax.config.update("jax_compilation_cache_dir", str(cache))
     try:
-        app.run(main, flags_parser=parse_flags)
+        app.run(program, flags_parser=parse_flags)
     except InputError as error:
         fail(str(error))
 

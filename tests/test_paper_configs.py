@@ -10,12 +10,15 @@ from PIL import Image
 
 from fmdp import config, main, train
 from fmdp.errors import InputError
+from fmdp.metrics import weights
+from tests.published import write_random_weights
 
 NAMES = ("cifar10", "celeba", "afhq")
+LEARNED = ("fid", "kid", "precision", "recall", "lpips_alex")
 WEIGHT_NET = 297_344  # the released networks count their log-variance in
 
 
-def png(seed, side=20):
+def png(seed, side=36):
     file = BytesIO()
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)).save(file, "PNG")
     return file.getvalue()
@@ -35,18 +38,36 @@ def layout(name, root):
     return root
 
 
+@pytest.fixture(scope="module")
+def metric_weights(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("weights")
+    write_random_weights(folder, "inception", "lpips_alex")
+    return str(folder)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_smoke_runs_end_to_end_on_the_layout_the_config_names(name, tmp_path):
+def test_smoke_runs_end_to_end_on_the_layout_the_config_names(name, metric_weights, tmp_path, monkeypatch, capsys):
     (tmp_path / "data").mkdir()
     c = importlib.import_module(f"configs.{name}").get_config("smoke")
+    assert c.evaluate.inception == c.evaluate.lpips == weights.AUTO
     c.data.path = str(layout(name, tmp_path / "data"))
     c.data.test_share = 1 / 3
     config.validate(c, jax.device_count())
     workdir = tmp_path / "run"
     workdir.mkdir()
+    monkeypatch.setattr(weights, "_folders", list)  # of a machine without the published weights
     main.run(c, workdir, "train_and_evaluate")
     summary = json.loads((workdir / "summary.json").read_text())
+    assert not set(LEARNED) & set(summary["denoise"][0]["points"][0])
+    (told,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not measured")]
+    assert all(name in told for name in ("inception needs", "lpips_alex needs", "lpips_vgg needs"))
+
+    c.evaluate.update(inception=metric_weights, lpips=metric_weights, small_fid=True, points=3, rival_images=0)
+    main.run(c, workdir, "evaluate")
+    scored = json.loads((workdir / "summary.json").read_text())["denoise"]
+    assert all(np.isfinite([point[m] for m in LEARNED]).all() for curve in scored for point in curve["points"])
+    assert scored[0]["points"][0]["mse"] == pytest.approx(summary["denoise"][0]["points"][0]["mse"])
     assert summary["config"] == f"{name}_smoke"
     assert summary["data"]["train_images"] == 16
     assert summary["data"]["test_images"] == 8
