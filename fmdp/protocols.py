@@ -23,7 +23,7 @@ def fmd(image_shape: tuple[int, int, int]) -> dict[str, Task]:
     }
     if image_shape[-1] == 3:
         tasks["colorization"] = dict(operator="colorization", sigma=0.05)
-        tasks["jpeg"] = dict(operator="jpeg", sigma=0.05, quality=10)
+    tasks["jpeg"] = dict(operator="jpeg", sigma=0.05, quality=10)
     return tasks
 
 

@@ -9,9 +9,7 @@ import scipy.fft
 from jax import Array
 
 from fmdp.errors import InputError
-from fmdp.operators.color import check_colour
 from fmdp.operators.operator import Operator, operator, static
-from fmdp.operators.separable import check_factor
 
 # ITU-T T.81, annex K: the standard tables for luma and chroma.
 LUMA_TABLE = np.array(
@@ -39,6 +37,7 @@ YCBCR = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.4
 class Jpeg(Operator):
     """Decompressed JPEG: YCbCr, chroma at every second pixel, 8x8 cosine transform, tables scaled by the quality.
 
+    Gray images are luma alone. Sides that are no multiple of a block's are filled up with the last pixel.
     `surrogate` replaces the rounding r = round(c) by r + (c - r)^3, which has a derivative (Reich et al., WACV 2024).
     """
 
@@ -56,19 +55,24 @@ class Jpeg(Operator):
         return self._compress(x, _smooth_round)
 
     def _compress(self, x: Array, rounding: Callable[[Array], Array]) -> Array:
-        x = 127.5 * (x + 1) - 128
+        height, width, channels = x.shape
+        block = 16 if channels == 3 else 8
+        x = jnp.pad(127.5 * (x + 1) - 128, ((0, -height % block), (0, -width % block), (0, 0)), "edge")
+        x = self._colour(x, rounding) if channels == 3 else _quantize(x[..., 0], self.tables[0], rounding)[..., None]
+        return (x[:height, :width] + 128) / 127.5 - 1
+
+    def _colour(self, x: Array, rounding: Callable[[Array], Array]) -> Array:
         luma, *chroma = jnp.moveaxis(_mix(x, YCBCR), -1, 0)
         luma = _quantize(luma, self.tables[0], rounding)
         chroma = [_quantize(plane[::2, ::2], self.tables[1], rounding) for plane in chroma]
         chroma = [plane.repeat(2, 0).repeat(2, 1) for plane in chroma]
-        x = _mix(jnp.stack([luma, *chroma], -1), np.linalg.inv(YCBCR))
-        return (x + 128) / 127.5 - 1
+        return _mix(jnp.stack([luma, *chroma], -1), np.linalg.inv(YCBCR))
 
 
 def jpeg(image_shape, key, quality: int = 10) -> Operator:
-    """JPEG at a quality from 1 to 100; sides must be multiples of 16."""
-    check_colour("jpeg", image_shape)
-    check_factor("jpeg", image_shape, 16)
+    """JPEG at a quality from 1 to 100 of images in colour or gray."""
+    if image_shape[-1] not in (1, 3):
+        raise InputError(f"jpeg: needs 3 channels (red, green, blue) or 1 (gray), the images have {image_shape[-1]}")
     if not 1 <= quality <= 100:
         raise InputError(f"jpeg: quality={quality}: pass a number from 1 (worst) to 100")
     scale = 5000 / quality if quality < 50 else 200 - 2 * quality
