@@ -13,6 +13,17 @@ configs/fashion_mnist.py:smoke is the same with a tiny network and a few steps, 
 from fmdp.config import default
 from fmdp.errors import InputError
 
+TASKS = {
+    "box_inpainting": {"operator": "box_inpainting", "sigma": 0.05, "size": 9},
+    "random_inpainting": {"operator": "random_inpainting", "sigma": 0.05, "ratio": 0.7},
+    "super_resolution": {"operator": "super_resolution", "sigma": 0.05, "factor": 2},
+    "gaussian_deblurring": {"operator": "gaussian_blur", "sigma": 0.05, "kernel_size": 7, "std": 1.5},
+    "motion_deblurring": {"operator": "motion_blur", "sigma": 0.05, "kernel_size": 9, "intensity": 0.5},
+    "jpeg": {"operator": "jpeg", "sigma": 0.05, "quality": 10},
+    "phase_retrieval": {"operator": "phase_retrieval", "sigma": 0.05, "oversampling": 2.0},
+    "poisson_deblurring": {"operator": "gaussian_blur", "peak": 20.0, "kernel_size": 7, "std": 1.5},
+}
+
 
 def get_config(variant: str = ""):
     if variant not in ("", "smoke"):
@@ -28,12 +39,17 @@ def get_config(variant: str = ""):
     config.loss.update(off_diagonal="meanflow", diagonal_share=0.5)
     config.optimizer.update(learning_rate=1e-3, warmup_steps=200, b2=0.99)
     config.ema.half_life = 60_000.0
-    config.train.update(steps=10_000, batch_size=64, log_every=50, checkpoint_every=200)
+    config.train.update(steps=7000, batch_size=64, log_every=50, checkpoint_every=200)
     config.evaluate.update(draws=1, bootstrap=50, batch_size=250, rival_images=100)
+    config.inverse.update(
+        images=50, tuning_images=10, seeds=2, batch_size=10, steps=(20, 50), lookaheads=(0.0, 0.5, 1.0),
+        solvers=("pnp", "pnp_flow", "dps", "flower"), tasks=TASKS,
+    )  # fmt: skip
     if variant == "smoke":
         config.name = "fashion_mnist_smoke"
         config.network.update(channels=4, multipliers=(1,), attention=())
         config.data.test_images = 20
         config.train.update(steps=4, batch_size=8)
         config.evaluate.update(points=3, batch_size=20, rival_images=4, rival_steps=2)
+        config.inverse.update(images=4, tuning_images=2, batch_size=2, seeds=1, steps=(2,), solvers=("pnp",))
     return config
