@@ -9,6 +9,7 @@ y_train, x_test and y_test. What tensorflow-datasets has prepared as array_recor
 Expected time: not measured; meant for one TPU host or GPU server. --config.network.dtype=bfloat16 and
 --config.network.remat=True trade precision and time for memory.
 Expected scores: not measured.
+configs/cifar10.py:small is a network of two million parameters, by which fmdp.bench measures speed on a CPU.
 configs/cifar10.py:smoke is the same at 32 pixels with a tiny network and two steps, for tests; its scores mean nothing.
 """
 
@@ -17,12 +18,16 @@ from fmdp.errors import InputError
 
 
 def get_config(variant: str = ""):
-    if variant not in ("", "smoke"):
-        raise InputError(f"configs/cifar10.py knows no variant {variant!r}: leave it out, or use smoke")
+    if variant not in ("", "small", "smoke"):
+        raise InputError(f"configs/cifar10.py knows no variant {variant!r}: leave it out, or use small or smoke")
     config = presets.paper(32)
     config.name = "cifar10"
     config.data.update(path="data/cifar10", dataset="cifar10", test_share=0.02, test_images=2000)
     config.data.origin = "write CIFAR-10 there as folders train/<class> and test/<class> of PNG files, or as a zip"
+    if variant == "small":
+        config.name = "cifar10_small"
+        config.network.update(channels=32, multipliers=(1, 2, 2), blocks=2, attention=(16,))
+        config.train.batch_size = 16
     if variant == "smoke":
         presets.smoke(config)
     return config

@@ -64,7 +64,7 @@ def knob_grid(points: int) -> np.ndarray:
 
 
 @jax.jit
-def _restore(field: AverageField, x: Array, s: Array, r: Array) -> Array:
+def walk(field: AverageField, x: Array, s: Array, r: Array) -> Array:
     """D_{s, s + r (1 - s)}(x) for every r."""
     return jax.lax.map(lambda r: denoise(field, x, s, lookahead_time(s, r)), r)
 
@@ -106,7 +106,7 @@ def sweep(field: AverageField, images: np.ndarray, noise_level: float, config: C
     noise = jax.random.normal(key, (config.draws, *images.shape))
     noisy = interpolate(noise, jnp.broadcast_to(images, noise.shape), s)
     flat = noisy.reshape(-1, *images.shape[1:])
-    *lookahead, step = _in_batches(lambda x: _restore(field, x, s, settings), flat, config.batch_size)
+    *lookahead, step = _in_batches(lambda x: walk(field, x, s, settings), flat, config.batch_size)
     lookahead = np.stack(lookahead).reshape(len(r), *noisy.shape)
     share = r.astype(np.float32)[:, None, None, None, None, None]
     chord = (1 - share) * lookahead[0] + share * lookahead[-1]
@@ -271,7 +271,7 @@ def calibrate(
             except InputError:
                 trials.append(trial | {"setting": None, "achieved_db": None})
                 continue
-            restore = partial(_restore, field, s=swept.s, r=jnp.array([0.0, setting]))
+            restore = partial(walk, field, s=swept.s, r=jnp.array([0.0, setting]))
             restored = _in_batches(restore, x, config.batch_size)
             psnr = _distortion(restored.reshape(2, *swept.noisy[:, other].shape), jnp.asarray(clean[other]))["psnr"]
             least, ours = np.asarray(psnr).reshape(2, -1).mean(1)

@@ -1,8 +1,9 @@
 import jax
+import jax.numpy as jnp
 import pytest
 
-from configs import celeba
-from fmdp import bench, train
+from configs import celeba, digits
+from fmdp import bench, costs
 from fmdp.errors import InputError
 
 
@@ -13,10 +14,59 @@ def tiny():
     return config
 
 
+def test_products_are_found_wherever_they_hide():
+    @jax.checkpoint
+    def layer(x, w):
+        return jnp.tanh(x @ w)
+
+    def network(x, w):
+        x, _ = jax.lax.scan(lambda x, w: (jax.jit(layer)(x, w), None), x, w)
+        kernel = jnp.ones((3, 1, 1), x.dtype)
+        return jax.lax.conv_general_dilated(x[..., None], kernel, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"))
+
+    x, w = jnp.ones((2, 5)), jnp.ones((3, 5, 5))
+    found = costs.products(network, x, w)
+    assert [equation.primitive.name for equation in found] == ["dot_general"] * 3 + ["conv_general_dilated"]
+    backward = costs.products(jax.grad(lambda w: network(x, w).sum()), w)
+    assert len(backward) > 2 * len(found)
+
+
+def test_the_chain_is_the_same_arithmetic_in_a_row():
+    a, b = jnp.ones((16, 32)), jnp.ones((32, 8))
+
+    def network(a, b):
+        c = a @ b
+        return c @ (c.T @ a)
+
+    run, operands = costs.chain(costs.products(network, a, b), jax.random.key(0))
+    compiled = jax.jit(run).lower(operands).compile()
+    wanted = costs.flops(jax.jit(network).lower(a, b).compile())
+    assert costs.flops(compiled) == pytest.approx(wanted, rel=0.2)
+    first = operands[0][0].at[:].set(jnp.nan)
+    assert jnp.isnan(run([(first, operands[0][1]), *operands[1:]]))  # all wait for the first
+
+
+@pytest.mark.slow
+def test_every_section_measures_something(tiny):
+    found = bench.measure(digits.get_config("smoke"), [], 8, 2)
+    assert set(found) == set(bench.SECTIONS)
+    assert found["forward"]["products"] == 7
+    assert found["sweep"]["compiled"] == 1
+    assert set(found["step"]) == {"lagrangian", "semigroup", "eulerian", "meanflow"}
+    ratios = [
+        found["forward"]["over_bare_products"],
+        found["solve"]["over_forwards"],
+        found["input"]["batches_in_a_step"],
+    ]
+    assert min(ratios) > 0
+    assert found["compile"]["cold_seconds"] > found["compile"]["warm_seconds"] > 0
+    assert "does not exist" in bench.measure(tiny, ["input"], 4, 1)["input"]["not_measured"]
+
+
 @pytest.mark.slow
 def test_memory_grows_with_the_batch_and_holds_the_state(tiny):
-    found = bench.memory(tiny)
-    state = jax.eval_shape(lambda: train.init_state(tiny, found["image_shape"], jax.random.key(0)))
+    (found,) = bench.measure(tiny, ["memory"], 0, 1).values()
+    state = jax.eval_shape(bench.Subject(tiny, (8, 8, 3), 4, 1).init)
     assert found["image_shape"] == (8, 8, 3)
     assert found["fixed_bytes"] >= sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
     assert found["bytes_per_example"] > 4 * 8 * 8 * 3
@@ -26,8 +76,6 @@ def test_memory_grows_with_the_batch_and_holds_the_state(tiny):
     assert found["fixed_bytes"] + fits * found["bytes_per_example"] == pytest.approx(0.9 * 16e9, rel=1e-3)
 
 
-def test_images_without_a_size_are_refused(tiny):
-    config = tiny.copy_and_resolve_references()
-    config.data.size = config.network.resolution = 0
-    with pytest.raises(InputError, match=r"config.data.size = 0"):
-        bench.memory(config)
+def test_unknown_sections_are_refused(tiny):
+    with pytest.raises(InputError, match="--only=speed: must be among ceilings, forward"):
+        bench.measure(tiny, ["speed"], 0, 1)

@@ -1,0 +1,86 @@
+"""What a program costs, told from the program itself: its operations laid bare, and the memory it is planned with."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.extend import core
+
+from fmdp.errors import InputError
+
+PRODUCTS = ("conv_general_dilated", "dot_general")
+CHAIN = 1e-30  # of one number of the output before; nothing, but the compiler does not know
+
+
+def products(function: Callable, *args: Any) -> list[core.JaxprEqn]:
+    """Every convolution and matrix product of a function, in order, as often as it is run.
+
+    What is inside a `while` counts once: how often it runs is not known.
+    """
+    return list(_walk(jax.make_jaxpr(function)(*args).jaxpr))
+
+
+def _walk(jaxpr: core.Jaxpr) -> Iterator[core.JaxprEqn]:
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in PRODUCTS:
+            yield equation
+        times = equation.params["length"] if equation.primitive.name == "scan" else 1
+        for _ in range(times):
+            for inner in _inner(equation.params.values()):
+                yield from _walk(inner)
+
+
+def _inner(values) -> Iterator[core.Jaxpr]:
+    for value in values:
+        if isinstance(value, core.ClosedJaxpr):
+            yield value.jaxpr
+        elif isinstance(value, core.Jaxpr):
+            yield value
+        elif isinstance(value, tuple | list):
+            yield from _inner(value)
+
+
+def chain(equations: list[core.JaxprEqn], key: Array) -> tuple[Callable[[Any], Array], list[tuple[Array, ...]]]:
+    """The bare products of a program one after another, each waiting for the one before; and operands for them.
+
+    Returns:
+      A function of operands, to be compiled, and operands of the right shapes and types.
+    """
+    operands = []
+    for i, equation in enumerate(equations):
+        keys = jax.random.split(jax.random.fold_in(key, i))
+        shaped: list[Any] = [variable.aval for variable in equation.invars]
+        operands.append(tuple(jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, shaped, strict=True)))
+
+    def run(operands):
+        link = jnp.zeros((), jnp.float32)
+        for equation, (left, right) in zip(equations, operands, strict=True):
+            if left.size < right.size:  # the smaller operand waits: that costs least
+                left = left + link.astype(left.dtype)
+            else:
+                right = right + link.astype(right.dtype)
+            (out,) = [equation.primitive.bind(left, right, **equation.params)]
+            link = CHAIN * lax.slice(out, (0,) * out.ndim, (1,) * out.ndim).reshape(()).astype(jnp.float32)
+        return link
+
+    return run, operands
+
+
+def planned_bytes(compiled: jax.stages.Compiled) -> int:
+    """Bytes that a compiled program has in use at most on one device, its arguments included.
+
+    Raises:
+      InputError: the backend does not tell.
+    """
+    plan = compiled.memory_analysis()
+    if plan is None:
+        raise InputError(f"the {jax.default_backend()} backend does not tell what memory a program takes")
+    return plan.temp_size_in_bytes + plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
+
+
+def flops(compiled: jax.stages.Compiled) -> float:
+    """Floating-point operations of one run of a compiled program on one device; of loops, one turn."""
+    analysis = compiled.cost_analysis()
+    return float((analysis or {}).get("flops", 0.0))
