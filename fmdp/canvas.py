@@ -1,0 +1,104 @@
+"""Images of any size for a field that was trained at one: overlapping tiles on a canvas that they cover."""
+
+import itertools
+import math
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from fmdp.operators.operator import Operator, operator, static
+from fmdp.types import AverageField
+
+Shape = tuple[int, int, int]
+
+
+def canvas_shape(image: Shape, tile: Shape) -> Shape:
+    """The least shape that holds an image of shape (H, W, C) and that tiles, each half over the next, cover exactly."""
+
+    def length(wanted, side):
+        stride = max(side // 2, 1)
+        return side + stride * math.ceil(max(wanted - side, 0) / stride)
+
+    return (length(image[0], tile[0]), length(image[1], tile[1]), tile[2])
+
+
+def corners(canvas: Shape, tile: Shape) -> list[tuple[int, int]]:
+    """The upper left corners of the tiles of a canvas."""
+    rows, columns = (
+        range(0, length - side + 1, max(side // 2, 1)) for length, side in zip(canvas[:2], tile[:2], strict=True)
+    )
+    return list(itertools.product(rows, columns))
+
+
+def tiled(field: AverageField, canvas: Shape, tile: Shape) -> AverageField:
+    """The average field on images [..., H, W, C] of the canvas's shape: that of the tiles, blended where they overlap.
+
+    Each tile counts most in its middle (a Hann window), so that no seam shows. On a canvas of one tile it is the
+    field itself.
+
+    Args:
+      field: for images of the shape of a tile.
+      canvas: as from `canvas_shape`.
+      tile: (H, W, C).
+    """
+    places = corners(canvas, tile)
+    if len(places) == 1:
+        return field
+    height, width = tile[:2]
+    window = np.outer(*(np.sin(np.pi * (np.arange(n) + 0.5) / n) ** 2 for n in (height, width)))[..., None]
+    total = np.zeros((*canvas[:2], 1))
+    for top, left in places:
+        total[top : top + height, left : left + width] += window
+
+    def blended(x: Array, s: Any, t: Any) -> Array:
+        batch = x.shape[:-3]
+        tiles = jnp.stack([x[..., a : a + height, b : b + width, :] for a, b in places])
+        s, t = (jnp.broadcast_to(jnp.asarray(time, x.dtype), (len(places), *batch)) for time in (s, t))
+        moved = field(tiles, s, t) * window.astype(x.dtype)
+        v = jnp.zeros(x.shape, x.dtype)
+        for part, (a, b) in zip(moved, places, strict=True):
+            v = v.at[..., a : a + height, b : b + width, :].add(part)
+        return v / total.astype(x.dtype)
+
+    return blended
+
+
+@operator
+class Cropped(Operator):
+    """An operator on the middle of a canvas; what lies around is not measured."""
+
+    inner: Any
+    image_shape: Any = static()
+    name: Any = static()
+    linear: Any = static()
+
+    def measure(self, x):
+        """What the operator makes of the middle."""
+        return self.inner.measure(crop(x, self.inner.image_shape))
+
+    def surrogate(self, x):
+        """As `measure`, differentiably."""
+        return self.inner.surrogate(crop(x, self.inner.image_shape))
+
+
+def on_canvas(inner: Operator, canvas: Shape) -> Operator:
+    """The operator for images of the canvas's shape, in whose middle it measures; itself where that is all."""
+    if inner.image_shape == canvas:
+        return inner
+    return Cropped(inner=inner, image_shape=canvas, name=inner.name, linear=inner.linear)
+
+
+def crop(x: Array, shape: Shape) -> Array:
+    """The middle [..., h, w, C] of images on a canvas."""
+    top, left = ((have - want) // 2 for have, want in zip(x.shape[-3:-1], shape[:2], strict=True))
+    return lax.slice_in_dim(lax.slice_in_dim(x, top, top + shape[0], axis=-3), left, left + shape[1], axis=-2)
+
+
+def pad(x: Array, canvas: Shape) -> Array:
+    """Images [..., h, w, C] in the middle of a canvas that goes on as their mirror image."""
+    sides = [
+        ((have - want) // 2, have - want - (have - want) // 2) for have, want in zip(canvas, x.shape[-3:], strict=True)
+    ]
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 3) + sides[:2] + [(0, 0)], mode="symmetric")
