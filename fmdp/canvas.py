@@ -12,6 +12,7 @@ from fmdp.operators.operator import Operator, operator, static
 from fmdp.types import AverageField
 
 Shape = tuple[int, int, int]
+AT_ONCE = 64  # tiles, so that memory does not grow with the picture
 
 
 def canvas_shape(image: Shape, tile: Shape) -> Shape:
@@ -47,20 +48,20 @@ def tiled(field: AverageField, canvas: Shape, tile: Shape) -> AverageField:
     if len(places) == 1:
         return field
     height, width = tile[:2]
+    rows, columns = (
+        np.array(starts)[:, None] + np.arange(side)
+        for starts, side in zip(zip(*places, strict=True), tile[:2], strict=True)
+    )
+    where: Any = (..., rows[:, :, None], columns[:, None, :], slice(None))
     window = np.outer(*(np.sin(np.pi * (np.arange(n) + 0.5) / n) ** 2 for n in (height, width)))[..., None]
     total = np.zeros((*canvas[:2], 1))
-    for top, left in places:
-        total[top : top + height, left : left + width] += window
+    np.add.at(total, where, np.broadcast_to(window, (len(places), *window.shape)))
 
     def blended(x: Array, s: Any, t: Any) -> Array:
-        batch = x.shape[:-3]
-        tiles = jnp.stack([x[..., a : a + height, b : b + width, :] for a, b in places])
-        s, t = (jnp.broadcast_to(jnp.asarray(time, x.dtype), (len(places), *batch)) for time in (s, t))
-        moved = field(tiles, s, t) * window.astype(x.dtype)
-        v = jnp.zeros(x.shape, x.dtype)
-        for part, (a, b) in zip(moved, places, strict=True):
-            v = v.at[..., a : a + height, b : b + width, :].add(part)
-        return v / total.astype(x.dtype)
+        tiles = jnp.moveaxis(x[where], -4, 0)
+        moved = lax.map(lambda tile: field(tile, s, t), tiles, batch_size=min(AT_ONCE, len(places)))
+        summed = jnp.zeros_like(x).at[where].add(jnp.moveaxis(moved * window.astype(x.dtype), 0, -4))
+        return summed / total.astype(x.dtype)
 
     return blended
 

@@ -60,6 +60,19 @@ class Frame:
         Raises:
           UnusableError: it is none, too small, too large, or damaged.
         """
+        image = self.upright(file)
+        side = min(image.size)
+        left, top = ((length - side) // 2 for length in image.size)
+        image = image.crop((left, top, left + side, top + side))  # first: the filter looks beyond a box
+        image = image.resize((self.size, self.size), Image.Resampling.LANCZOS)
+        return np.asarray(image).reshape(self.size, self.size, self.channels)
+
+    def upright(self, file: BufferedIOBase) -> Image.Image:
+        """The whole picture in gray ("L") or colour ("RGB"), of its own size.
+
+        Raises:
+          UnusableError: as `decode`.
+        """
         with self._open(file) as image:
             try:
                 ImageOps.exif_transpose(image, in_place=True)
@@ -67,18 +80,13 @@ class Frame:
                 if image.has_transparency_data:
                     white = Image.new("RGBA", image.size, "white")
                     image = Image.alpha_composite(white, image.convert("RGBA"))
-                image = image.convert("RGB" if self.channels == 3 else "L")
-                side = min(image.size)
-                left, top = ((length - side) // 2 for length in image.size)
-                image = image.crop((left, top, left + side, top + side))  # first: the filter looks beyond a box
-                image = image.resize((self.size, self.size), Image.Resampling.LANCZOS)
+                return image.convert("RGB" if self.channels == 3 else "L")
             except UnusableError:
                 raise
             except Exception as error:  # Pillow raises many kinds for a damaged file
                 raise UnusableError(
                     f"damaged: {str(error).splitlines()[0][:100] if str(error) else error!r}"
                 ) from error
-        return np.asarray(image).reshape(self.size, self.size, self.channels)
 
     def _open(self, file: BufferedIOBase) -> Image.Image:
         if not file.read(1):

@@ -1,0 +1,163 @@
+"""Picture files in, restored picture files out: what --mode=restore does with a file or a folder."""
+
+import json
+import pathlib
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import jax
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from PIL import Image
+from tqdm import tqdm
+
+from fmdp.canvas import Shape
+from fmdp.data.pictures import MAX_PIXELS, SUFFIXES, Frame, UnusableError
+from fmdp.errors import InputError
+from fmdp.files import replacing, write_json
+from fmdp.report import as_picture
+from fmdp.restoring import Request, Restored, restore
+from fmdp.types import AverageField
+
+
+def find(source: pathlib.Path, output: pathlib.Path) -> list[pathlib.Path]:
+    """The pictures to restore: a file, or those in a folder and its subfolders, in order.
+
+    Raises:
+      InputError: there are none, or the output folder lies inside the input folder.
+    """
+    if source.is_file():
+        return [source]
+    if not source.is_dir():
+        raise InputError(f"--input={source} does not exist: name a picture or a folder of pictures")
+    if output.resolve().is_relative_to(source.resolve()):
+        raise InputError(f"--output={output} lies inside --input={source}: name a folder elsewhere")
+    found = sorted(path for path in source.rglob("*") if path.is_file() and path.suffix.lower() in SUFFIXES)
+    if not found:
+        raise InputError(f"--input={source} holds no pictures: files of {', '.join(sorted(SUFFIXES))} are")
+    return found
+
+
+def outputs(paths: list[pathlib.Path], source: pathlib.Path, output: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Where the files of each picture go, without a suffix; pictures of one stem get their suffix into the name."""
+    root = source if source.is_dir() else source.parent
+    bare = [path.relative_to(root).with_suffix("") for path in paths]
+    for path, name in zip(paths, bare, strict=True):
+        twin = bare.count(name) > 1
+        yield output / (name.with_name(f"{name.name}_{path.suffix[1:].lower()}") if twin else name)
+
+
+def read(path: pathlib.Path) -> np.ndarray:
+    """A picture file as [h, w, 1 or 3] in [-1, 1], upright, its transparent parts white, 16 bits scaled down to 8.
+
+    Raises:
+      UnusableError: it is no picture, too large, or damaged.
+    """
+    frame = Frame(size=1, channels=3, max_pixels=MAX_PIXELS)
+    with path.open("rb") as file:
+        pixels = np.asarray(frame.upright(file), np.float32) / 127.5 - 1
+    gray = (pixels == pixels[..., :1]).all()
+    return pixels[..., :1] if gray else pixels
+
+
+def run(
+    field: AverageField, tile: Shape, request: Request, source: pathlib.Path, output: pathlib.Path, made_by: dict
+) -> tuple[int, list[str]]:
+    """Restore every picture of the source into the output folder.
+
+    Each leaves NAME.png (with several lookaheads NAME_r0.50.png and a contact sheet, with several draws their mean and
+    NAME_std.png), NAME_measured.png, and NAME.json with all settings and what was found out.
+
+    Args:
+      field, tile: as for `restoring.restore`.
+      made_by: what else each JSON file shall say, such as the checkpoint.
+
+    Returns:
+      How many were restored, and one line for each that could not be.
+
+    Raises:
+      InputError: there are no pictures, or the request or the folders cannot be used.
+    """
+    request.check()
+    paths = find(source, output)
+    done, faults = 0, []
+    with tqdm(paths, unit="picture") as bar:
+        for path, target in zip(bar, outputs(paths, source, output), strict=True):
+            try:
+                began = time.monotonic()
+                restored = restore(field, tile, read(path), request)
+                seconds = time.monotonic() - began
+                write(target, path, restored, request, made_by | {"seconds": seconds})
+                done += 1
+                for line in _told(restored):
+                    bar.write(f"{_printable(path)}: {line}")
+            except (UnusableError, InputError, OSError) as error:
+                faults.append(f"{_printable(path)}: {error}")
+                bar.write(faults[-1])
+    return done, faults
+
+
+def write(target: pathlib.Path, path: pathlib.Path, restored: Restored, request: Request, made_by: dict) -> None:
+    """Write all files of one restored picture."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    names = [f"_r{r:.2f}" if len(request.lookaheads) > 1 else "" for r in request.lookaheads]
+    for name, draws in zip(names, restored.images, strict=True):
+        _save(target.with_name(f"{target.name}{name}.png"), draws.mean(0))
+        if request.draws > 1:
+            spread = draws.std(0).mean(-1)
+            _save_map(target.with_name(f"{target.name}{name}_std.png"), spread)
+    if restored.measured.ndim == 3 and restored.measured.shape[-1] in (1, 3):
+        _save(target.with_name(f"{target.name}_measured.png"), restored.measured)
+    if len(request.lookaheads) > 1:
+        draw_sheet(target.with_name(f"{target.name}_sheet.png"), restored, request)
+    settings: dict[str, Any] = {"input": path.name} | asdict(request) | made_by | restored.facts
+    settings |= {"jax": jax.__version__, "backend": jax.default_backend()}
+    write_json(target.with_name(f"{target.name}.json"), json.loads(json.dumps(settings, default=str)))
+
+
+def draw_sheet(path: pathlib.Path, restored: Restored, request: Request) -> None:
+    """Draw what was measured beside what each lookahead makes of it, and the clean picture where it is known."""
+    tiles = [] if restored.clean is None else [(restored.clean, "clean")]
+    if restored.measured.ndim == 3 and restored.measured.shape[-1] in (1, 3):
+        tiles.append((restored.measured, "measured"))
+    for i, r in enumerate(request.lookaheads):
+        psnr = f"\n{np.mean(restored.facts['psnr'][i]):.2f} dB" if "psnr" in restored.facts else ""
+        name = {0.0: " (least error)", 1.0: " (best perception)"}.get(r, "")
+        tiles.append((restored.images[i].mean(0), f"lookahead {r:g}{name}{psnr}"))
+    figure = Figure(figsize=(2.4 * len(tiles), 3.0), layout="constrained")
+    for axis, (image, title) in zip(figure.subplots(1, len(tiles), squeeze=False)[0], tiles, strict=True):
+        axis.imshow(as_picture(image), cmap=colormaps["gray"], vmin=0, vmax=255, interpolation="nearest")
+        axis.set(xticks=[], yticks=[])
+        axis.set_title(title, fontsize=8)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=140)
+
+
+def _told(restored: Restored) -> list[str]:
+    facts = restored.facts
+    lines = list(facts["notes"])
+    if facts["sigma_estimated"]:
+        lines.append(f"noise estimated: --sigma={facts['sigma']:.4f}")
+    if facts["tiles"] > 1:
+        height, width, _ = facts["tile"]
+        lines.append(f"restored in {facts['tiles']} overlapping tiles of {height}x{width}, the size trained on")
+    return lines
+
+
+def _printable(path: pathlib.Path) -> str:
+    return re.sub(r"[^\x20-\x7e]", lambda match: ascii(match[0])[1:-1], str(path))
+
+
+def _save(path: pathlib.Path, image: np.ndarray) -> None:
+    with replacing(path) as temporary:
+        Image.fromarray(as_picture(image)).save(temporary)
+
+
+def _save_map(path: pathlib.Path, spread: np.ndarray) -> None:
+    """A map of standard deviations, black for 0, white for half of the range of pixels."""
+    with replacing(path) as temporary:
+        Image.fromarray(np.clip(np.round(255 * spread), 0, 255).astype(np.uint8)).save(temporary)

@@ -1,0 +1,204 @@
+"""Restoring one picture of any size, degraded already or by us, at several lookaheads and draws."""
+
+import math
+import warnings
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from skimage.restoration import estimate_sigma
+
+from fmdp import observation, operators
+from fmdp.average_field import denoise, lookahead_time
+from fmdp.canvas import Shape, canvas_shape, corners, crop, on_canvas, pad, tiled
+from fmdp.errors import InputError
+from fmdp.interpolant import time_of_sigma
+from fmdp.observation import Observation
+from fmdp.solvers import DivergenceError, check, pnp
+from fmdp.types import AverageField
+
+SIGMA = 0.05  # of the noise that we add, unless told
+LEAST_SIGMA = 1 / 255  # what eight bits leave of no noise
+SHRINKING = ("super_resolution", "decimation")  # by `factor` along each axis
+UNSEEN = ("phase_retrieval",)  # whose measurements are no pictures
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to restore, and how.
+
+    Attributes:
+      operator: by its name in `operators.OPERATORS`; "denoising" is one evaluation of the field, everything else
+        plug-and-play.
+      parameters: of the operator.
+      degraded: the picture is the measurement; otherwise it is measured first, so that the error can be told.
+      sigma: of the noise on the [-1, 1] scale; None: SIGMA, or estimated where the picture is degraded.
+      lookaheads: relative ones, from 0 (minimum error) to 1 (perfect perception).
+      draws: of the solver's noise.
+      steps: of plug-and-play.
+      gain: of its data step; at 1 it never overshoots a linear operator.
+      seed: of masks, noise and solver.
+    """
+
+    operator: str = "denoising"
+    parameters: dict[str, Any] = field(default_factory=dict)
+    degraded: bool = False
+    sigma: float | None = None
+    lookaheads: tuple[float, ...] = (0.0,)
+    draws: int = 1
+    steps: int = 100
+    gain: float = 1.0
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raises InputError for what could be used with no picture."""
+        if self.operator not in operators.OPERATORS:
+            raise InputError(
+                f"--operator={self.operator}{operators.nearest(self.operator, operators.OPERATORS)}:"
+                f" must be one of {', '.join(operators.OPERATORS)}"
+            )
+        for r in self.lookaheads:
+            if not 0 <= r <= 1:
+                raise InputError(f"--lookahead={r:g}: must be from 0 (minimum error) to 1 (perfect perception)")
+        if self.sigma is not None and not 0 < self.sigma < math.inf:
+            raise InputError(f"--sigma={self.sigma:g}: must be positive, on the [-1, 1] scale (.05 is 6.4 of 255)")
+        if self.draws < 1 or self.steps < 1:
+            raise InputError(f"--draws={self.draws} --steps={self.steps}: both must be 1 or more")
+        if self.draws > 1 and self.operator == "denoising":
+            raise InputError(f"--draws={self.draws}: denoising draws nothing, it is one evaluation: leave it out")
+        if self.degraded and self.operator in UNSEEN:
+            raise InputError(f"--already_degraded: what {self.operator} measures is no picture: give the clean one")
+
+
+class Restored(NamedTuple):
+    """What became of one picture, in [-1, 1].
+
+    Attributes:
+      images: [lookaheads, draws, H, W, C].
+      measured: what was restored, y.
+      clean: [H, W, C] where it is known.
+      facts: what was found out or decided on the way, as plain JSON.
+    """
+
+    images: np.ndarray
+    measured: np.ndarray
+    clean: np.ndarray | None
+    facts: dict[str, Any]
+
+
+def restore(field: AverageField, tile: Shape, picture: np.ndarray, request: Request) -> Restored:
+    """One picture restored by a field for images of shape `tile`, in tiles where it is larger.
+
+    A gray field takes the luma of a picture in colour; a field in colour takes a gray picture three times over and
+    gives back the mean. A picture whose sides the operator's factor does not divide loses its last rows or columns.
+
+    Args:
+      field: a pytree, such as `fmdp.load` gives.
+      tile: (H, W, C) of the images it was trained on.
+      picture: [h, w, 1 or 3] in [-1, 1].
+
+    Raises:
+      InputError: a request that cannot be met for this picture, or a solve that diverges.
+    """
+    request.check()
+    notes: list[str] = []
+    picture = _channels(picture, tile[2], request, notes)
+    factor = request.parameters.get("factor", 1) if request.operator in SHRINKING else 1
+    clean, shape = None, picture.shape
+    if request.degraded:
+        shape = (shape[0] * factor, shape[1] * factor, tile[2])
+    else:
+        height, width = (side - side % factor for side in shape[:2])
+        if (height, width) != shape[:2]:
+            notes.append(f"cropped from {shape[0]}x{shape[1]} to {height}x{width}, which {factor} divides")
+        clean = picture = picture[:height, :width]
+        shape = picture.shape
+    keys = jax.random.split(jax.random.key(request.seed), 3)
+    operator = operators.make(request.operator, shape, keys[0], **request.parameters)
+    sigma = request.sigma
+    if request.degraded:
+        measured = jnp.asarray(picture)
+        sigma = sigma or estimate_noise(picture)
+    else:
+        sigma = sigma or SIGMA
+        measured = observation.observe(operator, observation.Gaussian(sigma=sigma), jnp.asarray(picture), keys[1]).y
+    canvas = canvas_shape(shape, tile)
+    lookaheads = jnp.asarray(request.lookaheads, jnp.float32)
+    facts: dict[str, Any] = {"sigma": sigma, "sigma_estimated": request.degraded and request.sigma is None}
+    if request.operator == "denoising":
+        s = float(time_of_sigma(sigma))
+        images = _denoise(field, pad(s * measured, canvas), jnp.float32(s), lookaheads, canvas, tile)[:, None]
+        facts |= {"s": s, "evaluations": 1}
+    else:
+        observed = Observation(
+            y=measured, operator=on_canvas(operator, canvas), noise=observation.Gaussian(sigma=sigma)
+        )
+        observed.check()
+        draws = jax.random.split(keys[2], request.draws)
+        images, info = _solve(field, observed, draws, lookaheads, request.gain, request.steps, canvas, tile)
+        try:
+            check(info, "this picture", "pnp")
+        except DivergenceError as diverged:
+            raise InputError(f"{diverged}: lower --gain") from diverged
+        facts |= {"evaluations": request.steps, "data_residual": np.asarray(info.residual[..., -1]).tolist()}
+    facts |= {"tiles": len(corners(canvas, tile)), "tile": list(tile), "notes": notes}
+    images = np.asarray(crop(images, shape))
+    if clean is not None:
+        error = np.square(np.clip(images, -1, 1) - clean).mean((-3, -2, -1))
+        facts["psnr"] = (10 * np.log10(4 / error)).tolist()
+    return Restored(images, np.asarray(measured), clean, facts)
+
+
+def estimate_noise(picture: np.ndarray) -> float:
+    """The standard deviation of the noise in a picture [h, w, C], from its wavelet coefficients, at least LEAST_SIGMA.
+
+    Donoho's estimator: the median of the finest diagonal coefficients. It takes fine texture for noise.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of pictures too small for an estimate, for which it gives NaN
+        found = [float(estimate_sigma(channel)) for channel in np.moveaxis(picture, -1, 0)]
+    return max(float(np.nan_to_num(np.mean(found))), LEAST_SIGMA)
+
+
+def _channels(picture: np.ndarray, wanted: int, request: Request, notes: list[str]) -> np.ndarray:
+    have = picture.shape[-1]
+    if request.degraded and request.operator == "colorization":
+        return picture.mean(-1, keepdims=True)
+    if have == wanted:
+        return picture
+    if wanted == 1:
+        notes.append("converted to gray: this prior knows no colour")
+        return picture @ np.array([[0.299], [0.587], [0.114]], picture.dtype)
+    notes.append("gray, restored in colour")
+    return np.repeat(picture[..., :1], wanted, -1)
+
+
+@partial(jax.jit, static_argnames=("canvas", "tile"))
+def _denoise(field: AverageField, x: Array, s: Array, lookaheads: Array, canvas: Shape, tile: Shape) -> Array:
+    whole = tiled(field, canvas, tile)
+    return jax.lax.map(lambda r: denoise(whole, x, s, lookahead_time(s, r)), lookaheads)
+
+
+@partial(jax.jit, static_argnames=("steps", "canvas", "tile"))
+def _solve(
+    field: AverageField,
+    observed: Observation,
+    draws: Array,
+    lookaheads: Array,
+    gain: Array,
+    steps: int,
+    canvas: Shape,
+    tile: Shape,
+):
+    whole = tiled(field, canvas, tile)
+
+    def one(lookahead, key):
+        return pnp.restore(
+            whole, observed, key, steps=steps, lookahead=lookahead, knob="relative", gain=gain, schedule="safe"
+        )
+
+    return jax.lax.map(lambda r: jax.lax.map(lambda key: one(r, key), draws), lookaheads)

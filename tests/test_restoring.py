@@ -1,0 +1,161 @@
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+from PIL import Image
+
+from fmdp import restore_files
+from fmdp.errors import InputError
+from fmdp.exact import Gaussian
+from fmdp.restoring import LEAST_SIGMA, Request, estimate_noise, restore
+
+TILE = (8, 8, 1)
+PRIOR = Gaussian(jnp.zeros(TILE), 0.25)
+FIELD = Partial(lambda scale, x, s, t: scale * PRIOR.average_field(x, s, t), 1.0)
+
+
+def colour_field(x, s, t):
+    return jnp.concatenate([PRIOR.average_field(x[..., c : c + 1], s, t) for c in range(3)], -1)
+
+
+def picture(height, width, channels=1, seed=0):
+    return np.random.default_rng(seed).uniform(-1, 1, (height, width, channels)).astype(np.float32)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (3, 5), (21, 13)])
+def test_denoising_any_size_is_the_closed_form(size):
+    """Where pixels are independent the minimum-error estimate is y times var / (var + sigma^2), of tiles as well."""
+    y = picture(*size)
+    restored = restore(FIELD, TILE, y, Request(degraded=True, sigma=0.3, lookaheads=(0.0, 1.0)))
+    assert restored.images.shape == (2, 1, *size, 1)
+    np.testing.assert_allclose(restored.images[0, 0], y * 0.25 / (0.25 + 0.09), atol=1e-5)
+    np.testing.assert_allclose(restored.images[1, 0], y * np.sqrt(0.25 / (0.25 + 0.09)), atol=1e-5)
+    assert restored.facts["tiles"] == {8: 1, 3: 1, 21: 5 * 3}[size[0]]
+
+
+def test_what_is_hidden_is_filled_in_and_what_is_seen_is_kept():
+    x = 0.5 * picture(10, 8)
+    request = Request(operator="box_inpainting", parameters={"size": 4}, sigma=0.01, lookaheads=(1.0,), draws=16)
+    restored = restore(FIELD, TILE, x, request)
+    seen = np.ones_like(x, bool)
+    seen[3:7, 2:6] = False
+    assert np.abs(restored.images[0] - x)[:, seen].max() < 0.06
+    assert restored.images[0][:, ~seen].mean() == pytest.approx(0, abs=0.1)  # as the prior has it
+    assert restored.images[0][:, ~seen].std() == pytest.approx(0.5, rel=0.15)
+    assert len(restored.facts["psnr"][0]) == 16
+    again = restore(FIELD, TILE, x, request)
+    np.testing.assert_array_equal(again.images, restored.images)
+
+
+def test_colour_and_gray_meet():
+    facts = restore(FIELD, TILE, picture(8, 8, 3), Request(degraded=True, sigma=0.1)).facts
+    assert "converted to gray" in facts["notes"][0]
+    restored = restore(Partial(colour_field), (8, 8, 3), picture(8, 8), Request(degraded=True, sigma=0.1))
+    assert restored.images.shape[-1] == 3
+    request = Request(operator="colorization", degraded=True, sigma=0.05, steps=10)
+    assert restore(Partial(colour_field), (8, 8, 3), picture(8, 8), request).images.shape[-1] == 3
+    with pytest.raises(InputError, match="colorization: needs 3 channels"):
+        restore(FIELD, TILE, picture(8, 8), Request(operator="colorization"))
+
+
+def test_a_small_picture_is_enlarged_and_an_odd_one_cropped():
+    request = Request(operator="super_resolution", parameters={"factor": 2}, degraded=True, sigma=0.05, steps=5)
+    assert restore(FIELD, TILE, picture(6, 5), request).images.shape == (1, 1, 12, 10, 1)
+    restored = restore(FIELD, TILE, picture(9, 7), Request(operator="decimation", parameters={"factor": 2}, steps=5))
+    assert restored.clean.shape == (8, 6, 1)
+    assert restored.facts["notes"] == ["cropped from 9x7 to 8x6, which 2 divides"]
+
+
+def test_noise_is_estimated_where_it_is_not_told():
+    rng = np.random.default_rng(0)
+    smooth = np.linspace(-0.5, 0.5, 64)[:, None, None] * np.ones((64, 64, 1))
+    for sigma in (0.05, 0.2):
+        noisy = (smooth + sigma * rng.standard_normal(smooth.shape)).astype(np.float32)
+        assert estimate_noise(noisy) == pytest.approx(sigma, rel=0.1)
+        facts = restore(FIELD, TILE, noisy, Request(degraded=True)).facts
+        assert facts["sigma_estimated"]
+        assert facts["sigma"] == pytest.approx(sigma, rel=0.1)
+    assert estimate_noise(np.zeros((1, 1, 1), np.float32)) == LEAST_SIGMA
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (Request(operator="denoise"), "--operator=denoise, did you mean 'denoising'"),
+        (Request(lookaheads=(1.2,)), "--lookahead=1.2: must be from 0"),
+        (Request(sigma=-1.0), "--sigma=-1: must be positive"),
+        (Request(draws=2), "--draws=2: denoising draws nothing"),
+        (Request(operator="hdr", steps=0), "--steps=0"),
+        (Request(operator="phase_retrieval", degraded=True), "--already_degraded: what phase_retrieval measures"),
+    ],
+)
+def test_requests_that_cannot_be_met_are_one_line(request_, message):
+    with pytest.raises(InputError) as refused:
+        restore(FIELD, TILE, picture(8, 8), request_)
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def save(path, pixels, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    image.save(path, **options)
+
+
+def load(path):
+    with Image.open(path) as image:
+        return np.asarray(image, float)
+
+
+def test_a_folder_of_mixed_files(tmp_path, capsys):
+    """As the issue has it: sizes, 16 bits, a palette with alpha, an EXIF rotation, twins by name, and broken files."""
+    source, output = tmp_path / "in", tmp_path / "out"
+    rng = np.random.default_rng(0)
+    save(source / "digit.png", rng.integers(0, 256, (8, 8), np.uint8))
+    save(source / "deep.png", rng.integers(0, 65536, (9, 10), np.uint16))
+    palette = Image.fromarray(rng.integers(0, 256, (8, 12, 3), np.uint8)).quantize(8)
+    palette.info["transparency"] = 0
+    save(source / "palette.png", palette)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    save(source / "sub" / "photo.jpg", rng.integers(0, 256, (8, 14, 3), np.uint8), exif=exif.tobytes())
+    save(source / "digit.bmp", rng.integers(0, 256, (4, 4), np.uint8))
+    (source / "broken.png").write_bytes((source / "digit.png").read_bytes()[:60])
+    (source / "<script>alert(1)<script>.png").write_bytes(b"")
+    (source / "notes.txt").write_text("no picture")
+    request = Request(degraded=True, sigma=0.1, lookaheads=(0.0, 1.0))
+    done, faults = restore_files.run(FIELD, TILE, request, source, output, {"checkpoint": "exact"})
+    assert done == 5
+    assert len(faults) == 2
+    assert any("broken.png: damaged" in line for line in faults)
+    assert any("an empty file" in line for line in faults)
+    made = {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
+    stems = ["digit_png", "digit_bmp", "deep", "palette", "sub/photo"]
+    endings = ["_r0.00.png", "_r1.00.png", "_measured.png", "_sheet.png", ".json"]
+    assert made == {stem + ending for stem in stems for ending in endings}
+    assert load(output / "sub" / "photo_r0.00.png").shape == (14, 8)
+    assert "converted to gray" in json.loads((output / "sub" / "photo.json").read_text())["notes"][0]
+    deep = load(source / "deep.png") / 257
+    np.testing.assert_allclose(load(output / "deep_r0.00.png"), 127.5 + (deep - 127.5) * 0.25 / 0.26, atol=1.1)
+
+
+def test_several_draws_leave_their_mean_and_spread(tmp_path):
+    save(tmp_path / "x.png", np.full((8, 8), 90, np.uint8))
+    request = Request(operator="box_inpainting", parameters={"size": 4}, draws=4, steps=20, lookaheads=(1.0,))
+    restore_files.run(FIELD, TILE, request, tmp_path / "x.png", tmp_path / "out", {})
+    spread = load(tmp_path / "out" / "x_std.png")
+    assert spread[2:6, 2:6].mean() > 3 * spread[:2].mean()
+    assert (tmp_path / "out" / "x.png").exists()
+
+
+def test_folders_that_cannot_be_used(tmp_path):
+    for source, output, message in [
+        (tmp_path / "nowhere", tmp_path / "out", "does not exist"),
+        (tmp_path, tmp_path / "out", "lies inside"),
+        (tmp_path, tmp_path.parent / "out", "holds no pictures"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            restore_files.run(FIELD, TILE, Request(), source, output, {})
+    assert list(tmp_path.iterdir()) == []
