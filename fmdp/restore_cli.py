@@ -1,0 +1,110 @@
+"""The command line of --mode=restore: your own pictures in, restored ones out."""
+
+import json
+import pathlib
+import sys
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from fmdp import load, restore_files
+from fmdp.calibration import Calibration
+from fmdp.data.pictures import UnusableError
+from fmdp.errors import InputError
+from fmdp.interpolant import time_of_sigma
+from fmdp.restoring import Request
+
+SWEEP = (0.0, 0.25, 0.5, 0.75, 1.0)
+ARRAYS = ("mask", "kernel")  # parameters that are pictures
+
+CHECKPOINT = flags.DEFINE_string("checkpoint", None, "restore: a shipped prior by name, a run's folder, or a file.")
+INPUT = flags.DEFINE_string("input", None, "restore: a picture, or a folder of them.")
+OUTPUT = flags.DEFINE_string("output", None, "restore: the folder for what is restored.")
+OPERATOR = flags.DEFINE_string("operator", "denoising", "restore: what degrades the pictures, by name.")
+PARAMETER = flags.DEFINE_multi_string(
+    "parameter", [], "restore: a parameter of the operator, as NAME=VALUE; mask and kernel name pictures."
+)
+DEGRADED = flags.DEFINE_bool("already_degraded", False, "restore: the pictures are degraded; do not do it again.")
+SIGMA = flags.DEFINE_float("sigma", None, "restore: of the noise, 1 being half of the range of pixels.")
+LOOKAHEAD = flags.DEFINE_float("lookahead", None, "restore: from 0 (least error, the default) to 1 (best perception).")
+BUDGET = flags.DEFINE_float("budget_db", None, "restore: instead, the decibels to give up for perception.")
+ALL = flags.DEFINE_bool("sweep", False, f"restore: instead, at lookaheads {SWEEP}, and a contact sheet.")
+DRAWS = flags.DEFINE_integer("draws", 1, "restore: of the solver's noise; their mean and spread are written.")
+STEPS = flags.DEFINE_integer("steps", 100, "restore: of plug-and-play.")
+GAIN = flags.DEFINE_float("gain", 1.0, "restore: of plug-and-play's data step.")
+SEED = flags.DEFINE_integer("seed", 0, "restore: of masks, noise and solver.")
+
+
+def run() -> None:
+    """Restore what the flags name; the program ends with code 2 where nothing could be restored.
+
+    Raises:
+      InputError: flags that are missing or exclude each other, or that cannot be used.
+    """
+    for flag in (CHECKPOINT, INPUT, OUTPUT):
+        if flag.value is None:
+            raise InputError(f"--{flag.name} is missing: --mode=restore needs --checkpoint, --input and --output")
+    chosen = [flag.name for flag in (LOOKAHEAD, BUDGET) if flag.value is not None] + ["sweep"] * ALL.value
+    if len(chosen) > 1:
+        raise InputError(f"--{chosen[0]} and --{chosen[1]} exclude each other: keep one")
+    source, output = (pathlib.Path(flag.value).expanduser() for flag in (INPUT, OUTPUT))
+    restore_files.find(source, output)  # before anything slow
+    request = Request(
+        operator=OPERATOR.value,
+        parameters=dict(parameter(text) for text in PARAMETER.value),
+        degraded=DEGRADED.value,
+        sigma=SIGMA.value,
+        lookaheads=SWEEP if ALL.value else (LOOKAHEAD.value or 0.0,),
+        draws=DRAWS.value,
+        steps=STEPS.value,
+        gain=GAIN.value,
+        seed=SEED.value,
+    )
+    request.check()
+    if BUDGET.value is not None:
+        setting = lookahead_for(BUDGET.value, request, pathlib.Path(CHECKPOINT.value))
+        request = Request(**{**vars(request), "lookaheads": (setting,)})
+    field = load(CHECKPOINT.value)
+    done, faults = restore_files.run(
+        field, field.image_shape, request, source, output, {"checkpoint": CHECKPOINT.value}
+    )
+    print(f"{done} restored, {len(faults)} not; results in {output}", flush=True)
+    if not done:
+        sys.exit(2)
+
+
+def parameter(text: str) -> tuple[str, Any]:
+    """A parameter of an operator from NAME=VALUE.
+
+    Raises:
+      InputError: it is of another form, or names a picture that cannot be read.
+    """
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"--parameter={text}: write NAME=VALUE, such as size=9")
+    if name in ARRAYS:
+        try:
+            levels = (restore_files.read(pathlib.Path(value))[..., 0] + 1) / 2
+        except (OSError, UnusableError) as error:
+            raise InputError(f"--parameter={text}: {error}") from error
+        return name, np.round(levels) if name == "mask" else levels / max(levels.sum(), 1e-6)
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def lookahead_for(decibels: float, request: Request, checkpoint: pathlib.Path) -> float:
+    """The lookahead at which denoising gives up that many decibels, by the calibration of a run.
+
+    Raises:
+      InputError: there is no calibration for this, or the budget is beyond what the knob can spend.
+    """
+    if request.operator != "denoising" or request.sigma is None:
+        raise InputError(f"--budget_db={decibels:g}: calibrated for --operator=denoising with --sigma alone")
+    path = checkpoint / "calibration.json"
+    if not path.is_file():
+        raise InputError(f"--budget_db={decibels:g}: {checkpoint} holds no calibration.json, as a measured run does")
+    calibration = Calibration.from_dict(json.loads(path.read_text()))
+    return calibration.knob_for_loss(1 - float(time_of_sigma(request.sigma)), decibels)

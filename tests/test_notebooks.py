@@ -1,0 +1,35 @@
+import pathlib
+
+import nbclient
+import nbformat
+import pytest
+
+NOTEBOOKS = sorted(pathlib.Path("colab").glob("*.ipynb"))
+
+
+def code(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_carry_no_outputs_and_open_in_colab(path):
+    notebook = nbformat.read(path, as_version=4)
+    assert all(not cell.outputs and cell.execution_count is None for cell in code(notebook))
+    assert "https://colab.research.google.com/" in notebook.cells[0].source
+    assert "pip" in code(notebook)[0].source
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_run_from_start_to_end(path, tmp_path):
+    notebook = nbformat.read(path, as_version=4)
+    client = nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}})
+    client.execute()
+    shown = [output.get("data", {}) for cell in code(notebook) for output in cell.outputs]
+    # The knob's pictures are inside widgets.
+    assert sum("image/png" in data for data in shown) + len(client.widget_state) >= 3
+    assert any("application/vnd.jupyter.widget-view+json" in data for data in shown)
+
+
+def test_both_notebooks_are_there():
+    assert [path.name[:2] for path in NOTEBOOKS] == ["01", "02"]
