@@ -1,0 +1,47 @@
+"""Flow map denoisers: one trained network, the whole distortion-perception plane.
+
+>>> import jax, fmdp
+>>> prior = fmdp.load("fashion_mnist")
+>>> prior.image_shape
+(28, 28, 1)
+>>> noisy = 0.5 * jax.random.normal(jax.random.key(0), (3, 28, 28, 1))
+>>> fmdp.denoise(prior, noisy, 0.5, 1.0).shape
+(3, 28, 28, 1)
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fmdp import frontier as frontier
+    from fmdp import operators as operators
+    from fmdp.average_field import denoise as denoise
+    from fmdp.pretrained import Prior as Prior
+    from fmdp.pretrained import load as load
+    from fmdp.restoring import Request as Request
+    from fmdp.restoring import restore as restore
+
+_HOMES = {
+    "Prior": "pretrained",
+    "Request": "restoring",
+    "denoise": "average_field",
+    "frontier": "",
+    "load": "pretrained",
+    "operators": "",
+    "restore": "restoring",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    """The public names, imported when they are first asked for: what needs only one of them loads quickly."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fmdp' has no attribute {name!r}: it has {', '.join(_HOMES)}")
+    if not _HOMES[name]:
+        return importlib.import_module(f"fmdp.{name}")
+    return getattr(importlib.import_module(f"fmdp.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOMES]

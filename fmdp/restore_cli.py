@@ -42,13 +42,10 @@ def run() -> None:
     Raises:
       InputError: flags that are missing or exclude each other, or that cannot be used.
     """
-    for flag in (CHECKPOINT, INPUT, OUTPUT):
-        if flag.value is None:
-            raise InputError(f"--{flag.name} is missing: --mode=restore needs --checkpoint, --input and --output")
+    checkpoint, source, output = (_needed(flag) for flag in (CHECKPOINT, INPUT, OUTPUT))
     chosen = [flag.name for flag in (LOOKAHEAD, BUDGET) if flag.value is not None] + ["sweep"] * ALL.value
     if len(chosen) > 1:
         raise InputError(f"--{chosen[0]} and --{chosen[1]} exclude each other: keep one")
-    source, output = (pathlib.Path(flag.value).expanduser() for flag in (INPUT, OUTPUT))
     restore_files.find(source, output)  # before anything slow
     request = Request(
         operator=OPERATOR.value,
@@ -63,15 +60,19 @@ def run() -> None:
     )
     request.check()
     if BUDGET.value is not None:
-        setting = lookahead_for(BUDGET.value, request, pathlib.Path(CHECKPOINT.value))
+        setting = lookahead_for(BUDGET.value, request, checkpoint)
         request = Request(**{**vars(request), "lookaheads": (setting,)})
-    field = load(CHECKPOINT.value)
-    done, faults = restore_files.run(
-        field, field.image_shape, request, source, output, {"checkpoint": CHECKPOINT.value}
-    )
+    field = load(checkpoint)
+    done, faults = restore_files.run(field, field.image_shape, request, source, output, {"checkpoint": str(checkpoint)})
     print(f"{done} restored, {len(faults)} not; results in {output}", flush=True)
     if not done:
         sys.exit(2)
+
+
+def _needed(flag: flags.FlagHolder) -> pathlib.Path:
+    if flag.value is None:
+        raise InputError(f"--{flag.name} is missing: --mode=restore needs --checkpoint, --input and --output")
+    return pathlib.Path(flag.value).expanduser()
 
 
 def parameter(text: str) -> tuple[str, Any]:

@@ -116,4 +116,5 @@ def pin(split: Split, path: pathlib.Path) -> None:
                 " name another --workdir, or go back to the old ones"
             )
     lists = {"held_out": list(split.held_out), "left_out": list(split.left_out)}
-    write_json(path, {"hash": split.hash, "train_images": len(split.train)} | lists)
+    facts = {"hash": split.hash, "train_images": len(split.train), "image_shape": list(split.train.shape[1:])}
+    write_json(path, facts | lists)

@@ -1,0 +1,175 @@
+"""Trained fields as files: a folder with the weights and what is needed to use them, read without running any of it."""
+
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import flax.linen as nn
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from ml_collections import ConfigDict
+from safetensors import SafetensorError
+from safetensors.flax import load_file, save_file
+
+from fmdp import config as configuration
+from fmdp import data, networks, train
+from fmdp.errors import InputError
+from fmdp.types import Time
+
+FORMAT = 1
+SHIPPED = pathlib.Path(__file__).parent / "checkpoints"
+WEIGHTS, MODEL = "weights.safetensors", "model.json"
+
+
+class About(dict):
+    """What is known of a prior, as plain JSON; the same only as itself, so that compiled functions may go by it."""
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+    __eq__ = object.__eq__  # type: ignore[assignment]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Prior:
+    """A trained average field (x, s, t) -> v over images [..., H, W, C]; a pytree, so that it may pass through jit.
+
+    Attributes:
+      params: of the network, in float32.
+      network: the backbone.
+      image_shape: (H, W, C) of the images it was trained on.
+      about: where it comes from, as told in model.json: data, licence, steps, scores.
+    """
+
+    params: Any
+    network: nn.Module = field(metadata=dict(static=True))
+    image_shape: tuple[int, int, int] = field(metadata=dict(static=True))
+    about: About = field(metadata=dict(static=True))
+
+    def __call__(self, x: Array, s: Time, t: Time) -> Array:
+        """The mean velocity between the times s and t from x at s, of the shape of x."""
+        return cast(Array, self.network.apply({"params": self.params}, x, s, t))
+
+
+def load(path: str | os.PathLike) -> Prior:
+    """A trained field with the shape of its images.
+
+    Args:
+      path: the name of one that ships with fmdp (`shipped`), a folder that `save` wrote, or the workdir of a run.
+
+    Raises:
+      InputError: there is none, it is damaged, or it is of a newer format.
+    """
+    folder = pathlib.Path(path).expanduser()
+    if not folder.exists() and (SHIPPED / str(path)).is_dir() and len(pathlib.PurePath(path).parts) == 1:
+        folder = SHIPPED / str(path)
+    if not folder.exists():
+        raise InputError(f"no checkpoint {str(path)!r}: name a folder of one, or one of {', '.join(shipped())}")
+    if (folder / MODEL).is_file():
+        return _read(folder)
+    if (folder / "config.json").is_file():
+        return from_workdir(folder)
+    raise InputError(f"{folder} holds neither {MODEL} nor a run's config.json: name a checkpoint or a run's folder")
+
+
+def shipped() -> list[str]:
+    """The names of the priors that ship with fmdp."""
+    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{MODEL}"))
+
+
+def from_workdir(workdir: pathlib.Path) -> Prior:
+    """The average of the parameters in a run's newest checkpoint.
+
+    Raises:
+      InputError: the workdir is none, or holds no checkpoint that can be read.
+    """
+    try:
+        config = configuration.default()
+        with config.unlocked():
+            config.update(ConfigDict(json.loads((workdir / "config.json").read_text())))
+        network = train.make_network(config)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{workdir / 'config.json'} is damaged ({error}): it is no folder of a run") from error
+    shape = _image_shape(config, workdir)
+    state, progress = train.restore(config, shape, workdir)
+    about = About(name=config.name, config=configuration.plain(config), train=progress)
+    return Prior(params=state.ema, network=network, image_shape=shape, about=about)
+
+
+def _image_shape(config: ConfigDict, workdir: pathlib.Path) -> tuple[int, int, int]:
+    """What the run wrote down of its images; of a run of before, that of the images themselves."""
+    try:
+        height, width, channels = json.loads((workdir / "split.json").read_text())["image_shape"]
+    except (OSError, ValueError, KeyError):
+        height, width, channels = data.load(config.data).train.shape[1:]
+    return (height, width, channels)
+
+
+def save(folder: pathlib.Path, prior: Prior, network: Mapping[str, Any], half: bool = False) -> None:
+    """Write a prior as WEIGHTS and MODEL into a new folder, whole or not at all.
+
+    Args:
+      folder: that does not exist yet.
+      prior: what to write; its `about` goes into MODEL.
+      network: the backbone's name and options, as in config.network.
+      half: round the weights to bfloat16, half of the room.
+
+    Raises:
+      InputError: the folder exists.
+    """
+    if folder.exists():
+        raise InputError(f"{folder} exists: name a folder that does not, or remove it")
+    flat = flax.traverse_util.flatten_dict(prior.params, sep="/")
+    kept = {name: jnp.asarray(x, jnp.bfloat16 if half else jnp.float32) for name, x in flat.items()}
+    model = {
+        "format": FORMAT,
+        "network": dict(network),
+        "image_shape": list(prior.image_shape),
+        "about": dict(prior.about.items()),
+    }
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        temporary.mkdir(parents=True)
+        save_file(kept, temporary / WEIGHTS)
+        (temporary / MODEL).write_text(json.dumps(model, indent=1) + "\n")
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _read(folder: pathlib.Path) -> Prior:
+    try:
+        model = json.loads((folder / MODEL).read_text())
+        version = model["format"]
+        options, shape = dict(model["network"]), tuple(int(side) for side in model["image_shape"])
+        about = About(model["about"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder / MODEL} is damaged ({error!r}): get the checkpoint anew") from error
+    if version != FORMAT:
+        raise InputError(f"{folder} is of format {version}, this fmdp reads {FORMAT}: install a newer fmdp")
+    network = networks.make(options.pop("name", ""), options)
+    try:
+        flat = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{folder / WEIGHTS} cannot be read ({error}): get the checkpoint anew") from error
+    expected = _shapes(network, shape)
+    for name in sorted(expected.keys() | flat.keys()):
+        was, wanted = (np.shape(arrays[name]) if name in arrays else None for arrays in (flat, expected))
+        if was != wanted:
+            raise InputError(
+                f"{folder / WEIGHTS}: {name} has the shape {was}, the network of {MODEL} asks for {wanted}"
+            )
+    params = flax.traverse_util.unflatten_dict({name: x.astype(jnp.float32) for name, x in flat.items()}, sep="/")
+    return Prior(params=params, network=network, image_shape=shape, about=about)  # type: ignore[arg-type]
+
+
+def _shapes(network: nn.Module, image_shape: tuple[int, ...]) -> dict[str, Any]:
+    given = (jax.ShapeDtypeStruct(image_shape, jnp.float32), 0.0, 0.0)
+    params = jax.eval_shape(network.init, jax.random.key(0), *given)["params"]
+    return {name: np.empty(x.shape) for name, x in flax.traverse_util.flatten_dict(params, sep="/").items()}
