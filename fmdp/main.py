@@ -13,7 +13,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from fmdp import config as configuration
-from fmdp import data, inverse, inverse_report, protocols, report, train, truth, truth_report
+from fmdp import data, inverse, inverse_report, protocols, report, restore_cli, train, truth, truth_report
 from fmdp.errors import InputError
 from fmdp.evaluate import Sweep, calibrate, evaluate
 from fmdp.exact import Gaussian
@@ -23,7 +23,7 @@ from fmdp.types import PRNGKey
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The configuration of the run, a file in configs/.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept; runs/<config name> unless given.")
-MODES = ["train_and_evaluate", "train", "evaluate", "inverse"]
+MODES = ["train_and_evaluate", "train", "evaluate", "inverse", "restore"]
 MODE = flags.DEFINE_enum("mode", "train_and_evaluate", MODES, "What to do.")
 
 
@@ -74,7 +74,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, mode: str) -> None:
     print(f"results in {workdir}", flush=True)
 
 
-def restore(config: ConfigDict, workdir: pathlib.Path) -> None:
+def compare(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Compare the solvers of inverse problems on the trained field; the results join the others in summary.json."""
     began = time.monotonic()
     split = data.load(config.data)
@@ -139,12 +139,15 @@ def main(_) -> None:
     """Run what the flags ask for."""
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # the libraries' own news only on request
+    if MODE.value == "restore":
+        restore_cli.run()
+        return
     if CONFIG.value is None:
         raise InputError("--config is missing: name a file in configs/, such as --config=configs/digits.py")
     configuration.validate(CONFIG.value, jax.device_count())
     workdir = open_workdir(WORKDIR.value or f"runs/{CONFIG.value.name}")
     if MODE.value == "inverse":
-        restore(CONFIG.value, workdir)
+        compare(CONFIG.value, workdir)
     else:
         run(CONFIG.value, workdir, MODE.value)
 

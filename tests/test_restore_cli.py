@@ -1,0 +1,114 @@
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+from PIL import Image
+
+from fmdp import networks, pretrained, restore_cli
+from fmdp.calibration import Calibration
+from fmdp.errors import InputError
+from tests.test_main import command
+
+SHAPE = (8, 8, 1)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """An untrained prior, whose field is zero: the denoiser gives back what it is given."""
+    folder = tmp_path_factory.mktemp("prior") / "tiny"
+    network = networks.make("mlp", {"width": 8, "blocks": 1})
+    params = network.init(jax.random.key(0), jnp.zeros(SHAPE), 0.5, 0.5)["params"]
+    prior = pretrained.Prior(params=params, network=network, image_shape=SHAPE, about=pretrained.About())
+    pretrained.save(folder, prior, {"name": "mlp", "width": 8, "blocks": 1})
+    calibration = Calibration.fit([0.05, 0.3], [0.0, 0.5, 1.0], [[0.1, 0.11, 0.13], [0.2, 0.22, 0.26]])
+    (folder / "calibration.json").write_text(json.dumps(calibration.to_dict()))
+    return folder
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    (tmp_path / "in").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "b.png").write_bytes(b"no picture")
+    return tmp_path / "in"
+
+
+def run(**given):
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+    with flagsaver.flagsaver(**given):
+        restore_cli.run()
+
+
+def test_a_folder_from_the_command_line(checkpoint, pictures, tmp_path):
+    out = tmp_path / "out"
+    process = command(
+        "--mode=restore", f"--checkpoint={checkpoint}", f"--input={pictures}", f"--output={out}", "--sweep",
+        "--operator=box_inpainting", "--parameter=size=3", "--steps=3", "--sigma=0.1",
+    )  # fmt: skip
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    assert stdout.splitlines()[-1] == f"1 restored, 1 not; results in {out}"
+    assert "b.png: not a picture" in stdout + stderr
+    settings = json.loads((out / "a.json").read_text())
+    assert settings["operator"] == "box_inpainting"
+    assert settings["parameters"] == {"size": 3}
+    assert settings["sigma"] == 0.1
+    assert len(settings["psnr"]) == len(restore_cli.SWEEP)
+    assert settings["checkpoint"] == str(checkpoint)
+    assert len(list(out.glob("a_r*.png"))) == 5
+
+
+def test_nothing_restored_is_exit_code_2(checkpoint, pictures, tmp_path):
+    (pictures / "a.png").unlink()
+    with pytest.raises(SystemExit) as ended:
+        run(checkpoint=str(checkpoint), input=str(pictures), output=str(tmp_path / "out"))
+    assert ended.value.code == 2
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_a_budget_becomes_a_lookahead(checkpoint, pictures, tmp_path):
+    sigma = 0.05 / 0.95
+    run(checkpoint=str(checkpoint), input=str(pictures), output=str(tmp_path / "out"), sigma=sigma, budget_db=0.41)
+    (lookahead,) = json.loads((tmp_path / "out" / "a.json").read_text())["lookaheads"]
+    assert lookahead == pytest.approx(0.5, abs=0.01)  # 10 log10(1.1) dB
+
+
+def test_masks_and_kernels_are_pictures(tmp_path):
+    Image.fromarray(np.array([[0, 255], [90, 200]], np.uint8)).save(tmp_path / "m.png")
+    name, mask = restore_cli.parameter(f"mask={tmp_path / 'm.png'}")
+    assert name == "mask"
+    np.testing.assert_array_equal(mask, [[0, 1], [0, 1]])
+    _, kernel = restore_cli.parameter(f"kernel={tmp_path / 'm.png'}")
+    assert kernel.sum() == pytest.approx(1)
+    assert restore_cli.parameter("size=9") == ("size", 9)
+    assert restore_cli.parameter("boundary=circular") == ("boundary", "circular")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(checkpoint=None), "--checkpoint is missing"),
+        (dict(checkpoint="nobody"), "no checkpoint 'nobody': name a folder of one, or one of"),
+        (dict(input="/nowhere/at/all"), "--input=/nowhere/at/all does not exist"),
+        (dict(lookahead=0.5, sweep=True), "--lookahead and --sweep exclude each other"),
+        (dict(lookahead=1.5), "--lookahead=1.5: must be from 0"),
+        (dict(budget_db=0.5, operator="hdr"), "--budget_db=0.5: calibrated for --operator=denoising"),
+        (dict(budget_db=9.0, sigma=0.1), "a budget of 9 dB cannot be spent"),
+        (dict(parameter=["size"]), "--parameter=size: write NAME=VALUE"),
+        (dict(parameter=["mask=/nowhere.png"]), "--parameter=mask=/nowhere.png"),
+        (dict(operator="blur"), "--operator=blur"),
+    ],
+)
+def test_flags_that_cannot_be_used_are_one_line(checkpoint, pictures, tmp_path, changes, message):
+    given = dict(checkpoint=str(checkpoint), input=str(pictures), output=str(tmp_path / "out")) | changes
+    with pytest.raises(InputError) as refused:
+        run(**given)
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "out").exists()
