@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from fmdp.convert import unet_from_state_dict, weight_net_from_state_dict
 from fmdp.networks.unet import UNet, double, halve
 from fmdp.networks.weight_net import WeightNet
+from fmdp.released import unet_from_state_dict, weight_net_from_state_dict
 
 pytestmark = pytest.mark.slow
 

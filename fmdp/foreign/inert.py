@@ -1,0 +1,261 @@
+"""Pickles read as data: what a pickle would call is written down instead of being called.
+
+The opcodes are taken apart by the standard library's `pickletools`, which executes nothing, and put together here.
+Globals are names and stay names: none is looked up, imported or called, whatever it says. Beyond that, a global has to
+be one that checkpoints consist of (`ADMITTED`), so that a file made to attack somebody is refused by the name of what
+it was after, and not passed on half-read.
+"""
+
+import io
+import pickletools
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from fmdp.errors import InputError
+
+PERSISTENT = "persistent id"  # the name of what stands for one; no global is called so
+
+ADMITTED = re.compile(
+    "|".join(
+        [
+            # tensors and their storages
+            r"torch\._utils\._rebuild_(tensor|tensor_v2|tensor_v3|parameter)",
+            r"torch\._tensor\._rebuild_from_type_v2",
+            r"torch\.storage\.(_load_from_bytes|TypedStorage|UntypedStorage)",
+            r"torch(\.cuda)?\.[A-Z][A-Za-z0-9]*Storage",
+            # types
+            r"torch\.(Tensor|Size|device|serialization\._get_layout|bool|(u?int|b?float|complex)\d+\w*)",
+            # modules and activations
+            r"torch\.nn(\.(functional|parameter|(modules|parallel|utils)(\.\w+)?))?\.[A-Za-z]\w*",
+            r"torch\._C\._nn\.[a-z]\w*",
+            # objects with their source text beside them, and what the programs that write those use
+            r"(\w+\.)*persistence\._reconstruct_persistent_obj",
+            r"dnnlib\.util\.EasyDict",
+            r"training(\.[A-Za-z]\w*)+",
+            # arrays of numpy
+            r"numpy\.(ndarray|dtype|bool_?|(u?int|float|complex)\d+)",
+            r"numpy\._?core\.(multiarray\.(_reconstruct|scalar)|numeric\._frombuffer)",
+            # containers
+            r"collections\.(OrderedDict|defaultdict|deque)",
+            r"builtins\.(object|dict|list|tuple|set|frozenset|bytes|bytearray)",
+            r"copyreg\._reconstructor",
+            r"_codecs\.encode",
+        ]
+    )
+)
+PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+
+
+class Global(NamedTuple):
+    """The name of something, never looked up."""
+
+    name: str
+
+
+class Inert:
+    """What a pickle wants made by a call: the name of the called, its arguments, and the state given afterwards."""
+
+    __slots__ = ("arguments", "name", "state")
+
+    def __init__(self, name: str, arguments: tuple):
+        """A call that does not happen."""
+        self.name, self.arguments, self.state = name, arguments, None
+
+
+def read(stream: io.BytesIO, ids: list | None = None) -> Any:
+    """One pickle, as dicts, lists, tuples, strings, bytes, numbers, and Inert or Global for everything else.
+
+    Sets come as lists. Values may contain themselves, as in any pickle.
+
+    Args:
+      stream: of bytes in memory (a length that a file states is believed by other streams); left behind the pickle.
+      ids: gathers the persistent ids, which the value holds as Inert of the name PERSISTENT; None refuses them.
+
+    Raises:
+      InputError: a global is not admitted.
+      ValueError, IndexError, KeyError, TypeError, OverflowError: it is damaged.
+    """
+    machine = _Machine(ids)
+    for opcode, argument, _ in pickletools.genops(stream):
+        if opcode.name == "STOP":
+            break
+        machine.step(opcode.name, argument)
+    return machine.stack.pop()
+
+
+class _Machine:
+    """The stack, the marked stacks below it and the memo of one pickle."""
+
+    def __init__(self, ids: list | None):
+        self.stack: list[Any] = []
+        self.below: list[list] = []
+        self.memo: dict[int, Any] = {}
+        self.ids = ids
+
+    def step(self, opcode: str, argument: Any) -> None:
+        """Everything that an opcode does; anything left over is no part of a checkpoint."""
+        stack = self.stack
+        if opcode in _CONSTANTS:
+            stack.append(_CONSTANTS[opcode])
+        elif opcode in _STATED:
+            stack.append(argument)
+        elif opcode in ("BINPUT", "LONG_BINPUT", "PUT"):
+            self.memo[argument] = stack[-1]
+        elif opcode == "MEMOIZE":
+            self.memo[len(self.memo)] = stack[-1]
+        elif opcode in ("BINGET", "LONG_BINGET", "GET"):
+            stack.append(self.memo[argument])
+        elif opcode == "MARK":
+            self.below.append(stack)
+            self.stack = []
+        elif opcode in ("POP_MARK", "POP"):
+            # A pop of the mark itself is a pop of what it began.
+            self._marked() if opcode == "POP_MARK" or not stack else stack.pop()
+        elif opcode == "DUP":
+            stack.append(stack[-1])
+        elif opcode not in ("PROTO", "FRAME") and not self._contain(opcode):
+            self._make(opcode, argument)
+
+    def _marked(self) -> list:
+        """Everything above the newest mark, taken off with it."""
+        items, self.stack = self.stack, self.below.pop()
+        return items
+
+    def _contain(self, opcode: str) -> bool:
+        """Make or fill a container, where the opcode does that."""
+        if opcode in ("EMPTY_DICT", "EMPTY_LIST", "EMPTY_SET", "EMPTY_TUPLE"):
+            self.stack.append({"EMPTY_DICT": dict, "EMPTY_TUPLE": tuple}.get(opcode, list)())
+        elif opcode in ("LIST", "FROZENSET"):
+            items = self._marked()
+            self.stack.append(items)
+        elif opcode == "TUPLE":
+            items = self._marked()
+            self.stack.append(tuple(items))
+        elif opcode in ("TUPLE1", "TUPLE2", "TUPLE3"):
+            count = int(opcode[-1])
+            _require(len(self.stack) >= count, "a tuple of more than there is")
+            self.stack[-count:] = [tuple(self.stack[-count:])]
+        elif opcode == "DICT":
+            items = self._marked()
+            self.stack.append(_mapping(items))
+        elif opcode in ("SETITEM", "SETITEMS"):
+            items = self._marked() if opcode == "SETITEMS" else [self.stack.pop() for _ in range(2)][::-1]
+            if isinstance(self.stack[-1], dict):
+                self.stack[-1].update(_mapping(items))
+        elif opcode in ("APPEND", "APPENDS", "ADDITEMS"):
+            items = [self.stack.pop()] if opcode == "APPEND" else self._marked()
+            if isinstance(self.stack[-1], list):
+                self.stack[-1].extend(items)
+        else:
+            return False
+        return True
+
+    def _make(self, opcode: str, argument: Any) -> None:
+        """Note what would be looked up, called or given a state."""
+        if opcode == "GLOBAL":
+            self.stack.append(_admit(*argument.split(" ", 1)))
+        elif opcode == "STACK_GLOBAL":
+            name, module = self.stack.pop(), self.stack.pop()
+            _require(isinstance(name, str) and isinstance(module, str), "a global that is not called by a string")
+            self.stack.append(_admit(module, name))
+        elif opcode in ("REDUCE", "NEWOBJ"):
+            arguments, called = self.stack.pop(), self.stack.pop()
+            self.stack.append(_note(called, arguments))
+        elif opcode == "NEWOBJ_EX":
+            _, arguments, called = (self.stack.pop() for _ in range(3))
+            self.stack.append(_note(called, arguments))
+        elif opcode in ("INST", "OBJ"):
+            items = self._marked()
+            called = _admit(*argument.split(" ", 1)) if opcode == "INST" else items.pop(0)
+            self.stack.append(_note(called, tuple(items)))
+        elif opcode == "BUILD":
+            state = self.stack.pop()
+            if isinstance(self.stack[-1], Inert):
+                self.stack[-1].state = state
+        elif opcode == "BINPERSID" and self.ids is not None:
+            self.ids.append(self.stack.pop())
+            self.stack.append(Inert(PERSISTENT, (self.ids[-1],)))
+        else:
+            raise InputError(f"its pickle has the opcode {opcode}, which is no part of a checkpoint")
+
+
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_STATED = frozenset(
+    [
+        "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
+        "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
+        "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8",
+    ]
+)  # fmt: skip
+
+
+def _require(holds: bool, fault: str) -> None:
+    if not holds:
+        raise ValueError(fault)
+
+
+def _admit(module: str, name: str) -> Global:
+    full = f"{PYTHON_2.get(module, module)}.{name}"
+    if not ADMITTED.fullmatch(full):
+        raise InputError(
+            f"it asks for {ascii(full)[1:-1][:100]}, which is no part of a checkpoint: nothing was run; look for a"
+            " .safetensors, or for a file of the state_dict alone"
+        )
+    return Global(full)
+
+
+def _note(called: Any, arguments: Any) -> Any:
+    """A call, noted; of the containers, what it would give."""
+    _require(isinstance(called, Global) and isinstance(arguments, tuple), "a call of something that has no name")
+    if called.name == "copyreg._reconstructor":  # objects before protocol 2: the class, its base, and the base's value
+        _require(len(arguments) == 3, "an object of no class")
+        called, base, value = arguments
+        _require(isinstance(called, Global) and isinstance(base, Global), "an object of no class")
+        arguments = () if base.name == "builtins.object" else (value,)
+    if called.name in _CONTAINERS:
+        return _CONTAINERS[called.name](*arguments)
+    return Inert(called.name, arguments)
+
+
+def _mapping(items: list) -> dict:
+    """A dict of keys and values in turn."""
+    keys = items[::2]
+    _require(len(items) == 2 * len(keys), "a key without a value")
+    # Only what is hashed in constant time, without recursion.
+    _require(all(key is None or isinstance(key, str | bytes | int | float | Global | Inert) for key in keys), "bad key")
+    return dict(zip(keys, items[1::2], strict=True))
+
+
+def _dict(*arguments: Any) -> dict:
+    if not arguments or isinstance(arguments[0], dict):
+        return dict(*arguments)
+    _require(all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in arguments[0]), "a dict of no pairs")
+    return _mapping([x for pair in arguments[0] for x in pair])
+
+
+def _list(items: Any = (), *_: Any) -> list:
+    _require(isinstance(items, list | tuple), "a container of no items")
+    return list(items)
+
+
+def _bytes(value: Any = b"", *_: Any) -> bytes:
+    _require(isinstance(value, str | bytes | bytearray), "bytes of no text")
+    return value.encode("latin-1") if isinstance(value, str) else bytes(value)
+
+
+_CONTAINERS: dict[str, Callable[..., Any]] = {
+    "collections.OrderedDict": _dict,
+    "collections.defaultdict": lambda factory=None, *rest: _dict(*rest),
+    "collections.deque": _list,
+    "dnnlib.util.EasyDict": _dict,
+    "builtins.dict": _dict,
+    "builtins.list": _list,
+    "builtins.set": _list,
+    "builtins.frozenset": _list,
+    "builtins.tuple": lambda items=(): tuple(_list(items)),
+    "builtins.bytes": _bytes,
+    "builtins.bytearray": _bytes,
+    "_codecs.encode": _bytes,
+    "torch.Size": lambda items=(): tuple(_list(items)),
+}

@@ -1,0 +1,125 @@
+"""Checkpoint files of every usual kind as named arrays."""
+
+import io
+import os
+import pathlib
+import struct
+import zipfile
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_safetensors
+
+from fmdp.errors import InputError
+from fmdp.foreign import inert
+from fmdp.foreign.tensors import DTYPES, named_arrays
+
+MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of what torch.save wrote before it wrote zips
+LARGEST = 200  # times its own size that a zip may unpack to
+FAULTS = (
+    ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, EOFError, RecursionError, MemoryError,
+    struct.error, zipfile.BadZipFile, NotImplementedError, SafetensorError,
+)  # fmt: skip
+
+
+def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """The named arrays of a checkpoint file, without executing anything in it.
+
+    Files of torch.save (zips and the older streams), pickles with modules whose source text lies beside them (as EDM
+    writes them), .safetensors, and .npz of named arrays; which one it is, the first bytes tell. Of a checkpoint with
+    several networks the averaged one is taken. bfloat16 comes as ml_dtypes.bfloat16.
+
+    Raises:
+      InputError: there is no such file, it is none of these, is damaged, or asks for something that is no part of a
+        checkpoint, which is named.
+    """
+    path = pathlib.Path(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        return _arrays(content)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except FAULTS as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
+        raise InputError(f"{path} is damaged, or no checkpoint ({reason}): get it anew") from error
+
+
+def _arrays(content: bytes) -> dict[str, np.ndarray]:
+    if content.startswith(b"PK"):
+        return _zip(content)
+    if content[:1] == b"\x80":
+        return _pickle(content)
+    if content[8:9] == b"{":
+        return load_safetensors(content)
+    raise InputError("neither a pickle, nor a zip of torch or NumPy, nor safetensors: name a checkpoint")
+
+
+def _zip(content: bytes) -> dict[str, np.ndarray]:
+    with zipfile.ZipFile(io.BytesIO(content)) as file:
+        members = {member.filename: member for member in file.infolist()}
+        if sum(member.file_size for member in members.values()) > LARGEST * len(content):
+            raise ValueError(f"a zip that unpacks to more than {LARGEST} times its size")
+        pickled = [name for name in members if name.endswith("/data.pkl") or name == "data.pkl"]
+        if not pickled:
+            return _npz(content)
+        root = pickled[0].removesuffix("data.pkl")
+        if f"{root}byteorder" in members and file.read(f"{root}byteorder") == b"big":
+            raise InputError("it was saved on a big-endian machine, which is not read")
+        tree = inert.read(io.BytesIO(file.read(pickled[0])), [])
+        return named_arrays(tree, lambda key: file.read(f"{root}data/{key}"), _typed)
+
+
+def _npz(content: bytes) -> dict[str, np.ndarray]:
+    with np.load(io.BytesIO(content), allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def _pickle(content: bytes) -> dict[str, np.ndarray]:
+    stream = io.BytesIO(content)
+    first = inert.read(stream, [])
+    if first == MAGIC:
+        tree, storages = _stream(stream)
+        return named_arrays(tree, storages.__getitem__, _typed)
+
+    def none(key):
+        raise KeyError(f"storage {key}")
+
+    return named_arrays(first, none, _typed)
+
+
+def _stream(stream: io.BytesIO) -> tuple[Any, dict[str, bytes]]:
+    """What torch.save wrote before it wrote zips, its magic number read already: the tree, and storages by key."""
+    inert.read(stream)  # the version
+    system = inert.read(stream)
+    if isinstance(system, dict) and not system.get("little_endian", True):
+        raise InputError("it was saved on a big-endian machine, which is not read")
+    ids: list[Any] = []
+    tree = inert.read(stream, ids)
+    sizes = {}
+    for saved in ids:
+        dtype = np.dtype(DTYPES[saved[1].name.rpartition(".")[2].removesuffix("Storage")])
+        sizes[str(saved[2])] = dtype.itemsize
+    storages = {}
+    for key in inert.read(stream):
+        (count,) = struct.unpack("<q", stream.read(8))
+        length = count * sizes[str(key)]
+        data = stream.read(length) if length >= 0 else b""
+        if len(data) != length:
+            raise ValueError(f"storage {key} is cut off")
+        storages[str(key)] = data
+    return tree, storages
+
+
+def _typed(content: bytes) -> tuple[Any, bytes]:
+    """Element type and bytes of a storage that was saved by itself inside a pickle."""
+    stream = io.BytesIO(content)
+    if inert.read(stream) != MAGIC:
+        raise ValueError("a storage inside a pickle that torch.save did not write")
+    storage, storages = _stream(stream)
+    _, typed, key, *_ = storage.arguments[0]
+    dtype = np.dtype(DTYPES[typed.name.rpartition(".")[2].removesuffix("Storage")])
+    return dtype, storages[str(key)]
