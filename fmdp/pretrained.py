@@ -4,7 +4,6 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -21,6 +20,8 @@ from safetensors.flax import load_file, save_file
 from fmdp import config as configuration
 from fmdp import data, networks, train
 from fmdp.errors import InputError
+from fmdp.foreign import read_state_dict
+from fmdp.released import unet_from_state_dict
 from fmdp.types import Time
 
 FORMAT = 1
@@ -61,7 +62,8 @@ def load(path: str | os.PathLike) -> Prior:
     """A trained field with the shape of its images.
 
     Args:
-      path: the name of one that ships with fmdp (`shipped`), a folder that `save` wrote, or the workdir of a run.
+      path: the name of one that ships with fmdp (`shipped`), a folder that `save` wrote, the workdir of a run, or a
+        released file of the two-time U-Net.
 
     Raises:
       InputError: there is none, it is damaged, or it is of a newer format.
@@ -71,6 +73,8 @@ def load(path: str | os.PathLike) -> Prior:
         folder = SHIPPED / str(path)
     if not folder.exists():
         raise InputError(f"no checkpoint {str(path)!r}: name a folder of one, or one of {', '.join(shipped())}")
+    if folder.is_file():
+        return from_file(folder)
     if (folder / MODEL).is_file():
         return _read(folder)
     if (folder / "config.json").is_file():
@@ -102,6 +106,27 @@ def from_workdir(workdir: pathlib.Path) -> Prior:
     return Prior(params=state.ema, network=network, image_shape=shape, about=about)
 
 
+def from_file(path: pathlib.Path) -> Prior:
+    """The two-time U-Net in a released checkpoint (.pkl, .pt, .safetensors, .npz); nothing in the file is executed.
+
+    Raises:
+      InputError: it cannot be read, or its arrays are not those of such a network.
+    """
+    try:
+        network, params = unet_from_state_dict(read_state_dict(path))
+    except InputError as error:
+        raise InputError(f"{error}" if str(path) in str(error) else f"{path}: {error}") from error
+    shape = (network.resolution, network.resolution, params["enc_0_conv"]["kernel"].shape[2])
+    return Prior(params=params, network=network, image_shape=shape, about=About(source=path.name))
+
+
+def options(network: nn.Module) -> dict[str, Any]:
+    """The backbone's name and options, as in config.network."""
+    (name,) = (name for name, kind in networks.BACKBONES.items() if isinstance(network, kind))
+    names = set(network.__dataclass_fields__) - {"parent", "name"}
+    return {"name": name} | {key: getattr(network, key) for key in sorted(names)}
+
+
 def _image_shape(config: ConfigDict, workdir: pathlib.Path) -> tuple[int, int, int]:
     """What the run wrote down of its images; of a run of before, that of the images themselves."""
     try:
@@ -111,13 +136,12 @@ def _image_shape(config: ConfigDict, workdir: pathlib.Path) -> tuple[int, int, i
     return (height, width, channels)
 
 
-def save(folder: pathlib.Path, prior: Prior, network: Mapping[str, Any], half: bool = False) -> None:
+def save(folder: pathlib.Path, prior: Prior, half: bool = False) -> None:
     """Write a prior as WEIGHTS and MODEL into a new folder, whole or not at all.
 
     Args:
       folder: that does not exist yet.
       prior: what to write; its `about` goes into MODEL.
-      network: the backbone's name and options, as in config.network.
       half: round the weights to bfloat16, half of the room.
 
     Raises:
@@ -129,7 +153,7 @@ def save(folder: pathlib.Path, prior: Prior, network: Mapping[str, Any], half: b
     kept = {name: jnp.asarray(x, jnp.bfloat16 if half else jnp.float32) for name, x in flat.items()}
     model = {
         "format": FORMAT,
-        "network": dict(network),
+        "network": options(prior.network),
         "image_shape": list(prior.image_shape),
         "about": dict(prior.about.items()),
     }
@@ -147,13 +171,13 @@ def _read(folder: pathlib.Path) -> Prior:
     try:
         model = json.loads((folder / MODEL).read_text())
         version = model["format"]
-        options, shape = dict(model["network"]), tuple(int(side) for side in model["image_shape"])
+        given, shape = dict(model["network"]), tuple(int(side) for side in model["image_shape"])
         about = About(model["about"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder / MODEL} is damaged ({error!r}): get the checkpoint anew") from error
     if version != FORMAT:
         raise InputError(f"{folder} is of format {version}, this fmdp reads {FORMAT}: install a newer fmdp")
-    network = networks.make(options.pop("name", ""), options)
+    network = networks.make(given.pop("name", ""), given)
     try:
         flat = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:

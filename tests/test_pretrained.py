@@ -11,7 +11,6 @@ from configs import digits
 from fmdp import main, networks, pretrained
 from fmdp.errors import InputError
 
-NETWORK = {"name": "mlp", "width": 8, "blocks": 1}
 SHAPE = (4, 6, 1)
 
 
@@ -25,13 +24,13 @@ def prior():
 
 @pytest.fixture
 def saved(prior, tmp_path):
-    pretrained.save(tmp_path / "tiny", prior, NETWORK)
+    pretrained.save(tmp_path / "tiny", prior)
     return tmp_path / "tiny"
 
 
 @pytest.mark.parametrize(("half", "tolerance"), [(False, 0.0), (True, 0.01)])
 def test_what_is_saved_is_loaded(prior, tmp_path, half, tolerance):
-    pretrained.save(tmp_path / "tiny", prior, NETWORK, half)
+    pretrained.save(tmp_path / "tiny", prior, half)
     loaded = fmdp.load(tmp_path / "tiny")
     x = jax.random.normal(jax.random.key(2), (3, *SHAPE))
     wanted, found = (jax.jit(fmdp.denoise)(field, x, 0.4, 0.9) for field in (prior, loaded))
@@ -45,7 +44,7 @@ def test_what_is_saved_is_loaded(prior, tmp_path, half, tolerance):
 def test_half_takes_half_the_room(prior, tmp_path):
     sizes = []
     for half in (False, True):
-        pretrained.save(tmp_path / str(half), prior, NETWORK, half)
+        pretrained.save(tmp_path / str(half), prior, half)
         sizes.append(sum(leaf.size for leaf in jax.tree.leaves(prior)) * (2 if half else 4))
         held = (tmp_path / str(half) / pretrained.WEIGHTS).stat().st_size
         assert sizes[-1] < held < sizes[-1] + 2000
@@ -101,7 +100,7 @@ def test_names_that_do_not_exist_list_those_that_do(tmp_path):
 
 def test_an_existing_folder_is_not_overwritten(prior, saved):
     with pytest.raises(InputError, match="tiny exists"):
-        pretrained.save(saved, prior, NETWORK)
+        pretrained.save(saved, prior)
 
 
 @pytest.mark.parametrize("name", pretrained.shipped())

@@ -23,7 +23,7 @@ def checkpoint(tmp_path_factory):
     network = networks.make("mlp", {"width": 8, "blocks": 1})
     params = network.init(jax.random.key(0), jnp.zeros(SHAPE), 0.5, 0.5)["params"]
     prior = pretrained.Prior(params=params, network=network, image_shape=SHAPE, about=pretrained.About())
-    pretrained.save(folder, prior, {"name": "mlp", "width": 8, "blocks": 1})
+    pretrained.save(folder, prior)
     calibration = Calibration.fit([0.05, 0.3], [0.0, 0.5, 1.0], [[0.1, 0.11, 0.13], [0.2, 0.22, 0.26]])
     (folder / "calibration.json").write_text(json.dumps(calibration.to_dict()))
     return folder

@@ -1,0 +1,47 @@
+"""python -m fmdp.convert SOURCE OUT [--half]: a trained field as a folder that `fmdp.load` reads.
+
+SOURCE is a released checkpoint of the two-time U-Net (.pkl, .pt, .safetensors, .npz), of which nothing is executed, or
+the workdir of a run, of which the average of the parameters is taken. OUT gets weights.safetensors and model.json.
+"""
+
+import argparse
+import pathlib
+import sys
+
+import jax
+
+from fmdp import pretrained
+from fmdp.errors import InputError
+
+
+def convert(source: pathlib.Path, out: pathlib.Path, half: bool = False) -> pretrained.Prior:
+    """The field of `source`, written to the new folder `out`; with `half` in bfloat16.
+
+    Raises:
+      InputError: the source cannot be read, or the folder exists.
+    """
+    if out.exists():
+        raise InputError(f"{out} exists: name a folder that does not, or remove it")
+    prior = pretrained.load(source)
+    pretrained.save(out, prior, half)
+    return prior
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Convert what the command line names; mistakes of its user end in one line and exit code 2."""
+    parser = argparse.ArgumentParser(prog="python -m fmdp.convert", description=__doc__.split("\n\n")[0])  # type: ignore[union-attr]
+    parser.add_argument("source", type=pathlib.Path, help="a released checkpoint, or the workdir of a run")
+    parser.add_argument("out", type=pathlib.Path, help="a folder that does not exist yet")
+    parser.add_argument("--half", action="store_true", help="round the weights to bfloat16")
+    given = parser.parse_args(arguments)
+    try:
+        prior = convert(given.source, given.out, given.half)
+    except InputError as error:
+        print(f"fmdp: {error}", file=sys.stderr)
+        sys.exit(2)
+    count = sum(x.size for x in jax.tree.leaves(prior.params))
+    print(f"{count:,} parameters for images of {prior.image_shape} in {given.out}")
+
+
+if __name__ == "__main__":
+    main()
