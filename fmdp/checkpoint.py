@@ -1,4 +1,4 @@
-"""Checkpoints of a run: state and data iterator together, through orbax."""
+"""Checkpoints of a run: state and place in the data together, through orbax, by any number of processes."""
 
 import functools
 import pathlib
@@ -35,7 +35,6 @@ class Checkpoints:
             item_handlers={
                 "state": ocp.StandardCheckpointHandler(),
                 "run": ocp.JsonCheckpointHandler(),
-                "data": grain.checkpoint.CheckpointHandler(),
             },
         )
 
@@ -56,15 +55,16 @@ class Checkpoints:
 
         Args:
           step: how many steps the state has behind it.
-          state, iterator: what training goes on from.
+          state: over all devices of the run, as `parallel.Parallel.collect` gives it.
+          iterator: of the training batches.
           progress: what is known of the training so far, as plain JSON.
         """
         self._manager.save(
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(state),
-                run=ocp.args.JsonSave({"config": self._config, "progress": progress}),
-                data=grain.checkpoint.CheckpointSave(iterator),
+                # The iterator's state is the same in all processes; grain's own file would be one of each.
+                run=ocp.args.JsonSave({"config": self._config, "progress": progress, "data": iterator.get_state()}),
             ),
         )
 
@@ -88,10 +88,10 @@ class Checkpoints:
                     f"{self._folder} holds a checkpoint of another run: config.{key} was {was} and is now {now};"
                     " name another --workdir, or go back to the old value"
                 )
-        items: dict[str, Any] = {"state": ocp.args.StandardRestore(state)}
-        if iterator is not None:
-            items["data"] = grain.checkpoint.CheckpointRestore(iterator)
-        return self._read(items)["state"], run["progress"]
+        restored = self._read({"state": ocp.args.StandardRestore(state)})["state"]
+        if iterator is not None:  # one batch a step; checkpoints of version 0.1.0 do not say so
+            iterator.set_state(run.get("data", {"next_index": run["progress"]["steps"]}))
+        return restored, run["progress"]
 
     def _read(self, items: dict[str, Any]) -> Any:
         try:

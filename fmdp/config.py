@@ -55,8 +55,19 @@ def default() -> ConfigDict:
                 clip_norm=1.0,
             ),
             ema=dict(half_life=200_000.0),  # in images
-            train=dict(steps=1000, batch_size=256, log_every=50, checkpoint_every=1000, keep=2),
-            parallel=dict(mode="jit"),  # parallel.MODES
+            train=dict(
+                steps=1000,
+                batch_size=256,
+                log_every=50,
+                checkpoint_every=1000,
+                keep=2,
+                accumulate=1,  # parts of a batch, taken one after another for want of memory; the numbers stay
+            ),
+            parallel=dict(
+                mode="jit",  # parallel.MODES
+                fsdp=False,  # shard the parameters over the devices, too, where a model does not fit on one
+                devices=0,  # that the run must find; 0: as many as there are
+            ),
             evaluate=dict(
                 noise_levels=(0.3, 0.5, 0.7),  # alpha = 1 - s
                 points=15,  # settings of each knob, both ends included
@@ -101,7 +112,7 @@ def validate(config: ConfigDict, devices: int) -> None:
             raise InputError(f"config.{key} = {value!r}: {remedy}")
 
     train, loss, evaluate = config.train, config.loss, config.evaluate
-    for key in ("steps", "batch_size", "log_every", "checkpoint_every", "keep"):
+    for key in ("steps", "batch_size", "log_every", "checkpoint_every", "keep", "accumulate"):
         require(train[key] >= 1, f"train.{key}", "must be 1 or more")
     require(loss.off_diagonal in OFF_DIAGONAL, "loss.off_diagonal", f"must be one of {', '.join(OFF_DIAGONAL)}")
     require(loss.weighting in WEIGHTING, "loss.weighting", f"must be one of {', '.join(WEIGHTING)}")
@@ -115,7 +126,16 @@ def validate(config: ConfigDict, devices: int) -> None:
         require(config.data[key] >= 0, f"data.{key}", "must be 0 or more")
     require(0 < config.data.max_pixels <= MAX_PIXELS, "data.max_pixels", f"must be from 1 to {MAX_PIXELS}")
     require(
-        train.batch_size % devices == 0, "train.batch_size", f"must be divisible by the {devices} devices of this run"
+        not config.parallel.fsdp or config.parallel.mode == "jit", "parallel.fsdp", "needs config.parallel.mode=jit"
+    )
+    require(
+        config.parallel.devices in (0, devices), "parallel.devices", f"this run found {devices}; 0 takes any number"
+    )
+    parts = f"{train.accumulate} parts (config.train.accumulate) on each of " if train.accumulate > 1 else ""
+    require(
+        train.batch_size % (devices * train.accumulate) == 0,
+        "train.batch_size",
+        f"must be divisible by the {parts}{devices} devices of this run",
     )
     require(len(evaluate.noise_levels) > 0, "evaluate.noise_levels", "must name at least one noise level")
     require(all(0 < a < 1 for a in evaluate.noise_levels), "evaluate.noise_levels", "must lie between 0 and 1")

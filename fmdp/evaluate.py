@@ -1,6 +1,5 @@
 """The denoising sweep: both knobs at every noise level, measured on held-out images."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from fmdp.interpolant import interpolate
 from fmdp.metrics import distortion, learned, perception
 from fmdp.metrics.features import features
 from fmdp.metrics.learned import Learned
+from fmdp.parallel import in_batches, local
 from fmdp.types import AverageField, PRNGKey
 
 STEP = 0.02  # the first step of the lookahead by which its continuity at t = s is judged
@@ -80,16 +80,6 @@ def _rivals(field: AverageField, x: Array, s: Array, key: PRNGKey, steps: int) -
     return samples, scaled
 
 
-def _in_batches(function: Callable[[Array], Any], x: Array, size: int) -> Any:
-    """`function` over [N, ...] in batches of one size, the last one padded and cut; outputs [..., N, ...] on axis 1."""
-    parts = []
-    for start in range(0, len(x), size):
-        part = x[start : start + size]
-        padded = jnp.pad(part, ((0, size - len(part)), *[(0, 0)] * (x.ndim - 1)))
-        parts.append(jax.device_get(function(padded)))
-    return jax.tree.map(lambda *y: np.concatenate(y, 1)[:, : len(x)], *parts)
-
-
 def sweep(field: AverageField, images: np.ndarray, noise_level: float, config: ConfigDict, key: PRNGKey) -> Sweep:
     """Every knob over its whole range on images [n, H, W, C] at one noise level; all settings in one compiled call.
 
@@ -106,7 +96,7 @@ def sweep(field: AverageField, images: np.ndarray, noise_level: float, config: C
     noise = jax.random.normal(key, (config.draws, *images.shape))
     noisy = interpolate(noise, jnp.broadcast_to(images, noise.shape), s)
     flat = noisy.reshape(-1, *images.shape[1:])
-    *lookahead, step = _in_batches(lambda x: walk(field, x, s, settings), flat, config.batch_size)
+    *lookahead, step = in_batches(lambda x: walk(field, x, s, settings), flat, config.batch_size, axis=1)
     lookahead = np.stack(lookahead).reshape(len(r), *noisy.shape)
     share = r.astype(np.float32)[:, None, None, None, None, None]
     chord = (1 - share) * lookahead[0] + share * lookahead[-1]
@@ -122,7 +112,7 @@ def _rival_knobs(field, noisy: Array, first: np.ndarray, s: Array, config: Confi
     """The rivals on noisy images [draws, n, H, W, C] whose minimum-error estimates are `first`."""
     steps, flat = config.rival_steps, noisy.reshape(-1, *noisy.shape[2:])
     keys = iter(jax.random.split(key, -(-len(flat) // config.batch_size)))
-    drawn = _in_batches(lambda x: _rivals(field, x, s, next(keys), steps), flat, config.batch_size)
+    drawn = in_batches(lambda x: _rivals(field, x, s, next(keys), steps), flat, config.batch_size, axis=1)
     samples, scaled = (x.reshape(len(x), *noisy.shape) for x in drawn)
     counts = np.array(SAMPLES)
     means = np.stack([samples[:n].mean(0) for n in SAMPLES])
@@ -238,7 +228,7 @@ def evaluate(field: AverageField, split: Split, config: ConfigDict, key: PRNGKey
     floor = floors(split, width, config.bootstrap, key) | networks.floors(split.test, split.test_labels)
     pairs = [(s, t) for s in RESIDUAL_TIMES for t in RESIDUAL_TIMES if s < t]
     exact = None if split.target is None else split.target.average_field
-    table = residuals.table(field, clean[:RESIDUAL_IMAGES], key, pairs, exact)
+    table = residuals.table(local(field), clean[:RESIDUAL_IMAGES], key, pairs, exact)
     summary = {"images": len(clean), "draws": config.draws, "denoise": curves, "floor": floor, "residuals": table}
     summary["weights"] = {name: found.origin for name, found in networks.weights.items()}
     return summary, sweeps
@@ -272,7 +262,7 @@ def calibrate(
                 trials.append(trial | {"setting": None, "achieved_db": None})
                 continue
             restore = partial(walk, field, s=swept.s, r=jnp.array([0.0, setting]))
-            restored = _in_batches(restore, x, config.batch_size)
+            restored = in_batches(restore, x, config.batch_size, axis=1)
             psnr = _distortion(restored.reshape(2, *swept.noisy[:, other].shape), jnp.asarray(clean[other]))["psnr"]
             least, ours = np.asarray(psnr).reshape(2, -1).mean(1)
             trials.append(trial | {"setting": setting, "achieved_db": float(least - ours)})

@@ -8,16 +8,25 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+import jax
+
 from fmdp.errors import InputError
 
 
 @contextlib.contextmanager
-def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A temporary path beside `path` that takes its place when the block succeeds and vanishes when it fails."""
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+def replacing(path: pathlib.Path, by_all: bool = False) -> Iterator[pathlib.Path]:
+    """A temporary path beside `path` that takes its place when the block succeeds and vanishes when it fails.
+
+    Of several processes, which all come by here, only the first leaves its file, unless `by_all` says that each host
+    needs one of its own.
+    """
+    first = by_all or jax.process_index() == 0
+    folder = path.parent if first else pathlib.Path(tempfile.gettempdir())
+    temporary = folder / f".{path.stem}.{os.getpid()}{path.suffix}"
     try:
         yield temporary
-        temporary.replace(path)
+        if first:
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 

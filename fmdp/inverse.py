@@ -25,6 +25,7 @@ from fmdp.metrics import distortion, learned, perception
 from fmdp.metrics.features import features
 from fmdp.metrics.learned import Learned
 from fmdp.observation import Observation
+from fmdp.parallel import each, in_batches
 from fmdp.protocols import Task
 from fmdp.solvers import SOLVERS, DivergenceError, Info, check
 from fmdp.types import AverageField, PRNGKey
@@ -199,25 +200,26 @@ def solve(
     numbers = {name: jnp.float32(value) for name, value in options.items() if isinstance(value, float)}
     static = tuple(sorted((name, value) for name, value in options.items() if not isinstance(value, float)))
     n = len(observations.y)
-    given = observations, jax.random.split(key, n)
-    parts = []
-    for start in range(0, n, batch):
-        rows = np.arange(start, start + min(batch, n)) % n  # the last batch is filled up with the first images
-        part = jax.tree.map(lambda x, rows=rows: x[rows], given)
-        parts.append(jax.device_get(_solve(field, *part, numbers, solver=solver, static=static)))
-    return jax.tree.map(lambda *x: np.concatenate(x)[:n], *parts)
+    given = observations, jax.random.key_data(jax.random.split(key, n))
+    return in_batches(lambda part: _solve(field, numbers, part, solver=solver, static=static), given, min(batch, n))
 
 
 @partial(jax.jit, static_argnames=("solver", "static"))
 def _solve(
-    field: AverageField, observations: Observation, keys: Array, numbers: dict[str, Array], solver: str, static: tuple
+    field: AverageField, numbers: dict[str, Array], given: tuple[Observation, Array], solver: str, static: tuple
 ) -> tuple[Array, Info]:
-    def one(observed, key):
-        return SOLVERS[solver](field, observed, key, **dict(static), **numbers)
+    """The solver on the rows of (observations, data of their keys), each device on its own."""
 
-    if solver in ONE_BY_ONE:
-        return jax.lax.map(lambda given: one(*given), (observations, keys))
-    return jax.vmap(one)(observations, keys)
+    def rows(shared, given):
+        field, numbers = shared
+
+        def one(given):
+            observed, key = given
+            return SOLVERS[solver](field, observed, jax.random.wrap_key_data(key), **dict(static), **numbers)
+
+        return jax.lax.map(one, given) if solver in ONE_BY_ONE else jax.vmap(one)(given)
+
+    return each(rows)((field, numbers), given)
 
 
 def tune(

@@ -1,25 +1,31 @@
 """Scalars of a training run, as JSON lines and TensorBoard events."""
 
 import json
+import os
 import pathlib
 
+import jax
 from tensorboardX import SummaryWriter
 
 from fmdp.files import replacing
 
 
 class ScalarLog:
-    """Appends to metrics.jsonl and to TensorBoard events in a workdir; a context manager."""
+    """Appends to metrics.jsonl and to TensorBoard events in a workdir; a context manager.
+
+    Of several processes only the first writes.
+    """
 
     def __init__(self, workdir: pathlib.Path, step: int):
         """Go on from `step`: lines that an interrupted run wrote beyond it are dropped."""
-        path = workdir / "metrics.jsonl"
-        if path.exists():
+        first = jax.process_index() == 0
+        path = workdir / "metrics.jsonl" if first else pathlib.Path(os.devnull)
+        if first and path.exists():
             kept = [line for line in path.read_text().splitlines() if _step(line) <= step]
             with replacing(path) as temporary:
                 temporary.write_text("".join(line + "\n" for line in kept))
         self._file = path.open("a")
-        self._events = SummaryWriter(str(workdir), purge_step=step + 1)
+        self._events = SummaryWriter(str(workdir), purge_step=step + 1, write_to_disk=first)
 
     def __enter__(self) -> "ScalarLog":
         return self

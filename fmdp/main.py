@@ -12,8 +12,20 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from fmdp import (
+    cluster,
+    data,
+    inverse,
+    inverse_report,
+    parallel,
+    protocols,
+    report,
+    restore_cli,
+    train,
+    truth,
+    truth_report,
+)
 from fmdp import config as configuration
-from fmdp import data, inverse, inverse_report, protocols, report, restore_cli, train, truth, truth_report
 from fmdp.errors import InputError
 from fmdp.evaluate import Sweep, calibrate, evaluate
 from fmdp.exact import Gaussian
@@ -22,6 +34,10 @@ from fmdp.metrics import learned
 from fmdp.types import PRNGKey
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The configuration of the run, a file in configs/.")
+DISTRIBUTED = flags.DEFINE_enum(
+    "distributed", "none", ["none", "auto"], "Be one of several processes: auto finds the others, see fmdp/cluster.py."
+)
+TIMEOUT = flags.DEFINE_integer("distributed_timeout", 300, "Seconds to wait for all processes.", lower_bound=1)
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept; runs/<config name> unless given.")
 MODES = ["train_and_evaluate", "train", "evaluate", "inverse", "restore"]
 MODE = flags.DEFINE_enum("mode", "train_and_evaluate", MODES, "What to do.")
@@ -54,7 +70,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, mode: str) -> None:
         started = time.monotonic()
         # Training split the run's key in two, which are its streams 0 and 1.
         keys = [jax.random.fold_in(jax.random.key(config.seed), stream) for stream in (2, 3)]
-        field = train.make_field(train.make_network(config), state.ema)
+        field = train.make_field(train.make_network(config), parallel.replicate(state.ema))
         evaluation, sweeps = evaluate(field, split, config.evaluate, keys[0])
         report.write_curves(workdir / "dp_curve.csv", evaluation["denoise"])
         report.draw_plane(workdir / "dp_plane.png", evaluation)
@@ -85,7 +101,7 @@ def compare(config: ConfigDict, workdir: pathlib.Path) -> None:
             "config.inverse names no tasks: set config.inverse.protocol, or tasks as configs/digits.py does"
         )
     state, progress = train.restore(config, split.train.shape[1:], workdir)
-    field = train.make_field(train.make_network(config), state.ema)
+    field = train.make_field(train.make_network(config), parallel.replicate(state.ema))
     key = jax.random.fold_in(jax.random.key(config.seed), 4)
     networks = learned.load(split, config.evaluate)
     table, pictures = inverse.compare(field, split, tasks, config.inverse, key, networks)
@@ -140,10 +156,14 @@ def main(_) -> None:
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # the libraries' own news only on request
     if MODE.value == "restore":
+        if DISTRIBUTED.value != "none":
+            raise InputError("--mode=restore runs in one process: leave --distributed out")
         restore_cli.run()
         return
     if CONFIG.value is None:
         raise InputError("--config is missing: name a file in configs/, such as --config=configs/digits.py")
+    if DISTRIBUTED.value == "auto":
+        cluster.join(TIMEOUT.value)
     configuration.validate(CONFIG.value, jax.device_count())
     workdir = open_workdir(WORKDIR.value or f"runs/{CONFIG.value.name}")
     if MODE.value == "inverse":
@@ -179,7 +199,7 @@ def cli(program: Callable[[list[str]], None] = main) -> None:
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", pathlib.Path.home() / ".cache" / "fmdp" / "jax")
     jax.config.update("jax_compilation_cache_dir", str(cache))
     try:
-        app.run(program, flags_parser=parse_flags)
+        cluster.run(lambda: app.run(program, flags_parser=parse_flags))
     except InputError as error:
         fail(str(error))
 

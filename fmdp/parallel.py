@@ -1,64 +1,180 @@
-"""One training step on any number of devices, in one of two modes that give the same numbers.
+"""Work on any number of devices and processes that gives the numbers of one device.
 
-`jit`: one program over the global batch, sharded along a mesh; the compiler adds the gradient's all-reduce.
+Training, in one of two modes:
+`jit`: one program over the global batch, sharded along a mesh; the compiler adds the gradient's all-reduce. With
+  `fsdp` it shards the parameters, too, and gathers each where it is used.
 `pmap`: one program per device over its part of the batch, with the mean of the gradients taken by hand.
+
+Measuring: batches sharded over all devices of the run, the parameters whole on each; every process gets all results,
+so that all of them go the same way, and only process 0 writes (`fmdp.files`).
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, NamedSharding
+from jax import Array
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+
+from fmdp.errors import InputError
 
 AXIS = "data"
 MODES = ("jit", "pmap")
+SMALL = 2**12  # numbers in a parameter, below which sharding it costs more than it saves
 
 
 class Parallel(NamedTuple):
     """How a step runs on the devices.
 
+    A state has two forms: the one that checkpoints and measurements see, arrays over all devices of the run, and the
+    one that the step takes and returns. They differ only with several processes in `pmap` mode.
+
     Attributes:
-      compile: turns `make_step(axis)`, which builds (state, batch, key) -> (state, metrics), into the compiled step.
-        The state handed to it is used up.
+      layout: the shapes of a state, to shapes with shardings over all devices.
+      place_state: a state over all devices, or in this process only, to the step's form.
+      collect: the step's form, to one over all devices.
       place_batch: puts a host batch (this process's rows of it) on the devices.
-      place_state: puts a state on every device.
+      compile: turns `make_step(axis)`, which builds (state, batch, key) -> (state, metrics), into the compiled step for
+        states like the given one, in the step's form. The state handed to it is used up.
     """
 
-    compile: Callable[[Callable[[str | None], Callable]], Callable]
-    place_batch: Callable[[Any], Any]
+    layout: Callable[[Any], Any]
     place_state: Callable[[Any], Any]
+    collect: Callable[[Any], Any]
+    place_batch: Callable[[Any], Any]
+    compile: Callable[[Callable[[str | None], Callable], Any], Callable]
 
 
-def make(mode: str, devices: Sequence[jax.Device]) -> Parallel:
-    """The given mode, one of MODES, over the given devices."""
-    mesh = jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
-    replicated, sharded = NamedSharding(mesh, P()), NamedSharding(mesh, P(AXIS))
+def make(mode: str, devices: Sequence[jax.Device], fsdp: bool = False) -> Parallel:
+    """The given mode, one of MODES, over the given devices.
 
-    def place_state(state):
-        return jax.device_put(state, replicated)
+    Args:
+      fsdp: shard the large parameters over the devices; in `jit` mode only.
+
+    Raises:
+      InputError: the processes have different numbers of devices.
+    """
+    mesh = make_mesh(tuple(devices))
+    whole, rows = NamedSharding(mesh, P()), NamedSharding(mesh, P(AXIS))
+
+    def layout(shapes):
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(
+                x.shape, x.dtype, sharding=NamedSharding(mesh, shard(x.shape, mesh.size)) if fsdp else whole
+            ),
+            shapes,
+        )
 
     if mode == "pmap":
-        local = [device for device in devices if device.process_index == jax.process_index()]
+        here = make_mesh(tuple(device for device in devices if device.process_index == jax.process_index()))
+        several = mesh.size > here.size
+
+        def own(x):
+            x = x.addressable_data(0) if isinstance(x, Array) and not x.is_fully_addressable else x
+            return jax.device_put(x, NamedSharding(here, P()))
 
         def split(x):
-            return np.reshape(x, (len(local), len(x) // len(local), *x.shape[1:]))
+            return np.reshape(x, (here.size, len(x) // here.size, *x.shape[1:]))
 
         return Parallel(
-            compile=lambda make_step: jax.pmap(
-                make_step(AXIS), AXIS, in_axes=(None, 0, None), out_axes=None, devices=devices
+            layout=layout,
+            place_state=lambda state: jax.tree.map(own, state),
+            collect=lambda state: (
+                multihost_utils.host_local_array_to_global_array(state, mesh, P()) if several else state
             ),
             place_batch=lambda batch: jax.tree.map(split, batch),
-            place_state=place_state,
+            compile=lambda make_step, state: jax.pmap(
+                make_step(AXIS), AXIS, in_axes=(None, 0, None), out_axes=None, devices=mesh.devices.tolist()
+            ),
         )
-    return Parallel(
-        compile=lambda make_step: jax.jit(
+
+    def compiled(make_step, state):
+        shardings = jax.tree.map(lambda x: x.sharding, state)
+        return jax.jit(
             make_step(None),
-            in_shardings=(replicated, sharded, replicated),
-            out_shardings=replicated,
+            in_shardings=(shardings, rows, whole),
+            out_shardings=(shardings, whole),
             donate_argnums=0,
-        ),
-        place_batch=lambda batch: jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharded, x), batch),
-        place_state=place_state,
+        )
+
+    return Parallel(
+        layout=layout,
+        place_state=lambda state: jax.device_put(state, jax.tree.map(lambda x: x.sharding, layout(state))),
+        collect=lambda state: state,
+        place_batch=lambda batch: jax.tree.map(lambda x: jax.make_array_from_process_local_data(rows, x), batch),
+        compile=compiled,
     )
+
+
+@lru_cache(maxsize=8)
+def make_mesh(devices: tuple[jax.Device, ...]) -> Mesh:
+    """The devices in a row, those of one process side by side, as the rows of its batch are.
+
+    Raises:
+      InputError: the processes have different numbers of devices.
+    """
+    counts = Counter(device.process_index for device in devices)
+    if len(set(counts.values())) > 1:
+        raise InputError(
+            f"the processes of this run have {', '.join(map(str, counts.values()))} devices: give every one as many"
+        )
+    ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(ordered), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def shard(shape: tuple[int, ...], devices: int) -> P:
+    """How FSDP shards a parameter: along its largest axis that the devices divide; small ones stay whole."""
+    axes = [axis for axis, size in enumerate(shape) if size % devices == 0]
+    if not axes or np.prod(shape) < SMALL:
+        return P()
+    largest = max(axes, key=lambda axis: shape[axis])
+    return P(*[AXIS if axis == largest else None for axis in range(len(shape))])
+
+
+def replicate(tree: Any) -> Any:
+    """A state or part of one, sharded over the devices of the run, whole on each of them."""
+    whole = NamedSharding(make_mesh(tuple(jax.devices())), P())
+    return jax.jit(lambda tree: tree, out_shardings=whole)(tree)
+
+
+def local(tree: Any) -> Any:
+    """What is whole on every device as arrays of one device of this process, for work that is not shared out."""
+    return jax.tree.map(lambda x: x.addressable_data(0) if isinstance(x, Array) else x, tree)
+
+
+def in_batches(function: Callable[[Any], Any], inputs: Any, size: int, axis: int = 0) -> Any:
+    """`function` over inputs [n, ...], in batches of one size that all devices share; host arrays of all outputs.
+
+    Batches start at the multiples of `size` whatever the number of devices. What is missing in the last, or up to a
+    multiple of the devices, is filled up with the first inputs again, and cut off from the outputs.
+
+    Args:
+      function: compiled, of a batch [size or a little more, ...], row by row.
+      inputs: a pytree of arrays, the same in every process.
+      size: of a batch over all devices.
+      axis: of the rows in the outputs.
+    """
+    mesh = make_mesh(tuple(jax.devices()))
+    inputs = jax.tree.map(np.asarray, inputs)
+    n, length = len(jax.tree.leaves(inputs)[0]), -(-size // mesh.size) * mesh.size
+
+    def batch(start):
+        def place(x):
+            part, rows = x[np.arange(start, start + length) % n], NamedSharding(mesh, P(AXIS))
+            return jax.make_array_from_callback(part.shape, rows, part.__getitem__)
+
+        outputs = multihost_utils.process_allgather(function(jax.tree.map(place, inputs)), tiled=True)
+        return jax.tree.map(lambda y: np.asarray(y).take(range(min(size, n - start)), axis), outputs)
+
+    return jax.tree.map(lambda *y: np.concatenate(y, axis), *map(batch, range(0, n, size)))
+
+
+def each(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """`function` of (shared, rows) by every device on its own rows, for what the compiler would not split by itself."""
+    mesh = make_mesh(tuple(jax.devices()))
+    return jax.shard_map(function, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(AXIS), check_vma=False)

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import pathlib
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,7 @@ import optax
 from clu import parameter_overview
 from flax import struct
 from jax import Array
+from jax.experimental import multihost_utils
 from jax.tree_util import Partial
 from ml_collections import ConfigDict
 from tqdm import tqdm
@@ -130,6 +132,29 @@ def make_loss(config: ConfigDict) -> Callable[[Any, Batch, PRNGKey], tuple[Array
     return batch_loss
 
 
+def accumulate(gradient: Callable[..., Any], parts: int) -> Callable[..., Any]:
+    """`gradient` of (params, batch, key) as the mean over the parts of a batch, one after another in memory.
+
+    Exactly the gradient of the whole batch, whose parts are alike and whose noise goes by the row of an example.
+    """
+    if parts == 1:
+        return gradient
+
+    def apart(x):  # so that every device keeps the rows that it has
+        return jnp.moveaxis(x.reshape(len(x) // parts, parts, *x.shape[1:]), 1, 0)
+
+    def mean(params, batch, key):
+        def add(total, part):
+            return jax.tree.map(jnp.add, total, gradient(params, part, key)), None
+
+        batch = jax.tree.map(apart, batch)
+        shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], batch), key)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return jax.tree.map(lambda x: x / parts, jax.lax.scan(add, zeros, batch)[0])
+
+    return mean
+
+
 def make_train_step(
     config: ConfigDict, axis: str | None = None
 ) -> Callable[[TrainState, Batch, PRNGKey], tuple[TrainState, Metrics]]:
@@ -140,7 +165,7 @@ def make_train_step(
     Args:
       axis: the mapped axis over which gradients are averaged, where the step sees one device's part of the batch.
     """
-    gradient = jax.value_and_grad(make_loss(config), has_aux=True)
+    gradient = accumulate(jax.value_and_grad(make_loss(config), has_aux=True), config.train.accumulate)
     optimizer = make_optimizer(config)
     decay = 0.5 ** (config.train.batch_size / config.ema.half_life)
 
@@ -167,35 +192,45 @@ def train(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tup
     """Train on images [n, H, W, C] until config.train.steps, going on from the newest checkpoint in the workdir.
 
     Returns:
-      The state at the end, and what summary.json says of the training.
+      The state at the end, over all devices of the run, and what summary.json says of the training.
 
     Raises:
       InputError: the checkpoint cannot be used, there are no images, or the loss is not finite.
+      SystemExit: one of several processes got SIGTERM, as before a preemption; all have saved the same step.
     """
     devices, steps = jax.devices(), config.train.steps
     init_key, key = jax.random.split(jax.random.key(config.seed))
     batch_size = config.train.batch_size
-    diagonal = data.diagonal_count(batch_size, config.loss.diagonal_share, len(devices))
+    diagonal = data.diagonal_count(batch_size, config.loss.diagonal_share, len(devices) * config.train.accumulate)
     share = jax.process_index(), jax.process_count()
     iterator = data.batches(images, batch_size, diagonal, config.seed, *share, config.data.flip, config.data.workers)
-    parallel = parallel_modes.make(config.parallel.mode, devices)
-    state = parallel.place_state(jax.jit(lambda: init_state(config, images.shape[1:], init_key))())
+    parallel = parallel_modes.make(config.parallel.mode, devices, config.parallel.fsdp)
+
+    def initial():
+        return init_state(config, images.shape[1:], init_key)
+
+    shapes = parallel.layout(jax.eval_shape(initial))
     progress: dict[str, Any] = {"steps": 0, "seconds": 0.0}
 
     with contextlib.closing(iterator), checkpoint.Checkpoints(workdir, config) as checkpoints:
         if checkpoints.latest_step is not None:
-            state, progress = checkpoints.restore(state, iterator)
+            state, progress = checkpoints.restore(shapes, iterator)
             print(f"resumed from step {progress['steps']} in {workdir}", flush=True)
         start = progress["steps"]
         if start >= steps:
             print(f"already trained for {start} steps, not training again", flush=True)
             return state, progress
         if start == 0:
+            state = jax.jit(initial, out_shardings=jax.tree.map(lambda x: x.sharding, shapes))()
             print(parameter_overview.get_parameter_overview(state.params, include_stats=False), flush=True)
-        step_fn = parallel.compile(lambda axis: make_train_step(config, axis))
+        state = parallel.place_state(state)
+        step_fn = parallel.compile(lambda axis: make_train_step(config, axis), state)
         clock = time.monotonic() - progress["seconds"]
         late: tuple[int, Metrics] | None = None
-        with logs.ScalarLog(workdir, start) as log, tqdm(total=steps, initial=start, unit="step") as bar:
+        with (
+            logs.ScalarLog(workdir, start) as log,
+            tqdm(total=steps, initial=start, unit="step", disable=jax.process_index() > 0) as bar,
+        ):
 
             def report(step: int, metrics: Metrics) -> dict[str, float]:
                 scalars = {name: float(value) for name, value in jax.device_get(metrics).items()}
@@ -212,7 +247,8 @@ def train(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tup
             for step in range(start + 1, steps + 1):
                 state, metrics = step_fn(state, parallel.place_batch(next(iterator)), key)
                 bar.update()
-                saving = step % config.train.checkpoint_every == 0 or step == steps
+                preempted = multihost_utils.reached_preemption_sync_point(step)  # the same in all processes
+                saving = step % config.train.checkpoint_every == 0 or step == steps or preempted
                 # Reported one interval late, the numbers are ready and the device never waits for the host.
                 if step % config.train.log_every == 0 or saving:
                     if late is not None:
@@ -227,12 +263,15 @@ def train(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tup
                         "examples_per_second": step * batch_size / seconds,
                         **{name: scalars[name] for name in ("loss", "diagonal", "off_diagonal") if name in scalars},
                     }
-                    checkpoints.save(step, state, iterator, progress)
-    return state, progress
+                    checkpoints.save(step, parallel.collect(state), iterator, progress)
+                if preempted and step < steps:
+                    print(f"asked to end: step {step} is saved, the same command goes on from there", flush=True)
+                    raise SystemExit(128 + signal.SIGTERM)
+    return parallel.collect(state), progress
 
 
 def restore(config: ConfigDict, image_shape: tuple[int, ...], workdir: pathlib.Path) -> tuple[TrainState, dict]:
-    """The newest state in a workdir, and what summary.json says of its training.
+    """The newest state in a workdir, over all devices of the run, and what summary.json says of its training.
 
     Raises:
       InputError: there is none, or it cannot be used.
@@ -240,4 +279,6 @@ def restore(config: ConfigDict, image_shape: tuple[int, ...], workdir: pathlib.P
     if not checkpoint.exists(workdir):
         raise InputError(f"{workdir} holds no checkpoint: train first, with --mode=train")
     with checkpoint.Checkpoints(workdir, config) as checkpoints:
-        return checkpoints.restore(jax.eval_shape(lambda: init_state(config, image_shape, jax.random.key(0))))
+        shapes = jax.eval_shape(lambda: init_state(config, image_shape, jax.random.key(0)))
+        parallel = parallel_modes.make(config.parallel.mode, jax.devices(), config.parallel.fsdp)
+        return checkpoints.restore(parallel.layout(shapes))

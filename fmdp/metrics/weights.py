@@ -186,7 +186,7 @@ def read_torch(path: pathlib.Path) -> Mapping[str, np.ndarray]:
 def save(path: pathlib.Path, weights: Weights) -> None:
     """Write the parameters of a network where `find` finds them: as NAME.npz in some folder."""
     flat = flax.traverse_util.flatten_dict(weights.params, sep="/")
-    with replacing(path) as temporary:
+    with replacing(path, by_all=True) as temporary:
         np.savez(temporary, origin=np.array(weights.origin), **flat)
 
 

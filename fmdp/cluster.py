@@ -1,0 +1,108 @@
+"""Becoming one of the processes of a run; everything else that several of them need is in `fmdp.parallel`.
+
+Who they are comes from three variables of the environment, which launch/local.py sets, or from what JAX itself finds
+out on SLURM, Cloud TPU, GKE and Open MPI.
+"""
+
+import os
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from fmdp.errors import InputError
+
+COORDINATOR, PROCESSES, PROCESS = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+
+
+def join(timeout: int) -> None:
+    """Meet the other processes of the run at their coordinator, and be silent on standard output unless the first.
+
+    Args:
+      timeout: seconds to wait for all of them; then the program ends, with one line and exit code 2.
+
+    Raises:
+      InputError: the environment does not say who they are, or says something impossible.
+    """
+    given = _given()
+    where = given.get("coordinator_address", "the coordinator")
+    alarm = threading.Timer(timeout, lambda: leave(_missing(where, given.get("num_processes"), timeout)))
+    alarm.daemon = True
+    alarm.start()
+    try:
+        # JAX ends the process without a word of ours at its own time-out, so that it is never reached.
+        jax.distributed.initialize(**given, initialization_timeout=timeout + 60)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"--distributed=auto: no cluster was joined ({reason}): set {COORDINATOR}, {PROCESSES} and {PROCESS},"
+            " or leave --distributed out to run in one process"
+        ) from error
+    finally:
+        alarm.cancel()
+    if jax.process_index() > 0:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _given() -> dict[str, Any]:
+    """What the environment says of the processes, as `jax.distributed.initialize` takes it; empty for nothing."""
+    named = [name for name in (PROCESSES, PROCESS) if name in os.environ]
+    if not named:
+        return {}
+    try:
+        address, processes, process = os.environ[COORDINATOR], int(os.environ[PROCESSES]), int(os.environ[PROCESS])
+    except KeyError as error:
+        raise InputError(f"{named[0]} is set but {error.args[0]} is not: set all three, or neither") from error
+    except ValueError as error:
+        raise InputError(f"{PROCESSES} and {PROCESS} must be whole numbers: {error}") from error
+    if not 0 <= process < processes:
+        raise InputError(f"{PROCESS}={process}: must be from 0 to {PROCESSES} - 1 = {processes - 1}")
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise InputError(f"{COORDINATOR}={address}: must be HOST:PORT of process 0")
+    return {
+        "coordinator_address": address,
+        "num_processes": processes,
+        "process_id": process,
+        "cluster_detection_method": "deactivate",
+    }
+
+
+def _missing(address: str, processes: int | None, timeout: int) -> str:
+    """Why the processes did not meet, as far as it can be seen from here."""
+    host, _, port = address.rpartition(":")
+    if host:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+        except OSError as error:
+            return (
+                f"the coordinator {address} cannot be reached ({error.strerror or error}) in {timeout} s:"
+                f" is process 0 running, is {COORDINATOR} its address, and is the port open?"
+            )
+    return (
+        f"not all {processes or ''} processes came to {address} in {timeout} s: start as many as {PROCESSES} says,"
+        " or give slow ones more time by --distributed_timeout"
+    )
+
+
+def leave(message: str, code: int = 2) -> None:
+    """End this process with one line on standard error, and without waiting for the others, who may wait for it."""
+    print(f"fmdp: {message}", file=sys.stderr, flush=True)
+    os._exit(code)
+
+
+def run(program: Callable[[], Any]) -> None:
+    """Run a program; where it fails in one of several processes, end that one at once, for the same reason."""
+    try:
+        program()
+    except Exception as error:
+        if not jax.distributed.is_initialized():
+            raise
+        if isinstance(error, InputError):
+            leave(str(error))
+        traceback.print_exc()
+        leave(f"process {jax.process_index()} failed, see above", 1)
