@@ -7,20 +7,22 @@ SIZES = {"pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "s16": 2, "u16": 2, 
          "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8, "c128": 16}  # fmt: skip
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _LINE = re.compile(rf"= (?P<shape>.*?) (?P<name>{'|'.join(COLLECTIVES)})(?P<start>-start)?\(")
+_ALONE = re.compile(r"replica_groups=(\{(\{\d+\},?)+\}|\[\d+,1\])")
 _ARRAY = re.compile(r"\b([a-z]+\d+|pred)\[([\d,]*)\]")
 
 
 def collective_bytes(text: str) -> dict[str, int]:
-    """The bytes of the results of a program's collectives on one device, by kind; empty where nothing is exchanged.
+    """The bytes of the results of a program's collectives on one device, by kind.
 
-    Those within a loop count once.
+    Those within a loop count once, those among one device alone not at all.
 
     Args:
       text: of a compiled program, `step.lower(...).compile().as_text()`.
     """
     total: dict[str, int] = {}
     for line in text.splitlines():
-        if match := _LINE.search(line):
+        match = _LINE.search(line)
+        if match and not _ALONE.search(line):
             arrays = _ARRAY.findall(match["shape"])
             if match["start"] and match["name"] in ("all-gather", "collective-permute"):
                 arrays = arrays[len(arrays) // 2 :]  # an asynchronous one carries its inputs along

@@ -1,9 +1,11 @@
 """Work on any number of devices and processes that gives the numbers of one device.
 
-Training, in one of two modes:
-`jit`: one program over the global batch, sharded along a mesh; the compiler adds the gradient's all-reduce. With
-  `fsdp` it shards the parameters, too, and gathers each where it is used.
-`pmap`: one program per device over its part of the batch, with the mean of the gradients taken by hand.
+Training: every device takes the gradient on its rows of the batch, the mean of these is exchanged once a step, and the
+update follows, in one of two modes:
+`jit`: one program over the global batch and state, sharded along a mesh. With `fsdp` the large parameters, their
+  averages and the optimizer's state lie sharded over the devices; a step gathers the parameters and scatters the
+  gradient, so that only these two are ever whole on a device.
+`pmap`: one program per device over its part of the batch.
 
 Measuring: batches sharded over all devices of the run, the parameters whole on each; every process gets all results,
 so that all of them go the same way, and only process 0 writes (`fmdp.files`).
@@ -25,6 +27,7 @@ from fmdp.errors import InputError
 
 AXIS = "data"
 MODES = ("jit", "pmap")
+Spread = Callable[[Callable[..., Any]], Callable[..., Any]]
 SMALL = 2**12  # numbers in a parameter, below which sharding it costs more than it saves
 
 
@@ -39,15 +42,16 @@ class Parallel(NamedTuple):
       place_state: a state over all devices, or in this process only, to the step's form.
       collect: the step's form, to one over all devices.
       place_batch: puts a host batch (this process's rows of it) on the devices.
-      compile: turns `make_step(axis)`, which builds (state, batch, key) -> (state, metrics), into the compiled step for
-        states like the given one, in the step's form. The state handed to it is used up.
+      compile: turns `make_step(spread)`, which builds (state, batch, key) -> (state, metrics), into the compiled step for
+        states like the given one, in the step's form. The state handed to it is used up. `spread` turns a gradient,
+        (params, batch, key) -> (values, gradient), into that of the whole batch, the mean over the devices.
     """
 
     layout: Callable[[Any], Any]
     place_state: Callable[[Any], Any]
     collect: Callable[[Any], Any]
     place_batch: Callable[[Any], Any]
-    compile: Callable[[Callable[[str | None], Callable], Any], Callable]
+    compile: Callable[[Callable[[Spread], Callable], Any], Callable]
 
 
 def make(mode: str, devices: Sequence[jax.Device], fsdp: bool = False) -> Parallel:
@@ -74,6 +78,9 @@ def make(mode: str, devices: Sequence[jax.Device], fsdp: bool = False) -> Parall
         here = make_mesh(tuple(device for device in devices if device.process_index == jax.process_index()))
         several = mesh.size > here.size
 
+        def mean(gradient):
+            return lambda params, batch, key: jax.lax.pmean(gradient(params, batch, key), AXIS)
+
         def own(x):
             x = x.addressable_data(0) if isinstance(x, Array) and not x.is_fully_addressable else x
             return jax.device_put(x, NamedSharding(here, P()))
@@ -89,14 +96,28 @@ def make(mode: str, devices: Sequence[jax.Device], fsdp: bool = False) -> Parall
             ),
             place_batch=lambda batch: jax.tree.map(split, batch),
             compile=lambda make_step, state: jax.pmap(
-                make_step(AXIS), AXIS, in_axes=(None, 0, None), out_axes=None, devices=mesh.devices.tolist()
+                make_step(mean), AXIS, in_axes=(None, 0, None), out_axes=None, devices=mesh.devices.tolist()
             ),
         )
+
+    def spread(gradient):
+        def whole_batch(params, batch, key):
+            specs = jax.tree.map(lambda x: shard(x.shape, mesh.size) if fsdp else P(), params)
+
+            def rows_of_one(params, batch, key):
+                values, grads = gradient(jax.tree.map(_gather, params, specs), batch, key)
+                return jax.lax.pmean(values, AXIS), jax.tree.map(_scatter, grads, specs)
+
+            return jax.shard_map(
+                rows_of_one, mesh=mesh, in_specs=(specs, P(AXIS), P()), out_specs=(P(), specs), check_vma=False
+            )(params, batch, key)
+
+        return whole_batch
 
     def compiled(make_step, state):
         shardings = jax.tree.map(lambda x: x.sharding, state)
         return jax.jit(
-            make_step(None),
+            make_step(spread),
             in_shardings=(shardings, rows, whole),
             out_shardings=(shardings, whole),
             donate_argnums=0,
@@ -134,6 +155,17 @@ def shard(shape: tuple[int, ...], devices: int) -> P:
         return P()
     largest = max(axes, key=lambda axis: shape[axis])
     return P(*[AXIS if axis == largest else None for axis in range(len(shape))])
+
+
+def _gather(x: Array, spec: P) -> Array:
+    return jax.lax.all_gather(x, AXIS, axis=spec.index(AXIS), tiled=True) if AXIS in spec else x
+
+
+def _scatter(x: Array, spec: P) -> Array:
+    """This device's shard of the mean over the devices."""
+    if AXIS not in spec:
+        return jax.lax.pmean(x, AXIS)
+    return jax.lax.psum_scatter(x, AXIS, scatter_dimension=spec.index(AXIS), tiled=True) / jax.lax.axis_size(AXIS)
 
 
 def replicate(tree: Any) -> Any:

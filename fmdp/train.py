@@ -24,6 +24,7 @@ from fmdp import checkpoint, data, logs, losses, networks
 from fmdp import parallel as parallel_modes
 from fmdp.errors import InputError
 from fmdp.networks.log_variance import LogVariance
+from fmdp.parallel import Spread
 from fmdp.types import AverageField, PRNGKey
 
 Batch = dict[str, dict[str, Array]]
@@ -156,23 +157,21 @@ def accumulate(gradient: Callable[..., Any], parts: int) -> Callable[..., Any]:
 
 
 def make_train_step(
-    config: ConfigDict, axis: str | None = None
+    config: ConfigDict, spread: Spread = lambda gradient: gradient
 ) -> Callable[[TrainState, Batch, PRNGKey], tuple[TrainState, Metrics]]:
     """One step of training: (state, batch, key) -> (state, metrics).
 
     The key is that of the run; each step folds its number in, so resuming needs no saved key.
 
     Args:
-      axis: the mapped axis over which gradients are averaged, where the step sees one device's part of the batch.
+      spread: over several devices, as `parallel.Parallel.compile` gives it.
     """
-    gradient = accumulate(jax.value_and_grad(make_loss(config), has_aux=True), config.train.accumulate)
+    gradient = spread(accumulate(jax.value_and_grad(make_loss(config), has_aux=True), config.train.accumulate))
     optimizer = make_optimizer(config)
     decay = 0.5 ** (config.train.batch_size / config.ema.half_life)
 
     def train_step(state, batch, key):
         (_, metrics), grads = gradient(state.params, batch, jax.random.fold_in(key, state.step))
-        if axis is not None:
-            grads, metrics = jax.lax.pmean((grads, metrics), axis)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         # A young average forgets its random start quickly.
@@ -224,7 +223,7 @@ def train(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tup
             state = jax.jit(initial, out_shardings=jax.tree.map(lambda x: x.sharding, shapes))()
             print(parameter_overview.get_parameter_overview(state.params, include_stats=False), flush=True)
         state = parallel.place_state(state)
-        step_fn = parallel.compile(lambda axis: make_train_step(config, axis), state)
+        step_fn = parallel.compile(lambda spread: make_train_step(config, spread), state)
         clock = time.monotonic() - progress["seconds"]
         late: tuple[int, Metrics] | None = None
         with (

@@ -35,7 +35,7 @@ def one_step(c, mode="jit", devices=None):
     devices = devices or jax.devices()
     run = parallel.make(mode, devices)
     state = run.place_state(train.init_state(c, IMAGES.shape[1:], jax.random.key(0)))
-    step = run.compile(lambda axis: train.make_train_step(c, axis), state)
+    step = run.compile(lambda spread: train.make_train_step(c, spread), state)
     diagonal = data.diagonal_count(c.train.batch_size, c.loss.diagonal_share, len(devices))
     batches = data.batches(IMAGES, c.train.batch_size, diagonal, 0)
     for _ in range(3):
