@@ -8,25 +8,28 @@ import os
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 
 from fmdp.errors import InputError
 
 COORDINATOR, PROCESSES, PROCESS = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+PATIENCE = 2.0  # seconds that process 0, the coordinator, stays for those who fail for the same reason
 
 
 def join(timeout: int) -> None:
     """Meet the other processes of the run at their coordinator, and be silent on standard output unless the first.
 
     Args:
-      timeout: seconds to wait for all of them; then the program ends, with one line and exit code 2.
+      timeout: seconds to wait for all of them; then the program ends, with one line and exit code 2, as it does where
+        nothing says who they are.
 
     Raises:
-      InputError: the environment does not say who they are, or says something impossible.
+      InputError: the environment says something impossible.
     """
     given = _given()
     where = given.get("coordinator_address", "the coordinator")
@@ -38,10 +41,10 @@ def join(timeout: int) -> None:
         jax.distributed.initialize(**given, initialization_timeout=timeout + 60)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(
+        leave(
             f"--distributed=auto: no cluster was joined ({reason}): set {COORDINATOR}, {PROCESSES} and {PROCESS},"
             " or leave --distributed out to run in one process"
-        ) from error
+        )
     finally:
         alarm.cancel()
     if jax.process_index() > 0:
@@ -89,9 +92,10 @@ def _missing(address: str, processes: int | None, timeout: int) -> str:
     )
 
 
-def leave(message: str, code: int = 2) -> None:
+def leave(message: str, code: int = 2, patience: float = 0) -> NoReturn:
     """End this process with one line on standard error, and without waiting for the others, who may wait for it."""
     print(f"fmdp: {message}", file=sys.stderr, flush=True)
+    time.sleep(patience)
     os._exit(code)
 
 
@@ -102,7 +106,9 @@ def run(program: Callable[[], Any]) -> None:
     except Exception as error:
         if not jax.distributed.is_initialized():
             raise
-        if isinstance(error, InputError):
-            leave(str(error))
-        traceback.print_exc()
-        leave(f"process {jax.process_index()} failed, see above", 1)
+        told, code = str(error), 2
+        if not isinstance(error, InputError):
+            traceback.print_exc()
+            told, code = f"process {jax.process_index()} failed, see above", 1
+        patience = PATIENCE if jax.process_index() == 0 else 0
+        leave(told, code, patience)

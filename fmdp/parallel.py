@@ -42,8 +42,8 @@ class Parallel(NamedTuple):
       place_state: a state over all devices, or in this process only, to the step's form.
       collect: the step's form, to one over all devices.
       place_batch: puts a host batch (this process's rows of it) on the devices.
-      compile: turns `make_step(spread)`, which builds (state, batch, key) -> (state, metrics), into the compiled step for
-        states like the given one, in the step's form. The state handed to it is used up. `spread` turns a gradient,
+      compile: turns `make_step(spread)`, which builds (state, batch, key) -> (state, metrics), into the compiled step
+        for states like the given one, in the step's form. The state handed to it is used up. `spread` turns a gradient,
         (params, batch, key) -> (values, gradient), into that of the whole batch, the mean over the devices.
     """
 
@@ -162,7 +162,7 @@ def _gather(x: Array, spec: P) -> Array:
 
 
 def _scatter(x: Array, spec: P) -> Array:
-    """This device's shard of the mean over the devices."""
+    """The shard that this device keeps of the mean over the devices."""
     if AXIS not in spec:
         return jax.lax.pmean(x, AXIS)
     return jax.lax.psum_scatter(x, AXIS, scatter_dimension=spec.index(AXIS), tiled=True) / jax.lax.axis_size(AXIS)

@@ -31,12 +31,12 @@ def leaves(state):
 IMAGES = data.digits()[0][:40]
 
 
-def one_step(c, mode="jit", devices=None):
+def one_step(c, mode="jit", devices=None, fsdp=False):
     devices = devices or jax.devices()
-    run = parallel.make(mode, devices)
+    run = parallel.make(mode, devices, fsdp)
     state = run.place_state(train.init_state(c, IMAGES.shape[1:], jax.random.key(0)))
     step = run.compile(lambda spread: train.make_train_step(c, spread), state)
-    diagonal = data.diagonal_count(c.train.batch_size, c.loss.diagonal_share, len(devices))
+    diagonal = data.diagonal_count(c.train.batch_size, c.loss.diagonal_share, len(devices) * c.train.accumulate)
     batches = data.batches(IMAGES, c.train.batch_size, diagonal, 0)
     for _ in range(3):
         state, metrics = step(state, run.place_batch(next(batches)), jax.random.key(1))
@@ -109,11 +109,17 @@ def test_four_devices_give_the_numbers_of_one():
         import jax
         jax.config.update("jax_num_cpu_devices", 4)
         import numpy as np
+        from fmdp import parallel
         from tests.test_train import leaves, one_step, small_config
         assert jax.device_count() == 4
-        one, metrics = one_step(small_config(), "jit", jax.devices()[:1])
-        for mode in ("jit", "pmap"):
-            four, metrics_four = one_step(small_config(), mode)
+        parallel.SMALL = 16
+        c = small_config(diagonal_share=0.5)
+        one, metrics = one_step(c, "jit", jax.devices()[:1])
+        for mode, fsdp, parts in (("jit", False, 1), ("pmap", False, 2), ("jit", True, 1), ("jit", True, 2)):
+            c.train.accumulate = parts
+            four, metrics_four = one_step(c, mode, fsdp=fsdp)
+            kernel = four.opt_state[1][0].mu["network"]["Dense_3"]["kernel"]
+            assert kernel.addressable_data(0).size == kernel.size // (4 if fsdp else 1)
             for name in metrics:
                 np.testing.assert_allclose(metrics[name], metrics_four[name], rtol=1e-5)
             for a, b in zip(leaves(one), leaves(four), strict=True):
@@ -122,6 +128,19 @@ def test_four_devices_give_the_numbers_of_one():
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True)
     assert done.stdout.endswith("equal\n"), done.stderr[-2000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", parallel.MODES)
+def test_a_batch_in_parts_gives_the_numbers_of_the_whole(mode):
+    c = small_config()
+    whole, metrics = one_step(c, mode)
+    c.train.accumulate = 4
+    parts, metrics_parts = one_step(c, mode)
+    for name in metrics:
+        np.testing.assert_allclose(metrics[name], metrics_parts[name], rtol=1e-5)
+    for a, b in zip(leaves(whole), leaves(parts), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-6)
 
 
 @pytest.mark.slow

@@ -1,0 +1,104 @@
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+from fmdp import cluster, config, hlo, parallel
+from fmdp.errors import InputError
+
+
+def test_parameters_are_sharded_along_their_largest_divisible_axis():
+    assert tuple(parallel.shard((3, 3, 64, 128), 4)) == (None, None, None, "data")
+    assert tuple(parallel.shard((3, 3, 128, 90), 4)) == (None, None, "data", None)
+    for shape in ((8, 8), (4097,), ()):
+        assert tuple(parallel.shard(shape, 4)) == ()
+
+
+def test_collectives_are_read_from_the_text_of_a_program():
+    text = """
+      %a = (f32[64,2]{1,0}, f32[]) all-reduce(%x, %y), replica_groups={{0,1}}, to_apply=%add
+      ROOT %b = bf16[10]{0} all-gather(%x), replica_groups=[1,2]<=[2], dimensions={0}
+      %c = (f32[5]{0}, f32[10]{0}) all-gather-start(%x), replica_groups={{0,1}}, dimensions={0}
+      %d = f32[10]{0} all-gather-done(%c)
+      %alone = f32[9]{0} all-reduce(%x), replica_groups={{0},{1}}, to_apply=%add
+      %e = f32[64]{0} add(%x, %y)
+    """
+    assert hlo.collective_bytes(text) == {"all-reduce": 516, "all-gather": 60}
+
+
+def test_what_does_not_fit_the_devices_is_refused():
+    c = config.default()
+    c.network.name = "mlp"
+    for key, value, message in (
+        ("train.batch_size", 255, "train.batch_size = 255: must be divisible by the 4 devices"),
+        ("train.accumulate", 3, r"must be divisible by the 3 parts \(config.train.accumulate\) on each of 4 devices"),
+        ("parallel.devices", 8, "parallel.devices = 8: this run found 4"),
+    ):
+        wrong = c.copy_and_resolve_references()
+        wrong.update_from_flattened_dict({key: value})
+        with pytest.raises(InputError, match=message):
+            config.validate(wrong, 4)
+    c.parallel.update(mode="pmap", fsdp=True)
+    with pytest.raises(InputError, match=r"parallel.fsdp = True: needs config.parallel.mode=jit"):
+        config.validate(c, 1)
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"JAX_NUM_PROCESSES": "2"}, "JAX_COORDINATOR_ADDRESS is not"),
+        ({"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "2", "JAX_COORDINATOR_ADDRESS": "a:1"}, "must be from 0 to"),
+        ({"JAX_NUM_PROCESSES": "two", "JAX_PROCESS_ID": "0", "JAX_COORDINATOR_ADDRESS": "a:1"}, "whole numbers"),
+        ({"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0", "JAX_COORDINATOR_ADDRESS": "host"}, "must be HOST:PORT"),
+    ],
+)
+def test_an_impossible_cluster_is_refused(environment, message, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=message):
+        cluster.join(1)
+
+
+@pytest.mark.slow
+def test_one_gradient_is_exchanged_a_step_and_batches_do_not_feel_the_devices():
+    """In a process of its own, because the number of devices is fixed when JAX starts."""
+    program = """
+        import jax
+        jax.config.update("jax_num_cpu_devices", 8)
+        import numpy as np
+        from fmdp import data, hlo, parallel, train
+        from tests.test_train import IMAGES, small_config
+        c = small_config()
+        c.train.accumulate = 2
+        for mode, n in (("jit", 1), ("jit", 2), ("jit", 4), ("jit", 8), ("pmap", 8)):
+            run = parallel.make(mode, jax.devices()[:n])
+            state = run.place_state(train.init_state(c, IMAGES.shape[1:], jax.random.key(0)))
+            step = run.compile(lambda spread: train.make_train_step(c, spread), state)
+            batch = run.place_batch(next(data.batches(IMAGES, 32, 16, 0)))
+            text = step.lower(state, batch, jax.random.key(1)).compile().as_text()
+            gradient = sum(x.nbytes for x in jax.tree.leaves(state.params))
+            metrics = 3 * 4
+            assert hlo.collective_bytes(text) == ({"all-reduce": gradient + metrics} if n > 1 else {}), (mode, n)
+        x = np.arange(42.0, dtype=np.float32).reshape(21, 2)
+        double = parallel.in_batches(jax.jit(lambda x: {"y": (2 * x)[None]}), x, 5, axis=1)
+        np.testing.assert_array_equal(double["y"][0], 2 * x)
+        one_by_one = jax.jit(parallel.each(lambda a, x: jax.lax.map(lambda x: a * x, x)))
+        np.testing.assert_array_equal(parallel.in_batches(lambda x: one_by_one(3.0, x), x, 30), 3 * x)
+        print("counted")
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True)
+    assert done.stdout.endswith("counted\n"), done.stderr[-2000:]
+
+
+def test_batches_are_filled_up_and_cut():
+    seen = []
+
+    def function(x):
+        seen.append(np.asarray(x))
+        return x + 1
+
+    x = np.arange(7.0, dtype=np.float32)
+    np.testing.assert_array_equal(parallel.in_batches(function, x, 3), x + 1)
+    np.testing.assert_array_equal(np.stack(seen), [[0, 1, 2], [3, 4, 5], [6, 0, 1]])
