@@ -2,10 +2,11 @@ import subprocess
 import sys
 import textwrap
 
+import jax
 import numpy as np
 import pytest
 
-from fmdp import cluster, config, hlo, parallel
+from fmdp import cluster, config, files, hlo, logs, parallel
 from fmdp.errors import InputError
 
 
@@ -90,6 +91,17 @@ def test_one_gradient_is_exchanged_a_step_and_batches_do_not_feel_the_devices():
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True)
     assert done.stdout.endswith("counted\n"), done.stderr[-2000:]
+
+
+def test_only_the_first_of_several_processes_leaves_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    files.write_json(tmp_path / "summary.json", {})
+    with logs.ScalarLog(tmp_path, 0) as log:
+        log.write(1, {"loss": 1.0})
+    assert not list(tmp_path.iterdir())
+    with files.replacing(tmp_path / "cache", by_all=True) as temporary:
+        temporary.touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
 
 
 def test_batches_are_filled_up_and_cut():
