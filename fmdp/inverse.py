@@ -200,18 +200,26 @@ def solve(
     numbers = {name: jnp.float32(value) for name, value in options.items() if isinstance(value, float)}
     static = tuple(sorted((name, value) for name, value in options.items() if not isinstance(value, float)))
     n = len(observations.y)
-    given = observations, jax.random.key_data(jax.random.split(key, n))
-    return in_batches(lambda part: _solve(field, numbers, part, solver=solver, static=static), given, min(batch, n))
+    # As a list of arrays, because observations look at their own values, which several processes only have a part of.
+    arrays, form = jax.tree.flatten((observations, jax.random.key_data(jax.random.split(key, n))))
+    restore = partial(_solve, field, numbers, form=form, solver=solver, static=static)
+    return in_batches(restore, arrays, min(batch, n))
 
 
-@partial(jax.jit, static_argnames=("solver", "static"))
+@partial(jax.jit, static_argnames=("form", "solver", "static"))
 def _solve(
-    field: AverageField, numbers: dict[str, Array], given: tuple[Observation, Array], solver: str, static: tuple
+    field: AverageField,
+    numbers: dict[str, Array],
+    arrays: list[Array],
+    form: jax.tree_util.PyTreeDef,
+    solver: str,
+    static: tuple,
 ) -> tuple[Array, Info]:
-    """The solver on the rows of (observations, data of their keys), each device on its own."""
+    """The solver on the rows of (observations, data of their keys) with these arrays, each device on its own."""
 
-    def rows(shared, given):
+    def rows(shared, arrays):
         field, numbers = shared
+        given = jax.tree.unflatten(form, arrays)
 
         def one(given):
             observed, key = given
@@ -219,7 +227,7 @@ def _solve(
 
         return jax.lax.map(one, given) if solver in ONE_BY_ONE else jax.vmap(one)(given)
 
-    return each(rows)((field, numbers), given)
+    return each(rows)((field, numbers), arrays)
 
 
 def tune(
