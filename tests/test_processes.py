@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -87,6 +88,19 @@ def test_other_modes_on_two_processes_give_the_numbers_of_one(reference, how, tm
     finish(local(*TINY, f"--workdir={tmp_path}", f"--config.{how}"))
     assert losses(tmp_path) == pytest.approx(losses(reference), rel=1e-5)
     assert measured(tmp_path) == pytest.approx(measured(reference), rel=1e-3)
+
+
+def test_two_processes_restore_alike(reference, tmp_path):
+    tasks = ("--mode=inverse", "--config.inverse.images=5", "--config.inverse.tuning_images=2",
+             "--config.inverse.steps=(2,)", "--config.inverse.seeds=1")  # fmt: skip
+    workdirs = tmp_path / "one", tmp_path / "two"
+    for workdir, begin in zip(workdirs, (one, local), strict=True):
+        shutil.copytree(reference, workdir)
+        finish(begin(*TINY, *tasks, f"--workdir={workdir}"))
+    rows, others = (json.loads((workdir / "summary.json").read_text())["inverse"] for workdir in workdirs)
+    assert [row["solver"] for row in rows] == [row["solver"] for row in others]
+    for name in ("mse", "data_residual", "nfe"):
+        assert [row[name] for row in others] == pytest.approx([row[name] for row in rows], rel=1e-4)
 
 
 def until(condition, process, seconds=120):
