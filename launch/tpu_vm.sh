@@ -50,7 +50,7 @@ fi
 
 archive=$(mktemp --suffix=.tar.gz)
 trap 'rm -f "$archive"' EXIT
-git ls-files -z | tar --null --files-from=- -czf "$archive"
+tar -czf "$archive" --exclude=__pycache__ pyproject.toml constraints.txt README.md LICENSE fmdp configs
 run gcloud compute tpus tpu-vm scp "$archive" "$name:fmdp.tar.gz" --zone="$zone" --worker=all --quiet
 
 everywhere 'set -e; mkdir -p fmdp && tar xzf fmdp.tar.gz -C fmdp && cd fmdp &&
