@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.flax import load_file, save_file
 
 from fmdp import config as configuration
-from fmdp import data, networks, train
+from fmdp import data, networks, parallel, train
 from fmdp.errors import InputError
 from fmdp.foreign import read_state_dict
 from fmdp.released import unet_from_state_dict
@@ -103,7 +103,8 @@ def from_workdir(workdir: pathlib.Path) -> Prior:
     shape = _image_shape(config, workdir)
     state, progress = train.restore(config, shape, workdir)
     about = About(name=config.name, config=configuration.plain(config), train=progress)
-    return Prior(params=state.ema, network=network, image_shape=shape, about=about)
+    params = parallel.local(parallel.replicate(state.ema))
+    return Prior(params=params, network=network, image_shape=shape, about=about)
 
 
 def from_file(path: pathlib.Path) -> Prior:
