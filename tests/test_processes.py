@@ -19,7 +19,7 @@ TINY = (
     "--config.loss.off_diagonal=semigroup", "--config.loss.diagonal_share=0.5", "--config.data.test_share=0.1",
     "--config.evaluate.noise_levels=(0.5,)", "--config.evaluate.points=3", "--config.evaluate.draws=1",
     "--config.evaluate.batch_size=50", "--config.evaluate.rival_images=30", "--config.evaluate.rival_steps=2",
-    "--config.evaluate.bootstrap=5",
+    "--config.evaluate.bootstrap=5", "--config.network.width=64",  # kernels as large as parallel.SMALL
 )  # fmt: skip
 
 
@@ -112,11 +112,12 @@ def until(condition, process, seconds=120):
 
 
 def test_a_killed_run_ends_with_a_message_and_goes_on_from_its_last_checkpoint(tmp_path):
+    """On other numbers of processes and devices, and in other modes, each time."""
     endless = (*TINY, f"--workdir={tmp_path}", "--mode=train", "--config.train.steps=100000")
     endless += ("--config.train.checkpoint_every=100000",)
     log = tmp_path / "metrics.jsonl"
 
-    asked = local(*endless, devices=1)
+    asked = local(*endless, "--config.parallel.fsdp=True", devices=1)
     until(lambda: log.exists() and len(log.read_text().splitlines()) > 3, asked)
     asked.send_signal(signal.SIGTERM)
     out, err = asked.communicate(timeout=60)
@@ -124,7 +125,7 @@ def test_a_killed_run_ends_with_a_message_and_goes_on_from_its_last_checkpoint(t
     (saved,) = (int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit())
     assert f"step {saved} is saved" in out
 
-    killed = local(*endless[:-1], "--config.train.checkpoint_every=50", devices=2)
+    killed = local(*endless[:-1], "--config.train.checkpoint_every=50", "--config.parallel.mode=pmap", devices=2)
     (saved_later,) = {saved - saved % 50 + 100}
     until(lambda: (tmp_path / "checkpoints" / str(saved_later)).exists(), killed)
     children = pathlib.Path(f"/proc/{killed.pid}/task/{killed.pid}/children").read_text().split()
