@@ -33,12 +33,14 @@ RESIDUAL_IMAGES = 256
 class Knob(NamedTuple):
     """One way across the plane: its settings [k], the restorations [k, draws, n, H, W, C], and what each costs.
 
-    `evaluations` [k] counts evaluations of the field for one image.
+    `evaluations` [k] counts evaluations of the field for one image; `mse` is [k, draws, n], of all images even where
+    not all restorations are kept.
     """
 
     settings: np.ndarray
     restored: np.ndarray
     evaluations: np.ndarray
+    mse: np.ndarray
 
 
 class Sweep(NamedTuple):
@@ -50,12 +52,14 @@ class Sweep(NamedTuple):
       knobs: `lookahead` and `chord` at settings r; the rivals, which cost many evaluations, only of the
         first draw of the first `config.rival_images` images.
       step: D_{s,t} at t = s + STEP, [draws, n, H, W, C].
+      kept: [n], which of the measured images these are.
     """
 
     s: float
     noisy: np.ndarray
     knobs: dict[str, Knob]
     step: np.ndarray
+    kept: np.ndarray
 
 
 def knob_grid(points: int) -> np.ndarray:
@@ -101,14 +105,25 @@ def sweep(field: AverageField, images: np.ndarray, noise_level: float, config: C
     share = r.astype(np.float32)[:, None, None, None, None, None]
     chord = (1 - share) * lookahead[0] + share * lookahead[-1]
     ends = (r > 0).astype(int) + (r < 1)
-    knobs = {"lookahead": Knob(r, lookahead, np.ones_like(ends)), "chord": Knob(r, chord, ends)}
+    knobs = {
+        "lookahead": _knob(r, lookahead, np.ones_like(ends), images),
+        "chord": _knob(r, chord, ends, images),
+    }
     if config.rival_images:
-        few = noisy[:1, : config.rival_images]
-        knobs |= _rival_knobs(field, few, lookahead[0, :1, : few.shape[1]], s, config, jax.random.fold_in(key, 1))
-    return Sweep(float(s), np.asarray(noisy), knobs, step.reshape(noisy.shape))
+        few = images[: config.rival_images]
+        start = lookahead[0, :1, : len(few)]
+        knobs |= _rival_knobs(field, few, noisy[:1, : len(few)], start, s, config, jax.random.fold_in(key, 1))
+    return Sweep(float(s), np.asarray(noisy), knobs, step.reshape(noisy.shape), np.arange(len(images)))
 
 
-def _rival_knobs(field, noisy: Array, first: np.ndarray, s: Array, config: ConfigDict, key: PRNGKey) -> dict[str, Knob]:
+def _knob(settings: np.ndarray, restored: np.ndarray, evaluations: np.ndarray, clean: np.ndarray) -> Knob:
+    mse = np.stack([np.square(x - clean).mean((-3, -2, -1)) for x in restored])
+    return Knob(settings, restored, evaluations, mse)
+
+
+def _rival_knobs(
+    field, clean: np.ndarray, noisy: Array, first: np.ndarray, s: Array, config: ConfigDict, key: PRNGKey
+) -> dict[str, Knob]:
     """The rivals on noisy images [draws, n, H, W, C] whose minimum-error estimates are `first`."""
     steps, flat = config.rival_steps, noisy.reshape(-1, *noisy.shape[2:])
     keys = iter(jax.random.split(key, -(-len(flat) // config.batch_size)))
@@ -119,9 +134,9 @@ def _rival_knobs(field, noisy: Array, first: np.ndarray, s: Array, config: Confi
     share = np.array(SCALES, np.float32)
     blended = np.stack([(1 - r) * first + r * samples[0] for r in share])
     return {
-        "mean_of_samples": Knob(counts, means, counts * steps),
-        "scaled_diffusion": Knob(share, scaled, np.full(len(share), steps)),
-        "blend": Knob(share, blended, steps * (share > 0) + (share < 1)),
+        "mean_of_samples": _knob(counts, means, counts * steps, clean),
+        "scaled_diffusion": _knob(share, scaled, np.full(len(share), steps), clean),
+        "blend": _knob(share, blended, steps * (share > 0) + (share < 1), clean),
     }
 
 
@@ -158,7 +173,9 @@ def measure(
     points, draws, n = restored.shape[:3]
     sets = restored.reshape(-1, *restored.shape[2:])
     few = min(n, IN_A_SET)
-    per_image = jax.device_get(_distortion(restored, clean)) | networks.per_image(restored, np.asarray(clean))
+    by_point = [jax.device_get(_distortion(x, clean)) for x in restored]  # one at a time, for want of memory
+    per_image = {name: np.stack([row[name] for row in by_point]) for name in by_point[0]}
+    per_image |= networks.per_image(restored, np.asarray(clean))
     per_set = jax.device_get(_perception(sets[:, :few], real, clean[:few], width)) | networks.per_set(sets)
     rows: list[dict[str, float]] = [{} for _ in range(points)]
     for point, row in enumerate(rows):
@@ -204,7 +221,8 @@ def evaluate(field: AverageField, split: Split, config: ConfigDict, key: PRNGKey
     Perception is measured against training images, never against the clean versions of the restored ones.
 
     Returns:
-      What goes into summary.json ("denoise", "floor", "images", "draws", "residuals", "weights"), and the restorations.
+      What goes into summary.json ("denoise", "floor", "images", "draws", "residuals", "weights"), and the sweeps: with
+      all restorations where the target is known, to be compared, else with those of config.figure_images.
     """
     clean = jnp.asarray(split.test)
     real, _ = reference(split)
@@ -224,7 +242,7 @@ def evaluate(field: AverageField, split: Split, config: ConfigDict, key: PRNGKey
             for x in (swept.knobs["lookahead"].restored[0], swept.step)
         )
         curves[-len(swept.knobs)]["first_step"] = {"t": swept.s + STEP, "relative_mse_change": step / first - 1}
-        sweeps.append(swept)
+        sweeps.append(swept if split.target is not None else keep(swept, config.figure_images))
     floor = floors(split, width, config.bootstrap, key) | networks.floors(split.test, split.test_labels)
     pairs = [(s, t) for s in RESIDUAL_TIMES for t in RESIDUAL_TIMES if s < t]
     exact = None if split.target is None else split.target.average_field
@@ -232,6 +250,19 @@ def evaluate(field: AverageField, split: Split, config: ConfigDict, key: PRNGKey
     summary = {"images": len(clean), "draws": config.draws, "denoise": curves, "floor": floor, "residuals": table}
     summary["weights"] = {name: found.origin for name, found in networks.weights.items()}
     return summary, sweeps
+
+
+def keep(swept: Sweep, images: int) -> Sweep:
+    """A sweep with the restorations of so many of its images, evenly chosen: all of them together fill the memory.
+
+    Of the rivals those are kept that they restored. The noisy images stay, all of them.
+    """
+    kept = np.linspace(0, len(swept.kept) - 1, min(images, len(swept.kept))).astype(int)
+    knobs = {
+        name: knob._replace(restored=knob.restored[:, :, kept[kept < knob.restored.shape[2]]])
+        for name, knob in swept.knobs.items()
+    }
+    return swept._replace(knobs=knobs, step=swept.step[:, kept], kept=kept)
 
 
 def calibrate(
@@ -247,9 +278,7 @@ def calibrate(
     r = sweeps[0].knobs["lookahead"].settings
     errors = []
     for swept in sweeps:
-        restored = swept.knobs["lookahead"].restored[:, :, fitted]
-        mse = np.asarray(_distortion(restored, jnp.asarray(clean[fitted]))["mse"])
-        errors.append(mse.reshape(len(r), -1).T)
+        errors.append(swept.knobs["lookahead"].mse[:, :, fitted].reshape(len(r), -1).T)
     calibration = Calibration.fit(config.noise_levels, r, np.stack(errors))
     trials = []
     for swept, noise_level in zip(sweeps, config.noise_levels, strict=True):

@@ -91,8 +91,9 @@ def _label(curve: dict[str, Any]) -> str:
 
 def draw_denoising(path: pathlib.Path, clean: np.ndarray, sweeps: list[Sweep], images: int, columns: int = 7) -> None:
     """Draw restored images: a block of rows for each noise level, columns clean, noisy, then growing lookahead."""
-    images = min(images, len(clean))
-    shown = np.linspace(0, len(clean) - 1, images).astype(int)
+    kept = sweeps[0].kept
+    images = min(images, len(kept))
+    shown = np.linspace(0, len(kept) - 1, images).astype(int)
     rows = len(sweeps) * images
     figure = Figure(figsize=(0.85 * (columns + 2), 0.85 * rows + 0.9), layout="constrained")
     axes = figure.subplots(rows, columns + 2, squeeze=False)
@@ -100,9 +101,10 @@ def draw_denoising(path: pathlib.Path, clean: np.ndarray, sweeps: list[Sweep], i
         knob = swept.knobs["lookahead"]
         settings = np.linspace(0, len(knob.settings) - 1, columns).astype(int)
         titles = ["clean", "noisy", *(f"t = {swept.s + knob.settings[k] * (1 - swept.s):.2f}" for k in settings)]
-        for row, index in enumerate(shown):
+        for row, place in enumerate(shown):
             line = axes[block * images + row]
-            pictures = [clean[index], swept.noisy[0, index], *knob.restored[settings, 0, index]]
+            index = kept[place]
+            pictures = [clean[index], swept.noisy[0, index], *knob.restored[settings, 0, place]]
             for axis, picture, title in zip(line, pictures, titles, strict=True):
                 axis.imshow(as_picture(picture), cmap=colormaps["gray"], vmin=0, vmax=255, interpolation="nearest")
                 axis.set(xticks=[], yticks=[])

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fmdp import config, data, evaluate, truth
+from fmdp import config, data, evaluate, report, truth
 from fmdp.exact import Gaussian
 
 pytestmark = pytest.mark.slow
@@ -77,6 +77,21 @@ def test_ragged_batches_change_nothing(swept):
     again = evaluate.sweep(FIELD, split.test, 0.4, whole, jax.random.fold_in(jax.random.key(2), 0))
     np.testing.assert_allclose(again.knobs["lookahead"].restored, sweeps[0].knobs["lookahead"].restored, atol=1e-5)
     assert set(again.knobs) == {"lookahead", "chord"}
+
+
+def test_restorations_are_dropped_once_they_are_measured(swept, tmp_path):
+    c, split, _, sweeps = swept
+    few = evaluate.keep(sweeps[0], 3)
+    assert few.kept.tolist() == [0, (len(split.test) - 1) // 2, len(split.test) - 1]
+    for name in ("lookahead", "chord"):
+        whole = sweeps[0].knobs[name]
+        np.testing.assert_array_equal(few.knobs[name].restored, whole.restored[:, :, few.kept])
+        np.testing.assert_array_equal(few.knobs[name].mse, whole.mse)
+    fitted, _ = evaluate.calibrate(FIELD, split.test, [evaluate.keep(s, 3) for s in sweeps], c)
+    assert fitted == evaluate.calibrate(FIELD, split.test, sweeps, c)[0]
+    report.draw_denoising(tmp_path / "few.png", split.test, [few], 3)
+    report.draw_denoising(tmp_path / "all.png", split.test, sweeps[:1], 3)
+    assert (tmp_path / "few.png").read_bytes() == (tmp_path / "all.png").read_bytes()
 
 
 def test_a_budget_in_decibels_is_met_on_other_images(swept):
