@@ -8,6 +8,9 @@ pictures of at least 256 pixels a side. --config.data.workers=8 decodes in eight
 
 Expected time: not measured; meant for one TPU host or GPU server, for days. --config.network.dtype=bfloat16 and
 --config.network.remat=True trade precision and time for memory.
+Memory of the training step on one device (fmdp.bench --only=memory, as compiled for a CPU): 1.8 GB and 6.7 GB for
+each example; a batch of 2 / 4 / 10 on devices of 16 / 32 / 80 GB. --config.train.accumulate takes larger ones
+in parts, and docs/devices.md tells of more devices.
 Expected scores: not measured.
 configs/afhq.py:smoke is the same at 32 pixels with a tiny network and two steps, for tests; its scores mean nothing.
 """

@@ -6,8 +6,9 @@ Sections: `ceilings` (what the device does at best: a large matrix product, a co
 own convolutions and matrix products run bare, one after another), `step` (the training step of every loss against a
 forward pass, and against its bare products), `solve` (plug-and-play of N steps against N forward passes), `sweep` (K
 lookaheads against K single ones), `input` (batches delivered against batches trained on), `compile` (the training step,
-cold and from the persistent cache), `memory` (of the training step, planned and not run: fixed and for each example,
-and the batch that fits devices of 16, 32 and 80 GB).
+cold and from the persistent cache), `devices` (the training step on 1, 2, 4 and 8 of them, and the bytes that they
+exchange; --devices=8 simulates them on a CPU), `memory` (of the training step, planned and not run: fixed and for each
+example, and the batch that fits devices of 16, 32 and 80 GB).
 
 Each time is the median of rounds in which everything compared is run in turn, so that noise of the machine falls on
 both sides of a ratio. XLA plans memory for the backend it compiles for: figures taken on a CPU are a guide to an
@@ -33,7 +34,7 @@ from jax import Array
 from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
 
-from fmdp import costs, data, evaluate, losses, observation, operators, solvers, train
+from fmdp import costs, data, evaluate, hlo, losses, observation, operators, solvers, train
 from fmdp import parallel as parallel_modes
 from fmdp.errors import InputError
 from fmdp.files import write_json
@@ -42,6 +43,7 @@ from fmdp.main import CONFIG, cli
 ONLY = flags.DEFINE_list("only", [], "The sections to measure; all of them unless given.")
 BATCH = flags.DEFINE_integer("batch", 0, "Images at a time; those of config.train.batch_size unless given.")
 ROUNDS = flags.DEFINE_integer("rounds", 15, "How often each time is taken.")
+DEVICES = flags.DEFINE_integer("devices", 0, "Devices to simulate on a CPU.")
 OUT = flags.DEFINE_string("out", None, "A JSON file for what was measured, which is printed too.")
 
 PLANNED = (4, 8)  # batches from whose memory that of one example is told
@@ -96,12 +98,13 @@ class Subject:
         """How many examples of a batch train the diagonal."""
         return data.diagonal_count(self.size, self.config.loss.diagonal_share, 1)
 
-    def batch(self) -> dict[str, dict[str, Array]]:
-        """The images as a training batch."""
+    def batch(self, diagonal: int | None = None) -> dict[str, dict[str, Array]]:
+        """The images as a training batch, of which so many train the diagonal."""
+        count = self.diagonal if diagonal is None else diagonal
         rows = jnp.arange(self.size, dtype=jnp.int32)
         return {
-            "diagonal": {"image": self.images[: self.diagonal], "row": rows[: self.diagonal]},
-            "off_diagonal": {"image": self.images[self.diagonal :], "row": rows[self.diagonal :]},
+            "diagonal": {"image": self.images[:count], "row": rows[:count]},
+            "off_diagonal": {"image": self.images[count:], "row": rows[count:]},
         }
 
 
@@ -268,10 +271,12 @@ def memory(subject: Subject) -> dict[str, Any]:
     began = time.monotonic()
     small, large = (_planned(replace(subject, size=size)) for size in PLANNED)
     example = (large - small) / (PLANNED[1] - PLANNED[0])
-    fixed = small - PLANNED[0] * example
+    held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(subject.init)))
+    fixed = max(small - PLANNED[0] * example, held)  # the state at least: memory is not quite linear in the batch
     fits = {f"{gb}GB": max(int((USABLE * gb * 1e9 - fixed) / example), 0) for gb in DEVICES_GB}
     return {
         "image_shape": subject.shape,
+        "planned_bytes": dict(zip(PLANNED, (small, large), strict=True)),
         "fixed_bytes": round(fixed),
         "bytes_per_example": round(example),
         "batch_per_device": fits,
@@ -285,6 +290,36 @@ def _planned(subject: Subject) -> int:
     return costs.planned_bytes(run.lower(state, batch, key).compile())
 
 
+def scaling(subject: Subject) -> dict[str, Any]:
+    """The training step on 1, 2, 4, 8 devices: examples/s on each, and bytes exchanged a step against one gradient.
+
+    Devices that --devices simulates share the cores of one CPU: there only the bytes mean anything.
+    """
+    found, parameters = {}, sum(x.nbytes for x in jax.tree.leaves(subject.state.params))
+    for count in (n for n in (1, 2, 4, 8) if n <= jax.device_count() and subject.size % n == 0):
+        parallel = parallel_modes.make("jit", jax.devices()[:count])
+        state = parallel.place_state(jax.tree.map(jnp.copy, subject.state))
+        compiled = parallel.compile(partial(train.make_train_step, subject.config), state)
+        diagonal = data.diagonal_count(subject.size, subject.config.loss.diagonal_share, count)
+        batch = parallel.place_batch(jax.device_get(subject.batch(diagonal)))
+        key = jax.random.key(0)
+        program = compiled.lower(state, batch, key).compile()  # type: ignore[attr-defined]
+        exchanged = hlo.collective_bytes(program.as_text())
+        states = [state]
+
+        def step(states=states, compiled=compiled, batch=batch, key=key):
+            states[0], metrics = compiled(states[0], batch, key)
+            return metrics
+
+        taken = seconds(subject.rounds, step=step)["step"]
+        found[str(count)] = {
+            "examples_per_second_per_device": subject.size / taken / count,
+            "collective_bytes": exchanged,
+            "over_one_gradient": sum(exchanged.values()) / parameters,
+        }
+    return found
+
+
 SECTIONS: Mapping[str, Callable[[Subject], dict[str, Any]]] = {
     "ceilings": ceilings,
     "forward": forward,
@@ -293,6 +328,7 @@ SECTIONS: Mapping[str, Callable[[Subject], dict[str, Any]]] = {
     "sweep": sweep,
     "input": input_pipeline,
     "compile": compiling,
+    "devices": scaling,
     "memory": memory,
 }
 """What can be measured, by name."""
@@ -315,6 +351,8 @@ def main(_) -> None:
     """Measure what the flags ask for."""
     if CONFIG.value is None:
         raise InputError("--config is missing: name a file in configs/, such as --config=configs/celeba.py")
+    if DEVICES.value:
+        jax.config.update("jax_num_cpu_devices", DEVICES.value)
     measured = {
         "config": CONFIG.value.name,
         "network": CONFIG.value.network.to_dict(),

@@ -52,6 +52,7 @@ def test_every_section_measures_something(tiny):
     assert set(found) == set(bench.SECTIONS)
     assert found["forward"]["products"] == 7
     assert found["sweep"]["compiled"] == 1
+    assert found["devices"]["1"]["over_one_gradient"] == 0
     assert set(found["step"]) == {"lagrangian", "semigroup", "eulerian", "meanflow"}
     ratios = [
         found["forward"]["over_bare_products"],
