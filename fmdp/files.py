@@ -1,9 +1,11 @@
 """Writing a run's files so that a reader never meets half of one."""
 
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
+import socket
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -35,6 +37,34 @@ def write_json(path: pathlib.Path, value: Any) -> None:
     """Write a JSON file, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1) + "\n")
+
+
+@contextlib.contextmanager
+def held(workdir: pathlib.Path) -> Iterator[None]:
+    """Keep a workdir for this run, as long as the block lasts; the system frees it when the process dies, however.
+
+    Of several processes the first holds it for all of them.
+
+    Raises:
+      InputError: another run holds it; named by process and host.
+    """
+    if jax.process_index() > 0:
+        yield
+        return
+    with (workdir / ".lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            holder = lock.read(200).strip() or "another process"
+            raise InputError(
+                f"{workdir} is in use by {holder}: wait until it ends, or name another --workdir"
+            ) from error
+        lock.seek(0)
+        lock.truncate()
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        lock.flush()
+        yield
 
 
 def open_workdir(path: str) -> pathlib.Path:

@@ -29,7 +29,7 @@ from fmdp import config as configuration
 from fmdp.errors import InputError
 from fmdp.evaluate import Sweep, calibrate, evaluate
 from fmdp.exact import Gaussian
-from fmdp.files import open_workdir, write_json
+from fmdp.files import held, open_workdir, write_json
 from fmdp.metrics import learned
 from fmdp.types import PRNGKey
 
@@ -51,9 +51,10 @@ def run(config: ConfigDict, workdir: pathlib.Path, mode: str) -> None:
         state, progress = train.restore(config, split.train.shape[1:], workdir)
         data.pin(split, workdir / "split.json")
     else:
-        data.pin(split, workdir / "split.json")
-        write_json(workdir / "config.json", configuration.plain(config))
-        state, progress = train.train(config, split.train, workdir)
+        with held(workdir):
+            data.pin(split, workdir / "split.json")
+            write_json(workdir / "config.json", configuration.plain(config))
+            state, progress = train.train(config, split.train, workdir)
     summary = {
         "config": config.name,
         "backend": jax.default_backend(),

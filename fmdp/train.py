@@ -3,7 +3,6 @@
 import contextlib
 import math
 import pathlib
-import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,12 +14,11 @@ import optax
 from clu import parameter_overview
 from flax import struct
 from jax import Array
-from jax.experimental import multihost_utils
 from jax.tree_util import Partial
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from fmdp import checkpoint, data, logs, losses, networks
+from fmdp import checkpoint, data, logs, losses, networks, preemption
 from fmdp import parallel as parallel_modes
 from fmdp.errors import InputError
 from fmdp.networks.log_variance import LogVariance
@@ -195,7 +193,7 @@ def train(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tup
 
     Raises:
       InputError: the checkpoint cannot be used, there are no images, or the loss is not finite.
-      SystemExit: one of several processes got SIGTERM, as before a preemption; all have saved the same step.
+      SystemExit: the run was asked to end (`preemption.watch`); this step is saved. The code is 128 + the signal.
     """
     devices, steps = jax.devices(), config.train.steps
     init_key, key = jax.random.split(jax.random.key(config.seed))
@@ -229,6 +227,7 @@ def train(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tup
         with (
             logs.ScalarLog(workdir, start) as log,
             tqdm(total=steps, initial=start, unit="step", disable=jax.process_index() > 0) as bar,
+            preemption.watch() as asked_to_end,
         ):
 
             def report(step: int, metrics: Metrics) -> dict[str, float]:
@@ -246,8 +245,8 @@ def train(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tup
             for step in range(start + 1, steps + 1):
                 state, metrics = step_fn(state, parallel.place_batch(next(iterator)), key)
                 bar.update()
-                preempted = multihost_utils.reached_preemption_sync_point(step)  # the same in all processes
-                saving = step % config.train.checkpoint_every == 0 or step == steps or preempted
+                signal_number = asked_to_end(step)
+                saving = step % config.train.checkpoint_every == 0 or step == steps or signal_number
                 # Reported one interval late, the numbers are ready and the device never waits for the host.
                 if step % config.train.log_every == 0 or saving:
                     if late is not None:
@@ -263,9 +262,9 @@ def train(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tup
                         **{name: scalars[name] for name in ("loss", "diagonal", "off_diagonal") if name in scalars},
                     }
                     checkpoints.save(step, parallel.collect(state), iterator, progress)
-                if preempted and step < steps:
+                if signal_number and step < steps:
                     print(f"asked to end: step {step} is saved, the same command goes on from there", flush=True)
-                    raise SystemExit(128 + signal.SIGTERM)
+                    raise SystemExit(128 + signal_number)
     return parallel.collect(state), progress
 
 

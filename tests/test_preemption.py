@@ -1,0 +1,102 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from fmdp import data, files, preemption, train
+from fmdp.errors import InputError
+from tests.test_main import command
+from tests.test_train import IMAGES, leaves, small_config
+
+
+@pytest.mark.parametrize("number", preemption.SIGNALS)
+def test_a_signal_ends_the_run_with_the_step_at_hand_saved(number, tmp_path, monkeypatch, capsys):
+    """And what goes on from there is, bit for bit, what was never interrupted."""
+    whole, _ = train.train(small_config(steps=8), IMAGES, tmp_path / "whole")
+    take = data.pipeline.Batches.__next__
+
+    def interrupted(iterator):
+        if iterator._next == 2:
+            os.kill(os.getpid(), number)
+        return take(iterator)
+
+    before = [signal.getsignal(n) for n in preemption.SIGNALS]
+    monkeypatch.setattr(data.pipeline.Batches, "__next__", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        train.train(small_config(steps=8), IMAGES, tmp_path / "cut")
+    monkeypatch.undo()
+    assert ended.value.code == 128 + number
+    assert "asked to end: step 3 is saved" in capsys.readouterr().out
+    assert [signal.getsignal(n) for n in preemption.SIGNALS] == before
+    resumed, progress = train.train(small_config(steps=8), IMAGES, tmp_path / "cut")
+    assert progress["steps"] == 8
+    for a, b in zip(leaves(whole), leaves(resumed), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_second_signal_ends_at_once():
+    with preemption.watch() as asked:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert asked(1) == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_threads_are_never_asked():
+    found = []
+
+    def run():
+        with preemption.watch() as asked:
+            found.append(asked(1))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert found == [0]
+
+
+@pytest.mark.slow
+def test_sigterm_from_outside_and_the_same_command_again(tmp_path):
+    arguments = ["--config=configs/digits.py:smoke", f"--workdir={tmp_path}", "--mode=train"]
+    started = command(*arguments, "--config.train.steps=100000")
+    while not (tmp_path / "metrics.jsonl").exists() or not (tmp_path / "metrics.jsonl").read_text():
+        assert started.poll() is None, started.communicate()[1][-2000:]
+        time.sleep(0.2)
+    started.terminate()
+    out, err = started.communicate(timeout=60)
+    assert started.returncode == 128 + signal.SIGTERM, err[-2000:]
+    assert "Traceback" not in err
+    saved = int(out.split("step ")[-1].split()[0])
+    again = command(*arguments, f"--config.train.steps={saved}")
+    assert f"already trained for {saved} steps" in again.communicate(timeout=120)[0]
+
+
+HOLD = """
+import pathlib, sys, time
+from fmdp.files import held
+with held(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.slow
+def test_a_workdir_belongs_to_one_run_until_it_dies(tmp_path):
+    other = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    assert other.stdout.readline() == "held\n"
+    with (
+        pytest.raises(InputError, match=rf"is in use by process {other.pid} on .*: wait until it ends"),
+        files.held(tmp_path),
+    ):
+        pass
+    other.kill()
+    other.communicate()
+    for _ in range(2):
+        with files.held(tmp_path):
+            assert f"process {os.getpid()}" in (tmp_path / ".lock").read_text()
