@@ -42,8 +42,8 @@ def get_config(variant: str = ""):
     config.train.update(steps=7000, batch_size=64, log_every=50, checkpoint_every=200)
     config.evaluate.update(draws=1, bootstrap=50, batch_size=250, rival_images=100)
     config.inverse.update(
-        images=50, tuning_images=10, seeds=2, batch_size=10, steps=(20, 50), lookaheads=(0.0, 0.5, 1.0),
-        solvers=("pnp", "pnp_flow", "dps", "flower"), tasks=TASKS,
+        images=32, tuning_images=8, seeds=2, batch_size=8, steps=(20, 50), lookaheads=(0.0, 0.5, 1.0),
+        solvers=("pnp", "pnp_flow", "flower"), tasks=TASKS,
     )  # fmt: skip
     if variant == "smoke":
         config.name = "fashion_mnist_smoke"
