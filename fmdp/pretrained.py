@@ -68,11 +68,7 @@ def load(path: str | os.PathLike) -> Prior:
     Raises:
       InputError: there is none, it is damaged, or it is of a newer format.
     """
-    folder = pathlib.Path(path).expanduser()
-    if not folder.exists() and (SHIPPED / str(path)).is_dir() and len(pathlib.PurePath(path).parts) == 1:
-        folder = SHIPPED / str(path)
-    if not folder.exists():
-        raise InputError(f"no checkpoint {str(path)!r}: name a folder of one, or one of {', '.join(shipped())}")
+    folder = find(path)
     if folder.is_file():
         return from_file(folder)
     if (folder / MODEL).is_file():
@@ -80,6 +76,20 @@ def load(path: str | os.PathLike) -> Prior:
     if (folder / "config.json").is_file():
         return from_workdir(folder)
     raise InputError(f"{folder} holds neither {MODEL} nor a run's config.json: name a checkpoint or a run's folder")
+
+
+def find(path: str | os.PathLike) -> pathlib.Path:
+    """Where a checkpoint is: the path itself, or the folder of one that ships with fmdp, by name.
+
+    Raises:
+      InputError: there is none.
+    """
+    folder = pathlib.Path(path).expanduser()
+    if not folder.exists() and (SHIPPED / str(path)).is_dir() and len(pathlib.PurePath(path).parts) == 1:
+        return SHIPPED / str(path)
+    if not folder.exists():
+        raise InputError(f"no checkpoint {str(path)!r}: name a folder of one, or one of {', '.join(shipped())}")
+    return folder
 
 
 def shipped() -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from fmdp import load, restore_files
+from fmdp import load, pretrained, restore_files
 from fmdp.calibration import Calibration
 from fmdp.data.pictures import UnusableError
 from fmdp.errors import InputError
@@ -60,7 +60,7 @@ def run() -> None:
     )
     request.check()
     if BUDGET.value is not None:
-        setting = lookahead_for(BUDGET.value, request, checkpoint)
+        setting = lookahead_for(BUDGET.value, request, pretrained.find(checkpoint))
         request = Request(**{**vars(request), "lookaheads": (setting,)})
     field = load(checkpoint)
     done, faults = restore_files.run(field, field.image_shape, request, source, output, {"checkpoint": str(checkpoint)})
