@@ -1,15 +1,19 @@
 """Checkpoints of a run: state and place in the data together, through orbax, by any number of processes."""
 
-import functools
+import hashlib
+import json
 import pathlib
+import shutil
 from typing import Any
 
 import grain
+import jax
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 from fmdp import config as configuration
 from fmdp.errors import InputError
+from fmdp.fingerprint import fingerprint
 
 # What a state is made for; a checkpoint that differs here belongs to another run.
 IDENTITY = ("seed", "data", "network", "loss", "optimizer", "ema", "train.batch_size")
@@ -59,28 +63,59 @@ class Checkpoints:
           iterator: of the training batches.
           progress: what is known of the training so far, as plain JSON.
         """
+        # The iterator's state is the same in all processes; grain's own file would be one of each.
+        run = {"config": self._config, "progress": progress, "data": iterator.get_state()}
+        run["fingerprint"] = fingerprint(state)
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
-                # The iterator's state is the same in all processes; grain's own file would be one of each.
-                run=ocp.args.JsonSave({"config": self._config, "progress": progress, "data": iterator.get_state()}),
+                state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run | {"digest": _digest(run)})
             ),
         )
 
-    def restore(self, state: Any, iterator: grain.DatasetIterator | None = None) -> tuple[Any, dict[str, Any]]:
-        """The newest state and its progress; the iterator, where given, is set to where it was then.
+    def restore(
+        self, state: Any, iterator: grain.DatasetIterator | None = None, set_aside: bool = False
+    ) -> tuple[Any, dict[str, Any]]:
+        """The newest state that is whole, and its progress; the iterator, where given, is set to where it was then.
 
         Args:
           state: a state, or its shapes and dtypes, of the wanted structure and sharding.
           iterator: as `data.batches` makes it for the same configuration.
+          set_aside: move damaged checkpoints out of the way, to `damaged` in the workdir, and tell so.
 
         Raises:
-          InputError: the checkpoint is of another configuration, or cannot be read.
+          InputError: the newest is of another configuration, or none is whole.
         """
-        run = self._read({"run": ocp.args.JsonRestore()})["run"]
+        damaged: dict[int, _DamagedError] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                restored, run = self._read_whole(step, state)
+            except _DamagedError as error:
+                damaged[step] = error
+                continue
+            for found, reason in damaged.items() if set_aside and jax.process_count() == 1 else ():
+                print(f"{reason}; set aside in {self._put_away(found)}", flush=True)
+            if iterator is not None:  # one batch a step; checkpoints of version 0.1.0 do not say so
+                iterator.set_state(run.get("data", {"next_index": run["progress"]["steps"]}))
+            return restored, run["progress"]
+        newest = damaged[max(damaged)]
+        raise InputError(
+            f"{newest}, and no other is whole: remove it to start anew, or name another --workdir"
+        ) from newest
+
+    def _read_whole(self, step: int, state: Any) -> tuple[Any, dict[str, Any]]:
+        run = self._read(step, {"run": ocp.args.JsonRestore()})["run"]
+        if not isinstance(run, dict) or run.pop("digest", None) not in (None, _digest(run)):
+            raise _DamagedError(f"the checkpoint {self._folder / str(step)} is damaged (its record was changed)")
+        self._check(run["config"])
+        restored = self._read(step, {"state": ocp.args.StandardRestore(state)})["state"]
+        if run.get("fingerprint") not in (None, fingerprint(restored)):
+            raise _DamagedError(f"the checkpoint {self._folder / str(step)} is damaged (an array was changed)")
+        return restored, run
+
+    def _check(self, config: dict[str, Any]) -> None:
         for key in IDENTITY:
-            was, now = (functools.reduce(dict.get, key.split("."), config) for config in (run["config"], self._config))
+            was, now = (_at(c, key) for c in (config, self._config))
             if key == "data":
                 was, now = ({name: x for name, x in data.items() if name not in FREE} for data in (was, now))
             if was != now:
@@ -88,16 +123,34 @@ class Checkpoints:
                     f"{self._folder} holds a checkpoint of another run: config.{key} was {was} and is now {now};"
                     " name another --workdir, or go back to the old value"
                 )
-        restored = self._read({"state": ocp.args.StandardRestore(state)})["state"]
-        if iterator is not None:  # one batch a step; checkpoints of version 0.1.0 do not say so
-            iterator.set_state(run.get("data", {"next_index": run["progress"]["steps"]}))
-        return restored, run["progress"]
 
-    def _read(self, items: dict[str, Any]) -> Any:
+    def _read(self, step: int, items: dict[str, Any]) -> Any:
         try:
-            return self._manager.restore(self.latest_step, args=ocp.args.Composite(**items))
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:  # orbax and tensorstore raise many kinds for a damaged file
-            raise InputError(
-                f"the checkpoint {self._folder / str(self.latest_step)} is damaged or incomplete"
-                f" ({str(error).splitlines()[0][:120]}); remove that folder to go on from the one before it"
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+            raise _DamagedError(
+                f"the checkpoint {self._folder / str(step)} is damaged or incomplete ({reason})"
             ) from error
+
+    def _put_away(self, step: int) -> pathlib.Path:
+        target = self._folder.parent / "damaged" / str(step)
+        target.parent.mkdir(exist_ok=True)
+        shutil.rmtree(target, ignore_errors=True)
+        (self._folder / str(step)).rename(target)
+        self._manager.reload()
+        return target
+
+
+class _DamagedError(Exception):
+    """A checkpoint that cannot be read, or is not what was written."""
+
+
+def _at(config: dict[str, Any], key: str) -> Any:
+    for part in key.split("."):
+        config = config[part]
+    return config
+
+
+def _digest(run: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()

@@ -211,7 +211,7 @@ def train(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tup
 
     with contextlib.closing(iterator), checkpoint.Checkpoints(workdir, config) as checkpoints:
         if checkpoints.latest_step is not None:
-            state, progress = checkpoints.restore(shapes, iterator)
+            state, progress = checkpoints.restore(shapes, iterator, set_aside=True)
             print(f"resumed from step {progress['steps']} in {workdir}", flush=True)
         start = progress["steps"]
         if start >= steps:

@@ -11,6 +11,7 @@ import pytest
 
 from fmdp import checkpoint, config, data, parallel, train
 from fmdp.errors import InputError
+from fmdp.fingerprint import fingerprint
 
 
 def small_config(steps=8, **loss):
@@ -160,6 +161,84 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, caps
     assert [line["step"] for line in lines] == [2, 4, 6, 8]
     train.train(c, IMAGES, interrupted)
     assert "already trained for 8 steps" in capsys.readouterr().out
+
+
+def test_a_fingerprint_tells_any_change():
+    rng = np.random.default_rng(0)
+    tree = {"a": rng.standard_normal((3, 5)).astype(np.float32), "b": np.int32(7), "c": jnp.ones(4, jnp.bfloat16)}
+    first = fingerprint(tree)
+    assert len(first) == 3
+    assert fingerprint(jax.tree.map(jnp.asarray, tree)) == first
+    for bit in range(32):
+        for place in (0, 7, 14):
+            words = tree["a"].copy().view(np.uint32)
+            words.ravel()[place] ^= np.uint32(1) << np.uint32(bit)
+            assert fingerprint(tree | {"a": words.view(np.float32)})[0] != first[0]
+    assert fingerprint(tree | {"a": tree["a"][::-1]})[0] != first[0]
+    assert fingerprint(tree | {"b": np.int32(8)})[1] != first[1]
+
+
+def damage(content, case, rng):
+    """A truncation or a bit flip."""
+    content = bytearray(content)
+    if case % 3 == 0 or not content:
+        return bytes(content[: rng.integers(len(content) + 1)])
+    content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+    return bytes(content)
+
+
+def restore_damaged(c, run, newest, wanted):
+    """How often each checkpoint was used in 200 cases, over every file of the newest one."""
+    files = sorted(file for file in newest.rglob("*") if file.is_file())
+    rng, used = np.random.default_rng(0), {4: 0, 8: 0}
+    for case in range(200):
+        file = files[case % len(files)]
+        whole = file.read_bytes()
+        file.write_bytes(damage(whole, case, rng))
+        state, progress = train.restore(c, IMAGES.shape[1:], run)
+        used[progress["steps"]] += 1
+        for x, y in zip(wanted[progress["steps"]], leaves(state), strict=True):
+            np.testing.assert_array_equal(x, y)
+        file.write_bytes(whole)
+    for file in files:
+        file.write_bytes(file.read_bytes()[:-5])
+    return used
+
+
+def check_damaged_checkpoints(folder):
+    """The test below, in a process of its own."""
+    c, run = small_config(), folder / "run"
+    train.train(c, IMAGES, run)
+    wanted, newest = {}, run / "checkpoints" / "8"
+    for step in (8, 4):
+        state, progress = train.restore(c, IMAGES.shape[1:], run)
+        assert progress["steps"] == step
+        wanted[step] = leaves(state)
+        if step == 8:
+            newest.rename(folder / "8")
+    shutil.copytree(folder / "8", newest)
+    used = restore_damaged(c, run, newest, wanted)
+    assert used[4] > 40, used  # the others hit what nobody reads, or changed nothing
+    resumed, _ = train.train(c, IMAGES, run)
+    assert (run / "damaged" / "8").is_dir()
+    for x, y in zip(wanted[8], leaves(resumed), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.slow
+def test_damaged_checkpoints_are_told_and_the_one_before_is_used(tmp_path):
+    """Truncations and bit flips: what is restored is always whole, and training goes on from it.
+
+    Where a read fails orbax leaves coroutines behind, whose warnings would reach other tests: hence the process.
+    """
+    program = (
+        "import pathlib, sys; from tests import test_train as t; t.check_damaged_checkpoints(pathlib.Path(sys.argv[1]))"
+    )
+    arguments = [sys.executable, "-W", "ignore", "-c", program, str(tmp_path)]
+    finished = subprocess.run(arguments, capture_output=True, text=True, timeout=900)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    assert "checkpoints/8 is damaged" in finished.stdout
+    assert "resumed from step 4" in finished.stdout
 
 
 @pytest.mark.slow
