@@ -51,7 +51,7 @@ def held(workdir: pathlib.Path) -> Iterator[None]:
     if jax.process_index() > 0:
         yield
         return
-    with (workdir / ".lock").open("a+") as lock:
+    with (workdir / "lock").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
