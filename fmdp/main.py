@@ -17,13 +17,17 @@ from fmdp import (
     data,
     inverse,
     inverse_report,
+    moving_picture,
     parallel,
     protocols,
+    provenance,
     report,
+    report_page,
     restore_cli,
     train,
     truth,
     truth_report,
+    views,
 )
 from fmdp import config as configuration
 from fmdp.errors import InputError
@@ -79,15 +83,19 @@ def run(config: ConfigDict, workdir: pathlib.Path, mode: str) -> None:
             report.draw_denoising(workdir / "denoise.png", split.test, sweeps, config.evaluate.figure_images)
         calibration, trials = calibrate(field, split.test, sweeps, config.evaluate)
         write_json(workdir / "calibration.json", calibration.to_dict())
-        summary |= evaluation | {"calibration": trials}
+        summary |= evaluation | {"calibration": trials, "made": provenance.made(config)}
         if split.target is not None:
             summary |= known(split.target, split, sweeps, workdir, config, keys[1])
         summary["seconds"] = {"train": progress["seconds"], "evaluate": time.monotonic() - started}
         summary["seconds"]["total"] = time.monotonic() - began
     before = previous(workdir)
-    if before.get("train") == progress:  # the same network: what else is known of it stays
+    same = before.get("train") == progress  # the same network: what else is known of it stays
+    if same:
         summary = before | summary
     write_json(workdir / "summary.json", summary)
+    if mode != "train":
+        pictures = views.denoising_pictures(split.test, sweeps, config.evaluate.figure_images)
+        show(workdir, summary, pictures, "inverse" if same else None)
     print(f"results in {workdir}", flush=True)
 
 
@@ -112,10 +120,24 @@ def compare(config: ConfigDict, workdir: pathlib.Path) -> None:
     inverse_report.draw_strips(workdir / "inverse_strips.png", pictures)
     inverse_report.draw_iterates(workdir / "inverse_iterates.png", pictures)
     before = previous(workdir)
-    summary = before if before.get("train") == progress else {"config": config.name, "train": progress}
+    same = before.get("train") == progress
+    summary = before if same else {"config": config.name, "train": progress}
     seconds = summary.get("seconds", {}) | {"inverse": time.monotonic() - began}
-    write_json(workdir / "summary.json", summary | table | {"seconds": seconds})
+    summary |= table | {"seconds": seconds, "inverse_made": provenance.made(config)}
+    write_json(workdir / "summary.json", summary)
+    show(workdir, summary, views.inverse_pictures(pictures), "denoise" if same else None)
     print(f"results in {workdir}", flush=True)
+
+
+def show(workdir: pathlib.Path, summary: dict[str, Any], pictures: views.Pictures, other: str | None) -> None:
+    """Leave the page and the moving picture of a run; the pictures of an `other` group stay as they were."""
+    if other:
+        pictures = views.load(workdir / "pictures.npz", other) | pictures
+    views.save(workdir / "pictures.npz", pictures)
+    report_page.write(workdir / "report.html", summary, pictures)
+    levels = [view for view in views.views(summary, pictures) if view.group == "Denoising"]
+    if levels:
+        moving_picture.write(workdir / "knob.gif", levels[len(levels) // 2])
 
 
 def previous(workdir: pathlib.Path) -> dict[str, Any]:

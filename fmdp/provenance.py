@@ -1,0 +1,28 @@
+"""How a result was made: the command, the versions of what it ran on, the configuration."""
+
+import platform
+import shlex
+import sys
+from importlib import metadata
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from fmdp import config as configuration
+
+LIBRARIES = ("fmdp", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "scikit-learn", "matplotlib")
+
+
+def made(config: ConfigDict) -> dict[str, Any]:
+    """{"command", "versions" by library, "config"} of this process, ready for JSON."""
+    versions = {"python": platform.python_version()}
+    for library in LIBRARIES:
+        try:
+            versions[library] = metadata.version(library)
+        except metadata.PackageNotFoundError:
+            versions[library] = "not installed as a package"
+    return {
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+        "versions": versions,
+        "config": configuration.plain(config),
+    }

@@ -1,0 +1,250 @@
+"""What a run has to show: the planes, pictures and numbers of each of its noise levels and tasks.
+
+Everything comes from the run's summary.json and its pictures.npz, so that pages can be made again at any time.
+"""
+
+import pathlib
+import zipfile
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fmdp.evaluate import Sweep
+from fmdp.files import replacing
+from fmdp.inverse import Picture
+from fmdp.report import NAMES, PERCEPTION, as_picture
+
+Pictures = dict[str, np.ndarray]
+"""By name: uint8, "denoise/<level>/<clean|noisy|restored>" and "inverse/<task>/...", levels and tasks by number.
+
+clean and measured are [n, H, W] or [n, H, W, 3]; restored are [k, n, ...], in the order of the rows in summary.json.
+"""
+
+LOGARITHMIC = ("kernel_distance", "kid")
+OMITTED = ("_std", "seeds", "reference")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """Points of the plane, joined in this order. `low` and `high` bound y where it is not known exactly."""
+
+    name: str
+    style: str
+    x: np.ndarray
+    y: np.ndarray
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plane:
+    """One plane: its curves, the first of which the slider moves along, and its perception measure.
+
+    `band` is what real images come to against real ones (low, high); `log` are the axes that are logarithmic, of
+    which y is linear up to the width `linear`.
+    """
+
+    measure: str
+    label: str
+    curves: list[Curve]
+    band: tuple[float, float] | None = None
+    log: str = ""
+    linear: float = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """One noise level or one task: its planes, where the slider can stand, its pictures and its tables of rows."""
+
+    group: str
+    name: str
+    planes: list[Plane]
+    positions: list[str]
+    clean: np.ndarray | None = None
+    measured: np.ndarray | None = None
+    restored: np.ndarray | None = None
+    others: dict[str, np.ndarray] = field(default_factory=dict)
+    tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+
+def denoising_pictures(clean: np.ndarray, sweeps: list[Sweep], images: int) -> Pictures:
+    """The pictures of a sweep over noise levels: at most so many images, under every setting of the lookahead."""
+    found: Pictures = {}
+    if clean.shape[-1] not in (1, 3):  # points of the plane are not pictures
+        return found
+    for level, swept in enumerate(sweeps):
+        shown = np.linspace(0, len(swept.kept) - 1, min(images, len(swept.kept))).astype(int)
+        kept = swept.kept[shown]
+        found[f"denoise/{level}/clean"] = as_pictures(clean[kept])
+        found[f"denoise/{level}/noisy"] = as_pictures(swept.noisy[0, kept])
+        found[f"denoise/{level}/restored"] = as_pictures(swept.knobs["lookahead"].restored[:, 0, shown])
+    return found
+
+
+def inverse_pictures(pictures: dict[str, Picture]) -> Pictures:
+    """The pictures of a comparison of solvers: one image of each task, restored by every run that did not fail."""
+    found: Pictures = {}
+    for task, picture in enumerate(pictures.values()):
+        found[f"inverse/{task}/clean"] = as_pictures(picture.clean[None])
+        found[f"inverse/{task}/noisy"] = as_pictures(picture.measured[None])
+        if picture.restored:
+            found[f"inverse/{task}/restored"] = as_pictures(np.stack(list(picture.restored.values()))[:, None])
+    return found
+
+
+def as_pictures(images: np.ndarray) -> np.ndarray:
+    """Images [..., H, W, C] in [-1, 1] as uint8 [..., H, W, 3], or [..., H, W] where they have one channel."""
+    return as_picture(images)
+
+
+def save(path: pathlib.Path, pictures: Pictures) -> None:
+    """Write pictures into a compressed npz, whole or not at all."""
+    with replacing(path) as temporary:
+        np.savez_compressed(temporary, **pictures)  # type: ignore[arg-type]
+
+
+def load(path: pathlib.Path, group: str) -> Pictures:
+    """The pictures of one group (denoise or inverse), none where there are none or they cannot be read."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files if name.startswith(f"{group}/")}
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return {}
+
+
+def views(summary: dict[str, Any], pictures: Pictures) -> list[View]:
+    """The views of a run, noise levels first, then tasks."""
+    return _levels(summary, pictures) + _tasks(summary, pictures)
+
+
+def _levels(summary: dict[str, Any], pictures: Pictures) -> list[View]:
+    curves, floor = summary.get("denoise", []), summary.get("floor", {})
+    truth = summary.get("truth", [])
+    found = []
+    for index, level in enumerate(dict.fromkeys(curve["noise_level"] for curve in curves)):
+        chosen = [curve for curve in curves if curve["noise_level"] == level]
+        chosen.sort(key=lambda curve: curve["knob"] != "lookahead")
+        points = chosen[0]["points"]
+        rows = [{"knob": curve["knob"]} | point for curve in chosen for point in curve["points"]]
+        planes = [_denoise_plane(chosen, name, floor[name]) for name in PERCEPTION if name in floor]
+        tables = {"Every setting of every knob": rows}
+        if index < len(truth):
+            planes.insert(0, _truth_plane(truth[index]))
+            tables["Against the truth: exact field, optimal frontier"] = [
+                {"field": curve["field"], "knob": curve["knob"]} | point
+                for curve in truth[index]["curves"]
+                for point in curve["points"]
+            ]
+        found.append(
+            View(
+                group="Denoising",
+                name=f"noise level {level:g}",
+                planes=planes,
+                positions=[f"t = {point['t']:.2f}" for point in points],
+                clean=pictures.get(f"denoise/{index}/clean"),
+                measured=pictures.get(f"denoise/{index}/noisy"),
+                restored=pictures.get(f"denoise/{index}/restored"),
+                tables=tables,
+            )
+        )
+    return found
+
+
+def _denoise_plane(curves: list[dict[str, Any]], measure: str, floor: dict[str, float]) -> Plane:
+    drawn = [
+        _curve(NAMES.get(curve["knob"], curve["knob"]), curve["knob"], curve["points"], measure)
+        for curve in curves
+        if measure in curve["points"][0]
+    ]
+    return Plane(
+        measure=measure,
+        label=PERCEPTION[measure],
+        curves=drawn,
+        band=(floor["low"], floor["high"]),
+        log="y" if measure in LOGARITHMIC else "",
+        linear=max(abs(floor[end]) for end in ("low", "high")),
+    )
+
+
+def _curve(name: str, style: str, points: list[dict[str, Any]], measure: str) -> Curve:
+    x, y = (np.array([point[key] for point in points], float) for key in ("mse", measure))
+    return Curve(name=name, style=style, x=x, y=y)
+
+
+def _truth_plane(level: dict[str, Any]) -> Plane:
+    """The plane in which the optimum is known; its measure is W2 per root pixel."""
+    curves = []
+    for curve in level["curves"]:
+        x = np.array([point["mse"] for point in curve["points"]])
+        low, high = np.sqrt([[point["squared_w2"][end] or 0.0 for point in curve["points"]] for end in ("low", "high")])
+        style = f"exact-{curve['knob']}" if curve["field"] == "exact" else curve["knob"]
+        name = f"{curve['field']} {NAMES.get(curve['knob'], curve['knob'])}"
+        curves.append(Curve(name=name, style=style, x=x, y=(low + high) / 2, low=low, high=high))
+    curves.sort(key=lambda curve: curve.style != "lookahead")
+    x, high, y = (np.array([row[key] for row in level["frontier"]]) for key in ("mse", "mse_high", "perception"))
+    name = "optimal frontier: nothing lies left of it"
+    curves.append(Curve(name=name, style="frontier", x=(x + high) / 2, y=y))
+    return Plane(measure="w2", label="Wasserstein distance W2 to the true distribution, per root pixel", curves=curves)
+
+
+def _tasks(summary: dict[str, Any], pictures: Pictures) -> list[View]:
+    rows, floor = summary.get("inverse", []), summary.get("inverse_floor", {})
+    found = []
+    for index, task in enumerate(dict.fromkeys(row["task"] for row in rows)):
+        mine = [row for row in rows if row["task"] == task]
+        fine = [row for row in mine if "failed" not in row]
+        families: dict[tuple, list[int]] = {}
+        for place, row in enumerate(fine):
+            families.setdefault((row["solver"], row["knob"], row["steps"]), []).append(place)
+        # First the one that the slider moves along: the lookahead, with the most steps.
+        order = sorted(families, key=lambda key: (key[0] != "pnp", key[1] == "chord", -key[2]))
+        planes = [
+            Plane(
+                measure=measure,
+                label=PERCEPTION[measure],
+                curves=[
+                    _curve(_family(key), _family_style(key, order), [fine[k] for k in families[key]], measure)
+                    for key in order
+                ],
+                band=(floor[measure]["low"], floor[measure]["high"]) if measure in floor else None,
+                log="xy" if measure in LOGARITHMIC else "x",
+            )
+            for measure in PERCEPTION
+            if fine and measure in fine[0]
+        ]
+        slid = families[order[0]] if order and order[0][0] == "pnp" else []
+        restored = pictures.get(f"inverse/{index}/restored")
+        if restored is not None and len(restored) != len(fine):
+            restored = None  # pictures of another comparison
+        whole = restored is not None
+        found.append(
+            View(
+                group="Inverse problems",
+                name=str(task).replace("_", " "),
+                planes=planes if slid else [],
+                positions=[f"lookahead {fine[k]['t_or_lookahead']:g}" for k in slid],
+                clean=pictures.get(f"inverse/{index}/clean") if whole else None,
+                measured=pictures.get(f"inverse/{index}/noisy") if whole else None,
+                restored=None if restored is None else restored[slid],
+                others={}
+                if restored is None
+                else {_family(key): restored[families[key][0]] for key in order if key[0] != "pnp"},
+                tables={"Every run of every solver": [{k: v for k, v in row.items() if k != "task"} for row in mine]},
+            )
+        )
+    return found
+
+
+def _family(key: tuple) -> str:
+    solver, knob, steps = key
+    if solver != "pnp":
+        return solver.replace("_", " ")
+    return f"flow map, {'chord' if knob == 'chord' else 'lookahead'}, {steps} steps"
+
+
+def _family_style(key: tuple, order: list[tuple]) -> str:
+    solver, knob, _ = key
+    if solver != "pnp":
+        return solver
+    return "chord" if knob == "chord" else "lookahead" if key == order[0] else "shorter"
