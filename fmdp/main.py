@@ -137,7 +137,7 @@ def show(workdir: pathlib.Path, summary: dict[str, Any], pictures: views.Picture
     report_page.write(workdir / "report.html", summary, pictures)
     levels = [view for view in views.views(summary, pictures) if view.group == "Denoising"]
     if levels:
-        moving_picture.write(workdir / "knob.gif", levels[len(levels) // 2])
+        moving_picture.write(workdir / "knob.gif", levels[-1])
 
 
 def previous(workdir: pathlib.Path) -> dict[str, Any]:

@@ -10,12 +10,12 @@ from PIL import Image
 
 from fmdp.files import replacing
 from fmdp.report import STYLE
-from fmdp.views import Plane, View
+from fmdp.views import Plane, View, set_scales
 
 SIZE = (7.2, 3.4)  # hundreds of pixels
 IMAGES = 3
 FRAME, PAUSE = 140, 1200  # milliseconds: of a frame, and of the first and last
-COLOURS = 64
+COLOURS = 128
 
 
 def write(path: pathlib.Path, view: View) -> None:
@@ -35,7 +35,7 @@ def _frames(view: View) -> list[Image.Image]:
     alone = view.restored is None
     axis = figure.add_axes((0.1, 0.15, 0.86 if alone else 0.44, 0.7))
     _draw_plane(axis, plane)
-    (marker,) = axis.plot([], [], "o", ms=13, mfc="none", mec="#d62728", mew=3, zorder=9)
+    (marker,) = axis.plot([], [], "o", ms=13, mfc="white", mec=STYLE["lookahead"]["color"], mew=4, zorder=9)
     figure.suptitle(f"One network, one knob: the lookahead ({view.name})", x=0.01, ha="left", fontsize=11)
     title, shown = _draw_pictures(figure, view) if not alone else (axis.set_title(""), [])
     frames = []
@@ -60,13 +60,10 @@ def _draw_plane(axis, plane: Plane) -> None:
     first = plane.curves[0]
     if plane.band:
         axis.axhspan(*plane.band, color="0.5", alpha=0.25, lw=0, label="real against real")
-    if "x" in plane.log:
-        axis.set_xscale("log")
-    if "y" in plane.log:
-        axis.set_yscale("symlog", linthresh=max(plane.linear, 1e-12))
-    for k, text, offset in ((0, "least error", (9, 3)), (-1, "most real", (-6, 10))):
+    set_scales(axis, plane)
+    for k, text, offset in ((0, "t = s", (11, 4)), (-1, "t = 1", (-2, 13))):
         side = "left" if k == 0 else "right"
-        axis.annotate(text, (first.x[k], first.y[k]), offset, textcoords="offset points", fontsize=8, ha=side)
+        axis.annotate(text, (first.x[k], first.y[k]), offset, textcoords="offset points", fontsize=9, ha=side)
     axis.set_xlabel("error (MSE per pixel), left is more faithful", fontsize=8)
     axis.set_ylabel(f"{plane.label.split(' to ')[0]}, lower is more real", fontsize=8)
     axis.tick_params(labelsize=7)

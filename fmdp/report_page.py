@@ -10,22 +10,23 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
 from PIL import Image
 
 from fmdp.files import replacing
-from fmdp.views import OMITTED, Curve, Pictures, Plane, View, views
+from fmdp.views import OMITTED, Curve, Pictures, Plane, View, set_scales, views
 
 WIDTH, HEIGHT = 600, 420  # of a plane, in units of its SVG
-LEFT, RIGHT, TOP, BOTTOM = 84, 18, 18, 66
-APART = 26  # between ticks, at least
+LEFT, RIGHT, TOP, BOTTOM = 84, 18, 38, 58
+APART = 26.0  # between ticks, at least
+ROUND = [0.0, *(sign * m * 10.0**e for m in (1, 5, 2) for e in range(6, -9, -1) for sign in (1, -1))]
+"""Ticks of logarithmic axes, those first that are shown where there is no room for all."""
 LOSSLESS = 96  # pixels a side; larger pictures are compressed with loss, for the page to stay small
 MEASURES = {
-    "kernel_distance": "kernel distance (MMD²)",
+    "kernel_distance": "kernel distance",
     "frechet_distance": "Fréchet distance",
     "kid": "KID",
     "fid": "FID",
-    "w2": "Wasserstein distance to the truth",
+    "w2": "Wasserstein distance",
 }
 
 
@@ -43,6 +44,7 @@ def page(summary: dict[str, Any], pictures: Pictures) -> str:
       pictures: of `views.denoising_pictures` and `views.inverse_pictures`.
     """
     laid = [_lay_out(view) for view in views(summary, pictures)]
+    levels = [index for index, view in enumerate(laid) if view["group"] == "Denoising"]
     made = {name: summary[key] for name, key in (("run", "made"), ("inverse run", "inverse_made")) if key in summary}
     data = [{key: view[key] for key in ("positions", "planes", "pictures")} for view in laid]
     for view in data:
@@ -59,7 +61,7 @@ def page(summary: dict[str, Any], pictures: Pictures) -> str:
     )
     size = {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "foot": HEIGHT - BOTTOM}
     return environment.get_template("report.html.j2").render(
-        summary=summary, views=laid, data=data, made=made, size=size
+        summary=summary, views=laid, start=levels[-1] if levels else 0, data=data, made=made, size=size
     )
 
 
@@ -117,11 +119,7 @@ def _draw(plane: Plane, positions: list[str]) -> dict[str, Any]:
             axis.plot(curve.x, curve.y)
     if plane.band:
         axis.axhspan(*plane.band)
-    if "x" in plane.log:
-        axis.set_xscale("log")
-        axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    if "y" in plane.log:
-        axis.set_yscale("symlog", linthresh=max(plane.linear, 1e-12))
+    set_scales(axis, plane)
 
     def place(x, y):
         with np.errstate(all="ignore"):
@@ -129,8 +127,8 @@ def _draw(plane: Plane, positions: list[str]) -> dict[str, Any]:
         return [[round(a, 1), round(HEIGHT - b, 1)] if np.isfinite([a, b]).all() else None for a, b in points.tolist()]
 
     (x0, x1), (y0, y1) = sorted(axis.get_xlim()), sorted(axis.get_ylim())
-    x_ticks = [v for v in axis.get_xticks() if x0 <= v <= x1]
-    y_ticks = [v for v in axis.get_yticks() if y0 <= v <= y1]
+    x_ticks = [v for v in (ROUND if "x" in plane.log else axis.get_xticks()) if x0 <= v <= x1]
+    y_ticks = [v for v in (ROUND if axis.get_yscale() == "symlog" else axis.get_yticks()) if y0 <= v <= y1]
     first = plane.curves[0]
     return {
         "measure": plane.measure,
@@ -157,12 +155,12 @@ def _line(curve: Curve, place) -> dict[str, Any]:
 
 
 def _apart(ticks: list[tuple[float, float]], least: float) -> list[tuple[float, str]]:
-    """The ticks (place, value) that leave each other room for their labels, zero before others."""
+    """The ticks (place, value) that leave each other room for their labels, the first before others."""
     kept: list[tuple[float, float]] = []
-    for place, value in sorted(ticks, key=lambda tick: abs(tick[1])):
+    for place, value in ticks:
         if all(abs(place - other) >= least for other, _ in kept):
             kept.append((place, value))
-    return [(place, f"{value:.6g}") for place, value in sorted(kept)]
+    return [(place, f"{value:.6g}".replace("-", "−")) for place, value in sorted(kept)]
 
 
 def _table(rows: list[dict[str, Any]]) -> dict[str, Any]:

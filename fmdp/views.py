@@ -3,12 +3,14 @@
 Everything comes from the run's summary.json and its pictures.npz, so that pages can be made again at any time.
 """
 
+import math
 import pathlib
 import zipfile
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import SymmetricalLogLocator
 
 from fmdp.evaluate import Sweep
 from fmdp.files import replacing
@@ -22,6 +24,12 @@ clean and measured are [n, H, W] or [n, H, W, 3]; restored are [k, n, ...], in t
 """
 
 LOGARITHMIC = ("kernel_distance", "kid")
+LEGEND = NAMES | {
+    "lookahead": "lookahead (the slider)",
+    "chord": "chord: the two ends mixed",
+    "blend": "estimate and posterior sample mixed",
+}
+WIDE = 6  # times its linear part an axis spans before it becomes logarithmic
 OMITTED = ("_std", "seeds", "reference")
 
 
@@ -118,6 +126,16 @@ def views(summary: dict[str, Any], pictures: Pictures) -> list[View]:
     return _levels(summary, pictures) + _tasks(summary, pictures)
 
 
+def set_scales(axis, plane: Plane) -> None:
+    """Make those of a matplotlib axis logarithmic, on which the plane is drawn, that need it."""
+    if "x" in plane.log:
+        axis.set_xscale("log")
+    if "y" in plane.log and np.ptp(axis.get_ylim()) > WIDE * plane.linear > 0:
+        axis.set_yscale("symlog", linthresh=plane.linear)
+        decade = 10.0 ** math.ceil(math.log10(plane.linear))
+        axis.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=decade))
+
+
 def _levels(summary: dict[str, Any], pictures: Pictures) -> list[View]:
     curves, floor = summary.get("denoise", []), summary.get("floor", {})
     truth = summary.get("truth", [])
@@ -153,7 +171,7 @@ def _levels(summary: dict[str, Any], pictures: Pictures) -> list[View]:
 
 def _denoise_plane(curves: list[dict[str, Any]], measure: str, floor: dict[str, float]) -> Plane:
     drawn = [
-        _curve(NAMES.get(curve["knob"], curve["knob"]), curve["knob"], curve["points"], measure)
+        _curve(LEGEND[curve["knob"]], curve["knob"], curve["points"], measure)
         for curve in curves
         if measure in curve["points"][0]
     ]
