@@ -127,7 +127,7 @@ def _draw(plane: Plane, positions: list[str]) -> dict[str, Any]:
         return [[round(a, 1), round(HEIGHT - b, 1)] if np.isfinite([a, b]).all() else None for a, b in points.tolist()]
 
     (x0, x1), (y0, y1) = sorted(axis.get_xlim()), sorted(axis.get_ylim())
-    x_ticks = [v for v in (ROUND if "x" in plane.log else axis.get_xticks()) if x0 <= v <= x1]
+    x_ticks = [v for v in (ROUND if axis.get_xscale() == "log" else axis.get_xticks()) if x0 <= v <= x1]
     y_ticks = [v for v in (ROUND if axis.get_yscale() == "symlog" else axis.get_yticks()) if y0 <= v <= y1]
     first = plane.curves[0]
     return {

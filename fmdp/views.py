@@ -58,7 +58,7 @@ class Plane:
     curves: list[Curve]
     band: tuple[float, float] | None = None
     log: str = ""
-    linear: float = 1e-3
+    linear: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,11 +128,13 @@ def views(summary: dict[str, Any], pictures: Pictures) -> list[View]:
 
 def set_scales(axis, plane: Plane) -> None:
     """Make those of a matplotlib axis logarithmic, on which the plane is drawn, that need it."""
-    if "x" in plane.log:
+    x = np.concatenate([curve.x for curve in plane.curves])
+    if "x" in plane.log and np.nanmax(x) > WIDE * np.nanmin(x) > 0:
         axis.set_xscale("log")
     if "y" in plane.log and np.ptp(axis.get_ylim()) > WIDE * plane.linear > 0:
         axis.set_yscale("symlog", linthresh=plane.linear)
         decade = 10.0 ** math.ceil(math.log10(plane.linear))
+        axis.autoscale()  # the margins, on the new scale
         axis.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=decade))
 
 
@@ -181,8 +183,13 @@ def _denoise_plane(curves: list[dict[str, Any]], measure: str, floor: dict[str, 
         curves=drawn,
         band=(floor["low"], floor["high"]),
         log="y" if measure in LOGARITHMIC else "",
-        linear=max(abs(floor[end]) for end in ("low", "high")),
+        linear=_width({measure: floor}, measure),
     )
+
+
+def _width(floors: dict[str, dict[str, float]], measure: str) -> float:
+    """How far from zero a measure is by chance, which no logarithm should stretch."""
+    return max(abs(floors[measure][end]) for end in ("low", "high")) if measure in floors else 0.0
 
 
 def _curve(name: str, style: str, points: list[dict[str, Any]], measure: str) -> Curve:
@@ -197,7 +204,7 @@ def _truth_plane(level: dict[str, Any]) -> Plane:
         x = np.array([point["mse"] for point in curve["points"]])
         low, high = np.sqrt([[point["squared_w2"][end] or 0.0 for point in curve["points"]] for end in ("low", "high")])
         style = f"exact-{curve['knob']}" if curve["field"] == "exact" else curve["knob"]
-        name = f"{curve['field']} {NAMES.get(curve['knob'], curve['knob'])}"
+        name = f"exact {curve['knob']}" if curve["field"] == "exact" else LEGEND[curve["knob"]]
         curves.append(Curve(name=name, style=style, x=x, y=(low + high) / 2, low=low, high=high))
     curves.sort(key=lambda curve: curve.style != "lookahead")
     x, high, y = (np.array([row[key] for row in level["frontier"]]) for key in ("mse", "mse_high", "perception"))
@@ -227,6 +234,7 @@ def _tasks(summary: dict[str, Any], pictures: Pictures) -> list[View]:
                 ],
                 band=(floor[measure]["low"], floor[measure]["high"]) if measure in floor else None,
                 log="xy" if measure in LOGARITHMIC else "x",
+                linear=_width(floor, measure),
             )
             for measure in PERCEPTION
             if fine and measure in fine[0]

@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from fmdp import report
@@ -34,9 +35,18 @@ def smoke(tmp_path_factory):
 @pytest.mark.slow
 def test_smoke_run_leaves_every_result(smoke):
     workdir, _ = smoke
-    for name in ("config.json", "metrics.jsonl", "dp_curve.csv", "summary.json", "dp_plane.png", "denoise.png"):
+    for name in (
+        "config.json",
+        "metrics.jsonl",
+        "dp_curve.csv",
+        "summary.json",
+        "dp_plane.png",
+        "denoise.png",
+        "knob.gif",
+    ):
         assert (workdir / name).stat().st_size > 0
     assert list(workdir.glob("events.out.tfevents*"))
+    assert (workdir / "report.html").read_text().count("<table>") == 3
     summary = json.loads((workdir / "summary.json").read_text())
     assert summary["train"]["steps"] == 12
     assert {(curve["noise_level"], curve["knob"]) for curve in summary["denoise"]} == {
@@ -71,6 +81,8 @@ def test_second_run_does_not_train_and_gives_the_same_numbers(smoke):
     _, err = again.communicate(timeout=300)
     assert again.returncode == 0, err[-2000:]
     after = json.loads((workdir / "summary.json").read_text())
+    assert after["made"]["command"].endswith("--mode=evaluate")
+    assert after["made"]["command"] in (workdir / "report.html").read_text()
     assert after["train"] == before["train"]
     assert after["denoise"] == before["denoise"]
     again = command(*arguments, "--mode=train")
@@ -94,6 +106,9 @@ def test_solvers_are_compared_on_the_trained_field(smoke):
     assert after["matched"][0]["ahead"] in ("pnp", "flower", "even", "apart")
     for name in ("inverse.csv", "inverse_plane.png", "inverse_strips.png", "inverse_iterates.png"):
         assert (workdir / name).stat().st_size > 0
+    assert (workdir / "report.html").read_text().count("<table>") == 4
+    with np.load(workdir / "pictures.npz") as pictures:
+        assert {name.split("/")[0] for name in pictures} == {"denoise", "inverse"}
     command(*arguments, "--mode=train").communicate(timeout=300)
     assert json.loads((workdir / "summary.json").read_text())["inverse"] == after["inverse"]
 
