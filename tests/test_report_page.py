@@ -142,8 +142,9 @@ def test_marker_stands_on_the_curve_and_pictures_follow():
     for view, level in zip(data, views.views(summary, pictures), strict=True):
         for plane in view["planes"]:
             marker = np.array(plane["marker"])
-            assert (np.diff(marker[:, 0]) > 0).all()  # more distortion is to the right
-            assert (np.diff(marker[:, 1]) > 0).all()  # less distance is lower
+            assert (np.diff(marker[:, 0]) >= 0).all()  # more distortion is to the right
+            assert (np.diff(marker[:, 1]) >= 0).all()  # less distance is lower
+            assert (marker[-1] - marker[0] > 50).all()
             assert len(marker) == len(plane["readout"]) == len(view["positions"]) == len(level.positions)
         assert all(len(row["restored"]) == len(row["residual"]) == len(marker) for row in view["pictures"])
     assert [len(view["pictures"]) for view in data] == [3, 3, 3, 1]
