@@ -21,6 +21,7 @@ def get_config(variant: str = ""):
     config.data.source = "digits_model"
     config.data.samples = 1_500_000  # as many as training sees, so that hardly any is seen twice
     config.network = {"name": "mlp", "width": 256, "blocks": 3, "output_gain": True}
+    config.parallel.cpu_devices = 1  # one matrix product keeps all cores busy by itself
     config.loss.off_diagonal = "lagrangian"
     config.loss.diagonal_share = 0.5
     config.optimizer.b2 = 0.999

@@ -24,6 +24,7 @@ def get_config(variant: str = "power_law"):
     if variant == "isotropic":
         config.data.spectrum = "isotropic"
     config.network = {"name": "mlp", "width": 128, "blocks": 1, "output_gain": True}
+    config.parallel.cpu_devices = 1  # one matrix product keeps all cores busy by itself
     config.loss.update(off_diagonal="lagrangian", diagonal_share=0.5)
     config.optimizer.update(learning_rate=3e-3, b2=0.999)
     config.ema.half_life = 800_000.0

@@ -67,6 +67,7 @@ def default() -> ConfigDict:
                 mode="jit",  # parallel.MODES
                 fsdp=False,  # shard the parameters over the devices, too, where a model does not fit on one
                 devices=0,  # that the run must find; 0: as many as there are
+                cpu_devices=0,  # that the cores of one process are divided into; 0: one each, as far as they fit
             ),
             evaluate=dict(
                 noise_levels=(0.3, 0.5, 0.7),  # alpha = 1 - s
@@ -122,8 +123,9 @@ def validate(config: ConfigDict, devices: int) -> None:
     require(config.parallel.mode in ("jit", "pmap"), "parallel.mode", "must be jit or pmap")
     require(0 < config.data.test_share < 1, "data.test_share", "must be between 0 and 1")
     require(config.data.channels in (1, 3), "data.channels", "must be 1 (gray) or 3 (colour)")
-    for key in ("size", "test_images", "memory_gb", "workers"):
-        require(config.data[key] >= 0, f"data.{key}", "must be 0 or more")
+    for key in ("data.size", "data.test_images", "data.memory_gb", "data.workers", "parallel.cpu_devices"):
+        section, name = key.split(".")
+        require(config[section][name] >= 0, key, "must be 0 or more")
     require(0 < config.data.max_pixels <= MAX_PIXELS, "data.max_pixels", f"must be from 1 to {MAX_PIXELS}")
     require(
         not config.parallel.fsdp or config.parallel.mode == "jit", "parallel.fsdp", "needs config.parallel.mode=jit"

@@ -187,6 +187,8 @@ def main(_) -> None:
         raise InputError("--config is missing: name a file in configs/, such as --config=configs/digits.py")
     if DISTRIBUTED.value == "auto":
         cluster.join(TIMEOUT.value)
+    else:
+        parallel.divide_cpu(CONFIG.value)
     configuration.validate(CONFIG.value, jax.device_count())
     workdir = open_workdir(WORKDIR.value or f"runs/{CONFIG.value.name}")
     if MODE.value == "inverse":

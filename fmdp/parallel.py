@@ -11,6 +11,7 @@ Measuring: batches sharded over all devices of the run, the parameters whole on 
 so that all of them go the same way, and only process 0 writes (`fmdp.files`).
 """
 
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -22,6 +23,7 @@ from jax import Array
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
 
 from fmdp.errors import InputError
 
@@ -29,6 +31,7 @@ AXIS = "data"
 MODES = ("jit", "pmap")
 Spread = Callable[[Callable[..., Any]], Callable[..., Any]]
 SMALL = 2**12  # numbers in a parameter, below which sharding it costs more than it saves
+MOST = 8  # CPU devices that are made unasked: every one keeps a state of its own
 
 
 class Parallel(NamedTuple):
@@ -52,6 +55,24 @@ class Parallel(NamedTuple):
     collect: Callable[[Any], Any]
     place_batch: Callable[[Any], Any]
     compile: Callable[[Callable[[Spread], Callable], Any], Callable]
+
+
+def divide_cpu(config: ConfigDict | None = None) -> None:
+    """Divide the cores of this process into devices, before JAX starts: one convolution keeps few of them busy.
+
+    As many as `config.parallel` says; else one each core, up to MOST and as far as they divide its batches. Nothing
+    changes where JAX_NUM_CPU_DEVICES or XLA_FLAGS says how many there shall be.
+    """
+    told = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if told or jax.config.jax_num_cpu_devices > 0:  # type: ignore[attr-defined]
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    asked, rows = 0, 0
+    if config is not None:
+        asked = config.parallel.cpu_devices or config.parallel.devices
+        rows = config.train.batch_size // max(config.train.accumulate, 1)
+    fitting = next(n for n in range(min(cores, MOST), 0, -1) if rows % n == 0)
+    jax.config.update("jax_num_cpu_devices", asked if asked > 0 else fitting)
 
 
 def make(mode: str, devices: Sequence[jax.Device], fsdp: bool = False) -> Parallel:

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 import textwrap
@@ -15,6 +16,32 @@ def test_parameters_are_sharded_along_their_largest_divisible_axis():
     assert tuple(parallel.shard((3, 3, 128, 90), 4)) == (None, None, "data", None)
     for shape in ((8, 8), (4097,), ()):
         assert tuple(parallel.shard(shape, 4)) == ()
+
+
+@pytest.mark.parametrize(
+    ("cores", "changes", "environment", "devices"),
+    [
+        (2, {}, {}, 2),
+        (6, {}, {}, 4),  # 256 examples do not divide by 6
+        (64, {}, {}, parallel.MOST),
+        (6, {"train.accumulate": 128}, {}, 2),
+        (6, {"train.batch_size": 0}, {}, 6),  # refused later
+        (6, {"parallel.cpu_devices": 1}, {}, 1),
+        (6, {"parallel.devices": 3}, {}, 3),
+        (6, {"parallel.devices": -3}, {}, 4),  # refused later
+        (6, {}, {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}, None),
+    ],
+)
+def test_a_cpu_is_divided_into_devices_that_divide_the_batch(cores, changes, environment, devices, monkeypatch):
+    told = {}
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)), raising=False)
+    monkeypatch.setattr(jax.config, "update", told.__setitem__)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    c = config.default()
+    c.update_from_flattened_dict(changes)
+    parallel.divide_cpu(c)
+    assert told.get("jax_num_cpu_devices") == devices
 
 
 def test_collectives_are_read_from_the_text_of_a_program():
