@@ -1,4 +1,4 @@
-"""Scalars of a training run, as JSON lines and TensorBoard events."""
+"""Scalars of a training run, as JSON lines and TensorBoard events; the time that compiling takes."""
 
 import json
 import os
@@ -48,3 +48,15 @@ def _step(line: str) -> float:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError):
         return float("inf")
+
+
+class Compiling:
+    """Counts the seconds in which JAX traces and compiles, or fetches what is compiled from its cache, from now on."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        jax.monitoring.register_event_duration_secs_listener(self._hear)
+
+    def _hear(self, event: str, duration_secs: float, **_) -> None:
+        if event.startswith("/jax/core/compile/"):
+            self.seconds += duration_secs

@@ -69,6 +69,7 @@ def test_smoke_run_leaves_every_result(smoke):
     assert len(rows) == sum(len(curve["points"]) for curve in summary["denoise"])
     assert float(rows[0]["mse"]) == summary["denoise"][0]["points"][0]["mse"]
     assert not [path for path in workdir.iterdir() if path.name.startswith(".")]
+    assert 0 < summary["seconds"]["compile"] < summary["seconds"]["total"]
 
 
 @pytest.mark.slow
