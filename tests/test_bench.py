@@ -1,3 +1,8 @@
+import json
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -62,6 +67,18 @@ def test_every_section_measures_something(tiny):
     assert min(ratios) > 0
     assert found["compile"]["cold_seconds"] > found["compile"]["warm_seconds"] > 0
     assert "does not exist" in bench.measure(tiny, ["input"], 4, 1)["input"]["not_measured"]
+
+
+@pytest.mark.slow
+def test_what_all_devices_do_is_held_against_one(tmp_path):
+    out = tmp_path / "bench.json"
+    arguments = ("--config=configs/digits.py:smoke", "--only=forward,input", "--rounds=2", f"--out={out}")
+    command = [sys.executable, "-m", "fmdp.bench", *arguments]
+    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"JAX_NUM_CPU_DEVICES": "2"})
+    found = json.loads(out.read_text())
+    assert found["devices"] == found["forward"]["all_devices"]["devices"] == 2
+    assert found["forward"]["all_devices"]["over_bare_products"] > 0
+    assert 0.3 < found["input"]["loop_over_steps"] < 5
 
 
 @pytest.mark.slow

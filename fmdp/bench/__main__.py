@@ -1,0 +1,62 @@
+"""What a configuration costs on the device at hand, as ratios measured in one run.
+
+python -m fmdp.bench --config=configs/<name>.py [--only=forward,step] [--batch=16] [--out=bench.json]
+
+Sections: `ceilings` (what the device does at best: a large matrix product, a copy), `forward` (the network against its
+own convolutions and matrix products run bare, one after another), `step` (the training step of every loss against a
+forward pass, and against its bare products), `solve` (plug-and-play of N steps against N forward passes), `sweep` (K
+lookaheads against K single ones), `input` (batches delivered against batches trained on, and a loop over fresh batches
+against one over the same), `compile` (the training step,
+cold and from the persistent cache), `devices` (the training step on 1, 2, 4 and 8 of them, and the bytes that they
+exchange; --devices=8 simulates them on a CPU), `memory` (of the training step, planned and not run: fixed and for each
+example, and the batch that fits devices of 16, 32 and 80 GB).
+
+`forward` and `step` are measured on one device and, under `all_devices`, on all that a run would use: on a CPU, one
+each core (`parallel.divide_cpu`).
+
+Each time is the median of rounds in which everything compared is run in turn, so that noise of the machine falls on
+both sides of a ratio. XLA plans memory for the backend it compiles for: figures taken on a CPU are a guide to an
+accelerator, not a promise.
+"""
+
+import json
+import pathlib
+import platform
+
+import jax
+from absl import flags
+
+from fmdp import bench, parallel
+from fmdp.errors import InputError
+from fmdp.files import write_json
+from fmdp.main import CONFIG, cli
+
+ONLY = flags.DEFINE_list("only", [], "The sections to measure; all of them unless given.")
+BATCH = flags.DEFINE_integer("batch", 0, "Images at a time; those of config.train.batch_size unless given.")
+ROUNDS = flags.DEFINE_integer("rounds", 15, "How often each time is taken.")
+DEVICES = flags.DEFINE_integer("devices", 0, "Devices to simulate on a CPU.")
+OUT = flags.DEFINE_string("out", None, "A JSON file for what was measured, which is printed too.")
+
+
+def main(_) -> None:
+    """Measure what the flags ask for."""
+    if CONFIG.value is None:
+        raise InputError("--config is missing: name a file in configs/, such as --config=configs/celeba.py")
+    if DEVICES.value:
+        jax.config.update("jax_num_cpu_devices", DEVICES.value)
+    parallel.divide_cpu(CONFIG.value)
+    measured = {
+        "config": CONFIG.value.name,
+        "network": CONFIG.value.network.to_dict(),
+        "batch": BATCH.value or CONFIG.value.train.batch_size,
+        "device": jax.devices()[0].device_kind,
+        "devices": jax.device_count(),
+        "versions": {"jax": jax.__version__, "python": platform.python_version()},
+    } | bench.measure(CONFIG.value, ONLY.value, BATCH.value, ROUNDS.value)
+    print(json.dumps(measured, indent=2))
+    if OUT.value:
+        write_json(pathlib.Path(OUT.value), measured)
+
+
+if __name__ == "__main__":
+    cli(main)

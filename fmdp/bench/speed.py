@@ -1,0 +1,180 @@
+"""The speed of networks, training steps, solvers and sweeps, each against its bare products or plain forward passes."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from fmdp import costs, data, evaluate, losses, observation, operators, solvers, train
+from fmdp import parallel as parallel_modes
+from fmdp.bench.subject import Subject, seconds
+from fmdp.errors import InputError
+
+SOLVER_STEPS = 10
+LOOKAHEADS = 15
+
+
+def ceilings(subject: Subject) -> dict[str, Any]:
+    """What the device does at best: FLOP/s of a matrix product in the network's type, bytes/s of a copy."""
+    size = 8192 if jax.default_backend() in ("gpu", "tpu") else 2048
+    a = jnp.ones((size, size), subject.config.network.get("dtype") or jnp.float32)
+    b = jnp.ones((size * 4, size), jnp.float32)
+    product, copy = jax.jit(jnp.matmul), jax.jit(lambda x: x + 1)
+    found = seconds(subject.rounds, product=lambda: product(a, a), copy=lambda: copy(b))
+    return {"flops_per_second": 2 * size**3 / found["product"], "bytes_per_second": 2 * b.nbytes / found["copy"]}
+
+
+def forward(subject: Subject) -> dict[str, Any]:
+    """The network against its own products run bare, and against the device's matrix products."""
+    field, inputs = subject.field, (subject.images, *subject.times)
+    run = jax.jit(field.func).lower(*field.args, *inputs).compile()
+    products, bare = _bare(inputs, field)
+    peak = ceilings(subject)["flops_per_second"]
+    runs = {"forward": lambda: run(*field.args, *inputs), "bare": bare}
+    devices = jax.device_count()
+    if devices > 1:
+        runs["on all"] = _on_all(subject)
+        _, runs["bare on all"] = _bare(jax.tree.map(lambda x: x[: len(x) // devices], inputs), field, everywhere=True)
+    found = seconds(subject.rounds, **runs)
+    gflop = costs.flops(run) / 1e9
+    measured: dict[str, Any] = {
+        "seconds": found["forward"],
+        "products": products,
+        "over_bare_products": found["forward"] / found["bare"],
+        "gflop": gflop,
+        "utilisation": gflop * 1e9 / found["forward"] / peak,
+    }
+    if devices > 1:
+        measured["all_devices"] = {
+            "devices": devices,
+            "seconds": found["on all"],
+            "over_bare_products": found["on all"] / found["bare on all"],
+            "over_bare_products_of_one_device": found["on all"] / found["bare"],
+            "utilisation": gflop * 1e9 / found["on all"] / peak,
+        }
+    return measured
+
+
+def _bare(inputs: Any, function: Callable, everywhere: bool = False) -> tuple[int, Callable[[], Any]]:
+    """How many products a function of these inputs has, and a run of them alone; `everywhere` by every device."""
+    equations = costs.products(function, *inputs)
+    bare, operands = costs.chain(equations, jax.random.key(0))
+    if everywhere:
+        mesh = parallel_modes.make_mesh(tuple(jax.devices()))
+        bare = jax.shard_map(bare, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)
+        operands = jax.device_put(operands, NamedSharding(mesh, P()))
+    return len(equations), partial(jax.jit(bare).lower(operands).compile(), operands)
+
+
+def _on_all(subject: Subject) -> Callable[[], Any]:
+    """A forward pass of every device on its rows."""
+    field, inputs = subject.field, (subject.images, *subject.times)
+    mesh = parallel_modes.make_mesh(tuple(jax.devices()))
+    whole, rows = NamedSharding(mesh, P()), NamedSharding(mesh, P(parallel_modes.AXIS))
+    run = jax.jit(parallel_modes.each(lambda args, inputs: field.func(*args, *inputs)))
+    return partial(run, jax.device_put(field.args, whole), jax.device_put(inputs, rows))
+
+
+def step(subject: Subject) -> dict[str, Any]:
+    """The training step of every off-diagonal loss against one forward pass, and against its bare products."""
+    field, inputs, batch, key = subject.field, (subject.images, *subject.times), subject.batch(), jax.random.key(0)
+    runs: dict[str, Callable[[], Any]] = {"forward": partial(jax.jit(field.func), *field.args, *inputs)}
+    for name in losses.OFF_DIAGONAL:
+        config = subject.config.copy_and_resolve_references()
+        config.loss.off_diagonal = name
+        trained = train.make_train_step(config)
+        runs[name] = partial(jax.jit(trained), subject.state, batch, key)
+        _, runs[f"{name} bare"] = _bare((subject.state, batch, key), trained)
+    devices, chosen = jax.device_count(), subject.config.loss.off_diagonal
+    if devices > 1:
+        runs |= {"on all": subject.run(jax.devices()), "forward on all": _on_all(subject)}
+    found = seconds(subject.rounds, **runs)
+    measured: dict[str, Any] = {
+        name: {
+            "seconds": found[name],
+            "over_forward": found[name] / found["forward"],
+            "over_bare_products": found[name] / found[f"{name} bare"],
+            "examples_per_second": subject.size / found[name],
+        }
+        for name in losses.OFF_DIAGONAL
+    }
+    if devices > 1:
+        measured["all_devices"] = {
+            "devices": devices,
+            "off_diagonal": chosen,
+            "seconds": found["on all"],
+            "over_forward": found["on all"] / found["forward on all"],
+            "over_one_device": found["on all"] / found[chosen],
+            "over_forward_of_one_device": found["on all"] / found["forward"],
+            "over_bare_products_of_one_device": found["on all"] / found[f"{chosen} bare"],
+        }
+    return measured
+
+
+def solve(subject: Subject) -> dict[str, Any]:
+    """Plug-and-play of SOLVER_STEPS on a batch against as many forward passes."""
+    field, x, times = subject.field, subject.images, subject.times
+    operator = operators.make("random_inpainting", x.shape[1:], jax.random.key(1), ratio=0.5)
+    observed = jax.vmap(lambda x, key: observation.observe(operator, observation.Gaussian(sigma=0.05), x, key))(
+        x, jax.random.split(jax.random.key(2), len(x))
+    )
+    restore = solvers.make("pnp", steps=SOLVER_STEPS)
+    run = jax.jit(jax.vmap(lambda *given: restore(field, *given)))
+    once, keys = jax.jit(field.func), jax.random.split(jax.random.key(3), len(x))
+    found = seconds(subject.rounds, solve=lambda: run(observed, keys), forward=lambda: once(*field.args, x, *times))
+    return {"steps": SOLVER_STEPS, "over_forwards": found["solve"] / found["forward"] / SOLVER_STEPS}
+
+
+def sweep(subject: Subject) -> dict[str, Any]:
+    """LOOKAHEADS lookaheads in one call against as many calls with one."""
+    field, x, s = subject.field, subject.images, jnp.float32(0.5)
+    many, one = jnp.linspace(0, 1, LOOKAHEADS), jnp.array([0.5])
+    traces = []
+
+    @jax.jit
+    def walk(x, many):
+        traces.append(many.shape)
+        return evaluate.walk(field, x, s, many)
+
+    found = seconds(subject.rounds, sweep=lambda: walk(x, many), single=lambda: walk(x, one))
+    return {
+        "lookaheads": LOOKAHEADS,
+        "over_single_ones": found["sweep"] / found["single"] / LOOKAHEADS,
+        "compiled": traces.count(many.shape),
+    }
+
+
+def input_pipeline(subject: Subject) -> dict[str, Any]:
+    """How many batches are delivered in the time in which one is trained on; a loop over them against one without."""
+    config, devices = subject.config, jax.devices()
+    try:
+        images = data.load(config.data).train
+    except InputError as error:
+        return {"not_measured": str(error)}
+    diagonal = data.diagonal_count(subject.size, config.loss.diagonal_share, len(devices))
+    iterator = data.batches(images, subject.size, diagonal, 0, flip=config.data.flip, workers=config.data.workers)
+    place = parallel_modes.make("jit", devices).place_batch
+    steps = max(subject.rounds, 50)
+    same, fresh = subject.run(devices), subject.run(devices, lambda: place(next(iterator)))
+
+    def several(step):
+        for _ in range(steps):
+            metrics = step()
+        return metrics
+
+    found = seconds(3, loop=lambda: several(fresh), step=lambda: several(same))
+    began = time.perf_counter()
+    for _ in range(steps):
+        jax.block_until_ready(place(next(iterator)))
+    each = (time.perf_counter() - began) / steps
+    iterator.close()
+    return {
+        "seconds_per_batch": each,
+        "batches_in_a_step": found["step"] / steps / each,
+        "loop_over_steps": found["loop"] / found["step"],
+    }
