@@ -62,8 +62,7 @@ def run() -> None:
     if BUDGET.value is not None:
         setting = lookahead_for(BUDGET.value, request, pretrained.find(checkpoint))
         request = Request(**{**vars(request), "lookaheads": (setting,)})
-    field = load(checkpoint)
-    done, faults = restore_files.run(field, field.image_shape, request, source, output, {"checkpoint": str(checkpoint)})
+    done, faults = restore_files.run(load(checkpoint), request, source, output, {"checkpoint": str(checkpoint)})
     print(f"{done} restored, {len(faults)} not; results in {output}", flush=True)
     if not done:
         sys.exit(2)

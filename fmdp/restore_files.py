@@ -5,7 +5,6 @@ import pathlib
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import Any
 
 import jax
@@ -15,22 +14,27 @@ from matplotlib.figure import Figure
 from PIL import Image
 from tqdm import tqdm
 
-from fmdp.canvas import Shape
 from fmdp.data.pictures import MAX_PIXELS, SUFFIXES, Frame, UnusableError
 from fmdp.errors import InputError
 from fmdp.files import replacing, write_json
 from fmdp.report import as_picture
 from fmdp.restoring import Request, Restored, restore
-from fmdp.types import AverageField
+from fmdp.types import SizedField
 
 
 def find(source: pathlib.Path, output: pathlib.Path) -> list[pathlib.Path]:
     """The pictures to restore: a file, or those in a folder and its subfolders, in order.
 
     Raises:
-      InputError: there are none, or the output folder lies inside the input folder.
+      InputError: there are none, or the output folder is where the pictures are, or a file.
     """
+    if output.exists() and not output.is_dir():
+        raise InputError(f"--output={output} is a file: name a folder, or one that does not exist yet")
     if source.is_file():
+        if output.resolve() == source.resolve().parent:
+            raise InputError(
+                f"--output={output} is the folder of --input={source}: name another, to keep what is there"
+            )
         return [source]
     if not source.is_dir():
         raise InputError(f"--input={source} does not exist: name a picture or a folder of pictures")
@@ -65,7 +69,7 @@ def read(path: pathlib.Path) -> np.ndarray:
 
 
 def run(
-    field: AverageField, tile: Shape, request: Request, source: pathlib.Path, output: pathlib.Path, made_by: dict
+    prior: SizedField, request: Request, source: pathlib.Path, output: pathlib.Path, made_by: dict
 ) -> tuple[int, list[str]]:
     """Restore every picture of the source into the output folder.
 
@@ -73,7 +77,7 @@ def run(
     NAME_std.png), NAME_measured.png, and NAME.json with all settings and what was found out.
 
     Args:
-      field, tile: as for `restoring.restore`.
+      prior: as for `restoring.restore`.
       made_by: what else each JSON file shall say, such as the checkpoint.
 
     Returns:
@@ -89,7 +93,7 @@ def run(
         for path, target in zip(bar, outputs(paths, source, output), strict=True):
             try:
                 began = time.monotonic()
-                restored = restore(field, tile, read(path), request)
+                restored = restore(prior, read(path), request)
                 seconds = time.monotonic() - began
                 write(target, path, restored, request, made_by | {"seconds": seconds})
                 done += 1
@@ -114,7 +118,9 @@ def write(target: pathlib.Path, path: pathlib.Path, restored: Restored, request:
         _save(target.with_name(f"{target.name}_measured.png"), restored.measured)
     if len(request.lookaheads) > 1:
         draw_sheet(target.with_name(f"{target.name}_sheet.png"), restored, request)
-    settings: dict[str, Any] = {"input": path.name} | asdict(request) | made_by | restored.facts
+    settings: dict[str, Any] = (
+        {"input": path.name} | vars(request) | {"operator": request.name} | made_by | restored.facts
+    )
     settings |= {"jax": jax.__version__, "backend": jax.default_backend()}
     write_json(target.with_name(f"{target.name}.json"), json.loads(json.dumps(settings, default=str)))
 
