@@ -208,6 +208,9 @@ def test_several_draws_leave_their_mean_and_spread(tmp_path):
     restore_files.run(PRIOR, request, tmp_path / "x.png", tmp_path / "out", {})
     spread = load(tmp_path / "out" / "x_std.png")
     assert spread[2:6, 2:6].mean() > 3 * spread[:2].mean()
+    assert spread.max() == 255
+    (white,) = json.loads((tmp_path / "out" / "x.json").read_text())["white_of_std"]
+    assert white * spread[2:6, 2:6].mean() / 255 == pytest.approx(0.5, rel=0.4)  # of the prior, from 4 draws
     assert (tmp_path / "out" / "x.png").exists()
 
 
