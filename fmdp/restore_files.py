@@ -152,7 +152,7 @@ def _told(restored: Restored, request: Request) -> list[str]:
     lines = list(facts["notes"])
     if "psnr" in facts:
         found = ", ".join(f"{np.mean(psnr):.2f}" for psnr in facts["psnr"])
-        lines.append(f"PSNR {found} dB at lookahead {', '.join(f'{r:g}' for r in request.lookaheads)}")
+        lines.append(f"PSNR {found} dB at lookahead {', '.join(f'{r:.3g}' for r in request.lookaheads)}")
     if facts["sigma_estimated"]:
         lines.append(f"noise estimated: --sigma={facts['sigma']:.4f}")
     if facts["tiles"] > 1:

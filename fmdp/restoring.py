@@ -83,6 +83,8 @@ class Request:
             raise InputError(f"--sigma={self.sigma:g}: must be positive, on the [-1, 1] scale (.05 is 6.4 of 255)")
         if self.draws < 1 or self.steps < 1:
             raise InputError(f"--draws={self.draws} --steps={self.steps}: both must be 1 or more")
+        if not 0 < self.gain < math.inf:
+            raise InputError(f"--gain={self.gain:g}: must be positive; 1 never overshoots a linear operator")
         if self.draws > 1 and self.operator == "denoising":
             raise InputError(f"--draws={self.draws}: denoising draws nothing, it is one evaluation: leave it out")
         if self.degraded and self.operator in UNSEEN:

@@ -102,6 +102,7 @@ def test_masks_and_kernels_are_pictures(tmp_path):
         (dict(lookahead=1.5), "--lookahead=1.5: must be from 0"),
         (dict(budget_db=0.5, operator="hdr"), "--budget_db=0.5: calibrated for --operator=denoising"),
         (dict(budget_db=9.0, sigma=0.1), "a budget of 9 dB cannot be spent"),
+        (dict(budget_db=0.1, sigma=9.0), "--sigma=9: this checkpoint is calibrated from 0.0526 to 0.429"),
         (dict(parameter=["size"]), "--parameter=size: write NAME=VALUE"),
         (dict(parameter=["mask=/nowhere.png"]), "--parameter=mask=/nowhere.png"),
         (dict(operator="blur"), "--operator=blur"),

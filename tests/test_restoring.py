@@ -146,6 +146,7 @@ def test_noise_is_estimated_where_it_is_not_told():
         (Request(operator="denoise"), "--operator=denoise, did you mean 'denoising'"),
         (Request(lookaheads=(1.2,)), "--lookahead=1.2: must be from 0"),
         (Request(sigma=-1.0), "--sigma=-1: must be positive"),
+        (Request(gain=0.0), "--gain=0: must be positive"),
         (Request(draws=2), "--draws=2: denoising draws nothing"),
         (Request(operator="hdr", steps=0), "--steps=0"),
         (Request(operator="decimation", parameters={"factor": "two"}), "decimation: factor='two'"),
