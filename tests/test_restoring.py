@@ -199,6 +199,10 @@ def test_a_folder_of_mixed_files(tmp_path, capsys):
     assert made == {stem + ending for stem in stems for ending in endings}
     assert load(output / "sub" / "photo_r0.00.png").shape == (14, 8)
     assert "converted to gray" in json.loads((output / "sub" / "photo.json").read_text())["notes"][0]
+    clear = load(source / "palette.png") == 0  # indices
+    assert 0 < clear.sum() < clear.size
+    white = 127.5 * (1 + 0.25 / 0.26)
+    np.testing.assert_allclose(load(output / "palette_r0.00.png")[clear], white, atol=1)
     deep = load(source / "deep.png") / 257
     np.testing.assert_allclose(load(output / "deep_r0.00.png"), 127.5 + (deep - 127.5) * 0.25 / 0.26, atol=1.1)
 
