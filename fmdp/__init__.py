@@ -4,9 +4,12 @@
 >>> prior = fmdp.load("fashion_mnist")
 >>> prior.image_shape
 (28, 28, 1)
->>> noisy = 0.5 * jax.random.normal(jax.random.key(0), (3, 28, 28, 1))
->>> fmdp.denoise(prior, noisy, 0.5, 1.0).shape
+>>> noisy = jax.random.normal(jax.random.key(0), (3, 28, 28, 1))  # at time s = 0 there is noise alone
+>>> fmdp.denoise(prior, noisy, 0.0, 1.0).shape  # and at lookahead t = 1 a picture of it in one step
 (3, 28, 28, 1)
+
+`fmdp.restore` restores one picture of any size as a `fmdp.Request` says; `fmdp.operators` are what degrades pictures,
+and `fmdp.frontier` the best that any denoiser could do.
 """
 
 import importlib

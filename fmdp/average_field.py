@@ -28,6 +28,13 @@ def denoise(field: AverageField, x: Images, s: Time, t: Time) -> Images:
     The lookahead t walks from the minimum-error estimate E[x1 | x_s = x] at t = s to the
     flow's end point X_{s,1}(x), whose law is that of the data, at t = 1 (arXiv 2606.19802).
 
+    >>> from fmdp.exact import Gaussian
+    >>> field = Gaussian(jnp.zeros((8, 8, 1)), 0.25).average_field  # of pixels of standard deviation 0.5
+    >>> y = 0.25 * jnp.ones((8, 8, 1))  # with noise of standard deviation 0.5, so s = 1 / (1 + 0.5)
+    >>> s = 2 / 3
+    >>> [round(float(denoise(field, s * y, s, t).mean()), 3) for t in (s, 1.0)]  # y / 2, y / sqrt(2)
+    [0.125, 0.177]
+
     Args:
       x: [..., H, W, C], s x1 + (1 - s) noise. A picture y with additive noise of standard
         deviation sigma enters as s y with s = `interpolant.time_of_sigma(sigma)`.

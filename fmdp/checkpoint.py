@@ -31,7 +31,7 @@ class Checkpoints:
 
     def __init__(self, workdir: pathlib.Path, config: ConfigDict):
         """Open (or prepare) `workdir`/checkpoints for the run that `config` describes."""
-        self._folder = workdir / "checkpoints"
+        self._folder = workdir.absolute() / "checkpoints"  # orbax takes no other
         self._config = configuration.plain(config)
         self._manager = ocp.CheckpointManager(
             self._folder,

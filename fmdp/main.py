@@ -140,6 +140,7 @@ def show(workdir: pathlib.Path, summary: dict[str, Any], pictures: views.Picture
     levels = [view for view in views.views(summary, pictures) if view.group == "Denoising"]
     if levels:
         moving_picture.write(workdir / "knob.gif", levels[-1])
+    print(f"open {workdir / 'report.html'} in a browser and move the slider", flush=True)
 
 
 def previous(workdir: pathlib.Path) -> dict[str, Any]:

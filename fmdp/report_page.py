@@ -28,6 +28,15 @@ MEASURES = {
     "fid": "FID",
     "w2": "Wasserstein distance",
 }
+COLUMNS = MEASURES | {
+    "t_or_lookahead": "lookahead",
+    "nfe": "evaluations",
+    "differentiated": "of them differentiated",
+    "mse": "MSE",
+    "psnr": "PSNR, dB",
+    "ssim": "SSIM",
+    "lpips": "LPIPS",
+}
 
 
 def write(path: pathlib.Path, summary: dict[str, Any], pictures: Pictures) -> None:
@@ -140,7 +149,7 @@ def _draw(plane: Plane, positions: list[str]) -> dict[str, Any]:
         "y_ticks": _apart([(place([x0], [v])[0][1], v) for v in y_ticks], APART),
         "marker": place(first.x, first.y),
         "readout": [
-            f"{position}: distortion (MSE) {x:.4g}, {MEASURES[plane.measure]} {y:.3g}"
+            f"{position}: distortion (MSE) {x:.4g}, {MEASURES[plane.measure]} {y:.3g}".replace("-", "−")
             for position, x, y in zip(positions, first.x, first.y, strict=True)
         ],
     }
@@ -174,4 +183,5 @@ def _table(rows: list[dict[str, Any]]) -> dict[str, Any]:
         for row in rows
     ]
     columns = dict.fromkeys(key for row in flat for key in row if not key.endswith(OMITTED))
-    return {"columns": list(columns), "rows": [[row.get(column) for column in columns] for row in flat]}
+    titles = [COLUMNS.get(column, column.replace("_", " ")) for column in columns]
+    return {"columns": titles, "rows": [[row.get(column) for column in columns] for row in flat]}

@@ -62,8 +62,7 @@ def run() -> None:
     if BUDGET.value is not None:
         setting = lookahead_for(BUDGET.value, request, pretrained.find(checkpoint))
         request = Request(**{**vars(request), "lookaheads": (setting,)})
-    field = load(checkpoint)
-    done, faults = restore_files.run(field, field.image_shape, request, source, output, {"checkpoint": str(checkpoint)})
+    done, faults = restore_files.run(load(checkpoint), request, source, output, {"checkpoint": str(checkpoint)})
     print(f"{done} restored, {len(faults)} not; results in {output}", flush=True)
     if not done:
         sys.exit(2)
@@ -103,9 +102,14 @@ def lookahead_for(decibels: float, request: Request, checkpoint: pathlib.Path) -
       InputError: there is no calibration for this, or the budget is beyond what the knob can spend.
     """
     if request.operator != "denoising" or request.sigma is None:
-        raise InputError(f"--budget_db={decibels:g}: calibrated for --operator=denoising with --sigma alone")
+        only = "calibrated for --operator=denoising with --sigma alone"
+        raise InputError(f"--budget_db={decibels:g}: {only}: name both, or --lookahead instead")
     path = checkpoint / "calibration.json"
     if not path.is_file():
         raise InputError(f"--budget_db={decibels:g}: {checkpoint} holds no calibration.json, as a measured run does")
     calibration = Calibration.from_dict(json.loads(path.read_text()))
+    levels = [level.noise_level for level in calibration.levels]
+    least, most = (level / (1 - level) for level in (levels[0], levels[-1]))
+    if not least * (1 - 1e-6) <= request.sigma <= most * (1 + 1e-6):
+        raise InputError(f"--sigma={request.sigma:g}: this checkpoint is calibrated from {least:.3g} to {most:.3g}")
     return calibration.knob_for_loss(1 - float(time_of_sigma(request.sigma)), decibels)

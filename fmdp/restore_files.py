@@ -5,7 +5,6 @@ import pathlib
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import Any
 
 import jax
@@ -15,22 +14,27 @@ from matplotlib.figure import Figure
 from PIL import Image
 from tqdm import tqdm
 
-from fmdp.canvas import Shape
 from fmdp.data.pictures import MAX_PIXELS, SUFFIXES, Frame, UnusableError
 from fmdp.errors import InputError
 from fmdp.files import replacing, write_json
 from fmdp.report import as_picture
 from fmdp.restoring import Request, Restored, restore
-from fmdp.types import AverageField
+from fmdp.types import SizedField
 
 
 def find(source: pathlib.Path, output: pathlib.Path) -> list[pathlib.Path]:
     """The pictures to restore: a file, or those in a folder and its subfolders, in order.
 
     Raises:
-      InputError: there are none, or the output folder lies inside the input folder.
+      InputError: there are none, or the output folder is where the pictures are, or a file.
     """
+    if output.exists() and not output.is_dir():
+        raise InputError(f"--output={output} is a file: name a folder, or one that does not exist yet")
     if source.is_file():
+        if output.resolve() == source.resolve().parent:
+            raise InputError(
+                f"--output={output} is the folder of --input={source}: name another, to keep what is there"
+            )
         return [source]
     if not source.is_dir():
         raise InputError(f"--input={source} does not exist: name a picture or a folder of pictures")
@@ -65,15 +69,16 @@ def read(path: pathlib.Path) -> np.ndarray:
 
 
 def run(
-    field: AverageField, tile: Shape, request: Request, source: pathlib.Path, output: pathlib.Path, made_by: dict
+    prior: SizedField, request: Request, source: pathlib.Path, output: pathlib.Path, made_by: dict
 ) -> tuple[int, list[str]]:
     """Restore every picture of the source into the output folder.
 
     Each leaves NAME.png (with several lookaheads NAME_r0.50.png and a contact sheet, with several draws their mean and
-    NAME_std.png), NAME_measured.png, and NAME.json with all settings and what was found out.
+    NAME_std.png), NAME_measured.png, and NAME.json with all settings and what was found out. The map of standard
+    deviations is black for none and white for the largest, which the JSON file tells as white_of_std, in [-1, 1].
 
     Args:
-      field, tile: as for `restoring.restore`.
+      prior: as for `restoring.restore`.
       made_by: what else each JSON file shall say, such as the checkpoint.
 
     Returns:
@@ -89,11 +94,11 @@ def run(
         for path, target in zip(bar, outputs(paths, source, output), strict=True):
             try:
                 began = time.monotonic()
-                restored = restore(field, tile, read(path), request)
+                restored = restore(prior, read(path), request)
                 seconds = time.monotonic() - began
                 write(target, path, restored, request, made_by | {"seconds": seconds})
                 done += 1
-                for line in _told(restored):
+                for line in _told(restored, request):
                     bar.write(f"{_printable(path)}: {line}")
             except (UnusableError, InputError, OSError) as error:
                 faults.append(f"{_printable(path)}: {error}")
@@ -105,16 +110,21 @@ def write(target: pathlib.Path, path: pathlib.Path, restored: Restored, request:
     """Write all files of one restored picture."""
     target.parent.mkdir(parents=True, exist_ok=True)
     names = [f"_r{r:.2f}" if len(request.lookaheads) > 1 else "" for r in request.lookaheads]
+    largest = []
     for name, draws in zip(names, restored.images, strict=True):
         _save(target.with_name(f"{target.name}{name}.png"), draws.mean(0))
         if request.draws > 1:
             spread = draws.std(0).mean(-1)
-            _save_map(target.with_name(f"{target.name}{name}_std.png"), spread)
+            largest.append(float(spread.max()))
+            _save(target.with_name(f"{target.name}{name}_std.png"), 2 * spread[..., None] / max(largest[-1], 1e-12) - 1)
     if restored.measured.ndim == 3 and restored.measured.shape[-1] in (1, 3):
         _save(target.with_name(f"{target.name}_measured.png"), restored.measured)
     if len(request.lookaheads) > 1:
         draw_sheet(target.with_name(f"{target.name}_sheet.png"), restored, request)
-    settings: dict[str, Any] = {"input": path.name} | asdict(request) | made_by | restored.facts
+    settings: dict[str, Any] = (
+        {"input": path.name} | vars(request) | {"operator": request.name} | made_by | restored.facts
+    )
+    settings |= {"white_of_std": largest} if largest else {}
     settings |= {"jax": jax.__version__, "backend": jax.default_backend()}
     write_json(target.with_name(f"{target.name}.json"), json.loads(json.dumps(settings, default=str)))
 
@@ -137,9 +147,12 @@ def draw_sheet(path: pathlib.Path, restored: Restored, request: Request) -> None
         figure.savefig(temporary, dpi=140)
 
 
-def _told(restored: Restored) -> list[str]:
+def _told(restored: Restored, request: Request) -> list[str]:
     facts = restored.facts
     lines = list(facts["notes"])
+    if "psnr" in facts:
+        found = ", ".join(f"{np.mean(psnr):.2f}" for psnr in facts["psnr"])
+        lines.append(f"PSNR {found} dB at lookahead {', '.join(f'{r:.3g}' for r in request.lookaheads)}")
     if facts["sigma_estimated"]:
         lines.append(f"noise estimated: --sigma={facts['sigma']:.4f}")
     if facts["tiles"] > 1:
@@ -155,9 +168,3 @@ def _printable(path: pathlib.Path) -> str:
 def _save(path: pathlib.Path, image: np.ndarray) -> None:
     with replacing(path) as temporary:
         Image.fromarray(as_picture(image)).save(temporary)
-
-
-def _save_map(path: pathlib.Path, spread: np.ndarray) -> None:
-    """A map of standard deviations, black for 0, white for half of the range of pixels."""
-    with replacing(path) as temporary:
-        Image.fromarray(np.clip(np.round(255 * spread), 0, 255).astype(np.uint8)).save(temporary)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 from skimage.restoration import estimate_sigma
 
 from fmdp import observation, operators
@@ -18,8 +19,9 @@ from fmdp.canvas import Shape, canvas_shape, corners, crop, on_canvas, pad, tile
 from fmdp.errors import InputError
 from fmdp.interpolant import time_of_sigma
 from fmdp.observation import Observation
+from fmdp.operators import Operator
 from fmdp.solvers import DivergenceError, check, pnp
-from fmdp.types import AverageField
+from fmdp.types import AverageField, PRNGKey, SizedField
 
 SIGMA = 0.05  # of the noise that we add, unless told
 LEAST_SIGMA = 1 / 255  # what eight bits leave of no noise
@@ -31,10 +33,16 @@ UNSEEN = ("phase_retrieval",)  # whose measurements are no pictures
 class Request:
     """What to restore, and how.
 
+    >>> Request(operator="gaussian_blur", parameters={"kernel_size": 5, "std": 1.0}, lookaheads=(0.0, 1.0)).steps
+    100
+    >>> Request(operator="gauss_blur").check()
+    Traceback (most recent call last):
+    fmdp.errors.InputError: --operator=gauss_blur, did you mean 'gaussian_blur'?: must be one of denoising, ...
+
     Attributes:
-      operator: by its name in `operators.OPERATORS`; "denoising" is one evaluation of the field, everything else
-        plug-and-play.
-      parameters: of the operator.
+      operator: by its name in `operators.OPERATORS`, or one of your own (`operators.from_function`); "denoising" is
+        one evaluation of the field, everything else plug-and-play.
+      parameters: of an operator by name.
       degraded: the picture is the measurement; otherwise it is measured first, so that the error can be told.
       sigma: of the noise on the [-1, 1] scale; None: SIGMA, or estimated where the picture is degraded.
       lookaheads: relative ones, from 0 (minimum error) to 1 (perfect perception).
@@ -44,7 +52,7 @@ class Request:
       seed: of masks, noise and solver.
     """
 
-    operator: str = "denoising"
+    operator: str | Operator = "denoising"
     parameters: dict[str, Any] = field(default_factory=dict)
     degraded: bool = False
     sigma: float | None = None
@@ -54,13 +62,20 @@ class Request:
     gain: float = 1.0
     seed: int = 0
 
+    @property
+    def name(self) -> str:
+        """That of the operator."""
+        return self.operator.name if isinstance(self.operator, Operator) else str(self.operator)
+
     def check(self) -> None:
         """Raises InputError for what could be used with no picture."""
-        if self.operator not in operators.OPERATORS:
+        if not isinstance(self.operator, Operator) and self.name not in operators.OPERATORS:
             raise InputError(
-                f"--operator={self.operator}{operators.nearest(self.operator, operators.OPERATORS)}:"
+                f"--operator={self.name}{operators.nearest(self.name, operators.OPERATORS)}:"
                 f" must be one of {', '.join(operators.OPERATORS)}"
             )
+        if isinstance(self.operator, Operator) and self.parameters:
+            raise InputError(f"{self.name} has its parameters already: leave parameters out")
         for r in self.lookaheads:
             if not 0 <= r <= 1:
                 raise InputError(f"--lookahead={r:g}: must be from 0 (minimum error) to 1 (perfect perception)")
@@ -68,6 +83,8 @@ class Request:
             raise InputError(f"--sigma={self.sigma:g}: must be positive, on the [-1, 1] scale (.05 is 6.4 of 255)")
         if self.draws < 1 or self.steps < 1:
             raise InputError(f"--draws={self.draws} --steps={self.steps}: both must be 1 or more")
+        if not 0 < self.gain < math.inf:
+            raise InputError(f"--gain={self.gain:g}: must be positive; 1 never overshoots a linear operator")
         if self.draws > 1 and self.operator == "denoising":
             raise InputError(f"--draws={self.draws}: denoising draws nothing, it is one evaluation: leave it out")
         if self.degraded and self.operator in UNSEEN:
@@ -90,48 +107,46 @@ class Restored(NamedTuple):
     facts: dict[str, Any]
 
 
-def restore(field: AverageField, tile: Shape, picture: np.ndarray, request: Request) -> Restored:
-    """One picture restored by a field for images of shape `tile`, in tiles where it is larger.
+def restore(prior: SizedField, picture: ArrayLike, request: Request = Request()) -> Restored:
+    """One picture of any size restored by a prior, in overlapping tiles where it is larger than the images of that.
 
-    A gray field takes the luma of a picture in colour; a field in colour takes a gray picture three times over and
-    gives back the mean. A picture whose sides the operator's factor does not divide loses its last rows or columns.
+    A gray prior takes the luma of a picture in colour; a prior in colour takes a gray picture three times over. A
+    picture whose sides the operator's factor does not divide loses its last rows or columns.
+
+    >>> import fmdp, jax
+    >>> prior = fmdp.load("fashion_mnist")
+    >>> picture = jax.random.uniform(jax.random.key(0), (28, 40, 1), minval=-1)
+    >>> request = fmdp.Request(operator="box_inpainting", parameters={"size": 9}, lookaheads=(0.0, 1.0), steps=2)
+    >>> restored = fmdp.restore(prior, picture, request)
+    >>> restored.images.shape, restored.facts["tiles"]  # (lookaheads, draws, height, width, channels)
+    ((2, 1, 28, 40, 1), 2)
 
     Args:
-      field: a pytree, such as `fmdp.load` gives.
-      tile: (H, W, C) of the images it was trained on.
-      picture: [h, w, 1 or 3] in [-1, 1].
+      prior: what `fmdp.load` gives, or another pytree that is a field and knows its `image_shape`.
+      picture: [h, w, 1 or 3] or, in gray, [h, w], of floating-point numbers in [-1, 1]; `restore_files.read` gives one.
+        For a degraded picture with an operator of your own, what that measures.
+      request: what to do; denoising unless it says otherwise.
 
     Raises:
       InputError: a request that cannot be met for this picture, or a solve that diverges.
     """
     request.check()
     notes: list[str] = []
-    picture = _channels(picture, tile[2], request, notes)
-    factor = request.parameters.get("factor", 1) if request.operator in SHRINKING else 1
-    clean, shape = None, picture.shape
-    if request.degraded:
-        shape = (shape[0] * factor, shape[1] * factor, tile[2])
-    else:
-        height, width = (side - side % factor for side in shape[:2])
-        if (height, width) != shape[:2]:
-            notes.append(f"cropped from {shape[0]}x{shape[1]} to {height}x{width}, which {factor} divides")
-        clean = picture = picture[:height, :width]
-        shape = picture.shape
+    tile = prior.image_shape
     keys = jax.random.split(jax.random.key(request.seed), 3)
-    operator = operators.make(request.operator, shape, keys[0], **request.parameters)
-    sigma = request.sigma
+    operator, picture = _to_be_restored(picture, request, tile, keys[0], notes)
+    shape, clean = operator.image_shape, None if request.degraded else picture
     if request.degraded:
-        measured = jnp.asarray(picture)
-        sigma = sigma or estimate_noise(picture)
+        measured, sigma = jnp.asarray(picture), request.sigma or estimate_noise(picture)
     else:
-        sigma = sigma or SIGMA
+        sigma = request.sigma or SIGMA
         measured = observation.observe(operator, observation.Gaussian(sigma=sigma), jnp.asarray(picture), keys[1]).y
     canvas = canvas_shape(shape, tile)
     lookaheads = jnp.asarray(request.lookaheads, jnp.float32)
     facts: dict[str, Any] = {"sigma": sigma, "sigma_estimated": request.degraded and request.sigma is None}
     if request.operator == "denoising":
         s = float(time_of_sigma(sigma))
-        images = _denoise(field, pad(s * measured, canvas), jnp.float32(s), lookaheads, canvas, tile)[:, None]
+        images = _denoise(prior, pad(s * measured, canvas), jnp.float32(s), lookaheads, canvas, tile)[:, None]
         facts |= {"s": s, "evaluations": 1}
     else:
         observed = Observation(
@@ -139,7 +154,7 @@ def restore(field: AverageField, tile: Shape, picture: np.ndarray, request: Requ
         )
         observed.check()
         draws = jax.random.split(keys[2], request.draws)
-        images, info = _solve(field, observed, draws, lookaheads, request.gain, request.steps, canvas, tile)
+        images, info = _solve(prior, observed, draws, lookaheads, request.gain, request.steps, canvas, tile)
         try:
             check(info, "this picture", "pnp")
         except DivergenceError as diverged:
@@ -157,11 +172,47 @@ def estimate_noise(picture: np.ndarray) -> float:
     """The standard deviation of the noise in a picture [h, w, C], from its wavelet coefficients, at least LEAST_SIGMA.
 
     Donoho's estimator: the median of the finest diagonal coefficients. It takes fine texture for noise.
+
+    Raises:
+      InputError: an array of another form.
     """
+    if picture.ndim != 3:
+        raise InputError(f"--sigma: noise is estimated of pictures only, not of shape {picture.shape}: say what it is")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of pictures too small for an estimate, for which it gives NaN
         found = [float(estimate_sigma(channel)) for channel in np.moveaxis(picture, -1, 0)]
     return max(float(np.nan_to_num(np.mean(found))), LEAST_SIGMA)
+
+
+def _to_be_restored(
+    picture: ArrayLike, request: Request, tile: Shape, key: PRNGKey, notes: list[str]
+) -> tuple[Operator, np.ndarray]:
+    """The operator, and the picture as it enters: the measurement where it is degraded, else the clean image."""
+    picture = np.asarray(picture)
+    if not np.issubdtype(picture.dtype, np.floating) or not np.isfinite(picture).all():
+        raise InputError(f"a picture of {picture.dtype}: give finite floating-point numbers in [-1, 1] (x / 127.5 - 1)")
+    picture = picture.astype(np.float32)
+    if isinstance(request.operator, Operator):
+        if request.operator.image_shape[2] != tile[2]:
+            wanted = request.operator.image_shape
+            raise InputError(f"{request.name} takes images of shape {wanted}, but the prior's have {tile[2]} channels")
+        return request.operator, picture
+    if picture.ndim == 2:
+        picture = picture[..., None]
+    if picture.ndim != 3 or picture.shape[-1] not in (1, 3) or not picture.size:
+        raise InputError(f"a picture of shape {picture.shape}: give [height, width, 1 or 3]")
+    picture = _channels(picture, tile[2], request, notes)
+    height, width = picture.shape[:2]
+    factor = request.parameters.get("factor") if request.operator in SHRINKING else 1
+    factor = factor if isinstance(factor, int) and factor > 0 else 1  # of others the operator will say what is wrong
+    if request.degraded:
+        shape = (height * factor, width * factor, tile[2])
+    else:
+        shape = (height - height % factor, width - width % factor, tile[2])
+        if shape[:2] != (height, width):
+            notes.append(f"cropped from {height}x{width} to {shape[0]}x{shape[1]}, which {factor} divides")
+        picture = picture[: shape[0], : shape[1]]
+    return operators.make(request.operator, shape, key, **request.parameters), picture
 
 
 def _channels(picture: np.ndarray, wanted: int, request: Request, notes: list[str]) -> np.ndarray:

@@ -181,10 +181,16 @@ def _denoise_plane(curves: list[dict[str, Any]], measure: str, floor: dict[str, 
         measure=measure,
         label=PERCEPTION[measure],
         curves=drawn,
-        band=(floor["low"], floor["high"]),
+        band=_band(floor),
         log="y" if measure in LOGARITHMIC else "",
         linear=_width({measure: floor}, measure),
     )
+
+
+def _band(floor: dict[str, float]) -> tuple[float, float] | None:
+    """What real images come to against real ones, None where they are too few to tell."""
+    low, high = floor["low"], floor["high"]
+    return (low, high) if math.isfinite(low) and math.isfinite(high) else None
 
 
 def _width(floors: dict[str, dict[str, float]], measure: str) -> float:
@@ -232,7 +238,7 @@ def _tasks(summary: dict[str, Any], pictures: Pictures) -> list[View]:
                     _curve(_family(key), _family_style(key, order), [fine[k] for k in families[key]], measure)
                     for key in order
                 ],
-                band=(floor[measure]["low"], floor[measure]["high"]) if measure in floor else None,
+                band=_band(floor[measure]) if measure in floor else None,
                 log="xy" if measure in LOGARITHMIC else "x",
                 linear=_width(floor, measure),
             )

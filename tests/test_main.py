@@ -34,7 +34,11 @@ def smoke(tmp_path_factory):
 
 @pytest.mark.slow
 def test_smoke_run_leaves_every_result(smoke):
-    workdir, _ = smoke
+    workdir, out = smoke
+    assert out.splitlines()[-2:] == [
+        f"open {workdir / 'report.html'} in a browser and move the slider",
+        f"results in {workdir}",
+    ]
     for name in (
         "config.json",
         "metrics.jsonl",

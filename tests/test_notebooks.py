@@ -1,4 +1,6 @@
 import pathlib
+import re
+import tomllib
 
 import nbclient
 import nbformat
@@ -17,6 +19,32 @@ def test_notebooks_carry_no_outputs_and_open_in_colab(path):
     assert all(not cell.outputs and cell.execution_count is None for cell in code(notebook))
     assert "https://colab.research.google.com/" in notebook.cells[0].source
     assert "pip" in code(notebook)[0].source
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    ("source", "machine", "wanted"),
+    [
+        ("https://host/fmdp", "", "fmdp[colab] @ git+https://host/fmdp"),
+        ("https://host/fmdp", "gpu", "fmdp[colab,cuda12] @ git+https://host/fmdp"),
+        ("https://host/fmdp", "tpu", "fmdp[colab,tpu] @ git+https://host/fmdp"),
+        ("/content/fmdp", "gpu", "/content/fmdp[colab,cuda12]"),
+    ],
+)
+def test_notebooks_install_what_the_machine_needs(path, source, machine, wanted, monkeypatch):
+    cell = code(nbformat.read(path, as_version=4))[0].source
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("shutil.which", lambda name: name if machine == "gpu" else None)
+    monkeypatch.setattr("pathlib.Path.glob", lambda self, pattern: [self / pattern] * (machine == "tpu"))
+    commands = []
+    monkeypatch.setattr("subprocess.run", lambda command, check: commands.append(command))
+    with pytest.raises(SystemExit, match="name in SOURCE where it is"):
+        exec(cell, {})
+    exec(cell.replace('SOURCE = ""', f"SOURCE = {source!r}"), {})
+    (command,) = commands
+    assert command[-1] == wanted
+    named = set(re.findall(r"\[(.*)\]", wanted)[0].split(","))
+    assert named <= tomllib.loads(pathlib.Path("pyproject.toml").read_text())["project"]["optional-dependencies"].keys()
 
 
 @pytest.mark.slow

@@ -50,11 +50,12 @@ def test_half_takes_half_the_room(prior, tmp_path):
         assert sizes[-1] < held < sizes[-1] + 2000
 
 
-def test_a_run_can_be_loaded_from_its_folder(tmp_path):
+def test_a_run_can_be_loaded_from_its_folder(tmp_path, monkeypatch):
     c = digits.get_config("smoke")
     c.train.steps = 2
     main.run(c, tmp_path, "train")
-    loaded = fmdp.load(tmp_path)
+    monkeypatch.chdir(tmp_path.parent)
+    loaded = fmdp.load(tmp_path.name)
     assert loaded.image_shape == (8, 8, 1)
     assert loaded.about["name"] == "digits_smoke"
     assert loaded(jnp.zeros((8, 8, 1)), 0.5, 0.5).shape == (8, 8, 1)

@@ -186,6 +186,19 @@ def test_page_of_little_or_much():
     assert len(report_page.page(*run())) < 6e6
 
 
+def test_page_of_too_few_images_to_measure(tmp_path):
+    """Of one held-out image no perception can be told."""
+    summary, pictures = run(images=1, levels=1)
+    for point in (point for curve in summary["denoise"] for point in curve["points"]):
+        point |= {"kernel_distance": math.inf, "frechet_distance": math.nan}
+    summary["floor"] = {name: {"low": math.nan, "high": math.nan} for name in FLOOR}
+    data = Page(report_page.page(summary, pictures)).data()
+    assert len(data[0]["pictures"]) == 1
+    assert data[0]["planes"][0]["marker"] == [None] * 15
+    moving_picture.write(tmp_path / "knob.gif", views.views(summary, pictures)[0])
+    assert (tmp_path / "knob.gif").exists()
+
+
 def test_pictures_of_the_other_group_stay(tmp_path):
     summary, pictures = run(settings=4)
     main.show(tmp_path, summary, pictures, None)

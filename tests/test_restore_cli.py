@@ -1,4 +1,5 @@
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +56,7 @@ def test_a_folder_from_the_command_line(checkpoint, pictures, tmp_path):
     assert process.returncode == 0, stderr
     assert stdout.splitlines()[-1] == f"1 restored, 1 not; results in {out}"
     assert "b.png: not a picture" in stdout + stderr
+    assert re.search(r"a.png: PSNR (\d+\.\d\d(, )?){5} dB at lookahead 0, 0.25, 0.5, 0.75, 1", stdout + stderr)
     settings = json.loads((out / "a.json").read_text())
     assert settings["operator"] == "box_inpainting"
     assert settings["parameters"] == {"size": 3}
@@ -100,6 +102,7 @@ def test_masks_and_kernels_are_pictures(tmp_path):
         (dict(lookahead=1.5), "--lookahead=1.5: must be from 0"),
         (dict(budget_db=0.5, operator="hdr"), "--budget_db=0.5: calibrated for --operator=denoising"),
         (dict(budget_db=9.0, sigma=0.1), "a budget of 9 dB cannot be spent"),
+        (dict(budget_db=0.1, sigma=9.0), "--sigma=9: this checkpoint is calibrated from 0.0526 to 0.429"),
         (dict(parameter=["size"]), "--parameter=size: write NAME=VALUE"),
         (dict(parameter=["mask=/nowhere.png"]), "--parameter=mask=/nowhere.png"),
         (dict(operator="blur"), "--operator=blur"),

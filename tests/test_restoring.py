@@ -1,23 +1,39 @@
 import json
+from dataclasses import dataclass, field
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.tree_util import Partial
 from PIL import Image
 
-from fmdp import restore_files
+from fmdp import operators, restore_files
 from fmdp.errors import InputError
 from fmdp.exact import Gaussian
 from fmdp.restoring import LEAST_SIGMA, Request, estimate_noise, restore
 
-TILE = (8, 8, 1)
-PRIOR = Gaussian(jnp.zeros(TILE), 0.25)
-FIELD = Partial(lambda scale, x, s, t: scale * PRIOR.average_field(x, s, t), 1.0)
+PIXELS = Gaussian(jnp.zeros((8, 8, 1)), 0.25)
 
 
-def colour_field(x, s, t):
-    return jnp.concatenate([PRIOR.average_field(x[..., c : c + 1], s, t) for c in range(3)], -1)
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Exact:
+    """The prior of 8x8 images of independent pixels of variance 1/4, in closed form."""
+
+    one: Any = 1.0  # a leaf, as a network has
+    channels: int = field(default=1, metadata=dict(static=True))
+
+    @property
+    def image_shape(self):
+        return (8, 8, self.channels)
+
+    def __call__(self, x, s, t):
+        gray = [PIXELS.average_field(x[..., c : c + 1], s, t) for c in range(self.channels)]
+        return self.one * jnp.concatenate(gray, -1)
+
+
+PRIOR, COLOUR = Exact(), Exact(channels=3)
 
 
 def picture(height, width, channels=1, seed=0):
@@ -28,7 +44,7 @@ def picture(height, width, channels=1, seed=0):
 def test_denoising_any_size_is_the_closed_form(size):
     """Where pixels are independent the minimum-error estimate is y times var / (var + sigma^2), of tiles as well."""
     y = picture(*size)
-    restored = restore(FIELD, TILE, y, Request(degraded=True, sigma=0.3, lookaheads=(0.0, 1.0)))
+    restored = restore(PRIOR, y, Request(degraded=True, sigma=0.3, lookaheads=(0.0, 1.0)))
     assert restored.images.shape == (2, 1, *size, 1)
     np.testing.assert_allclose(restored.images[0, 0], y * 0.25 / (0.25 + 0.09), atol=1e-5)
     np.testing.assert_allclose(restored.images[1, 0], y * np.sqrt(0.25 / (0.25 + 0.09)), atol=1e-5)
@@ -38,34 +54,78 @@ def test_denoising_any_size_is_the_closed_form(size):
 def test_what_is_hidden_is_filled_in_and_what_is_seen_is_kept():
     x = 0.5 * picture(10, 8)
     request = Request(operator="box_inpainting", parameters={"size": 4}, sigma=0.01, lookaheads=(1.0,), draws=16)
-    restored = restore(FIELD, TILE, x, request)
+    restored = restore(PRIOR, x, request)
     seen = np.ones_like(x, bool)
     seen[3:7, 2:6] = False
     assert np.abs(restored.images[0] - x)[:, seen].max() < 0.06
     assert restored.images[0][:, ~seen].mean() == pytest.approx(0, abs=0.1)  # as the prior has it
     assert restored.images[0][:, ~seen].std() == pytest.approx(0.5, rel=0.15)
     assert len(restored.facts["psnr"][0]) == 16
-    again = restore(FIELD, TILE, x, request)
+    again = restore(PRIOR, x, request)
     np.testing.assert_array_equal(again.images, restored.images)
 
 
 def test_colour_and_gray_meet():
-    facts = restore(FIELD, TILE, picture(8, 8, 3), Request(degraded=True, sigma=0.1)).facts
+    facts = restore(PRIOR, picture(8, 8, 3), Request(degraded=True, sigma=0.1)).facts
     assert "converted to gray" in facts["notes"][0]
-    restored = restore(Partial(colour_field), (8, 8, 3), picture(8, 8), Request(degraded=True, sigma=0.1))
+    restored = restore(COLOUR, picture(8, 8), Request(degraded=True, sigma=0.1))
     assert restored.images.shape[-1] == 3
     request = Request(operator="colorization", degraded=True, sigma=0.05, steps=10)
-    assert restore(Partial(colour_field), (8, 8, 3), picture(8, 8), request).images.shape[-1] == 3
+    assert restore(COLOUR, picture(8, 8), request).images.shape[-1] == 3
     with pytest.raises(InputError, match="colorization: needs 3 channels"):
-        restore(FIELD, TILE, picture(8, 8), Request(operator="colorization"))
+        restore(PRIOR, picture(8, 8), Request(operator="colorization"))
 
 
 def test_a_small_picture_is_enlarged_and_an_odd_one_cropped():
     request = Request(operator="super_resolution", parameters={"factor": 2}, degraded=True, sigma=0.05, steps=5)
-    assert restore(FIELD, TILE, picture(6, 5), request).images.shape == (1, 1, 12, 10, 1)
-    restored = restore(FIELD, TILE, picture(9, 7), Request(operator="decimation", parameters={"factor": 2}, steps=5))
+    assert restore(PRIOR, picture(6, 5), request).images.shape == (1, 1, 12, 10, 1)
+    restored = restore(PRIOR, picture(9, 7), Request(operator="decimation", parameters={"factor": 2}, steps=5))
     assert restored.clean.shape == (8, 6, 1)
     assert restored.facts["notes"] == ["cropped from 9x7 to 8x6, which 2 divides"]
+
+
+def test_an_operator_of_your_own_measures_pictures_of_its_size():
+    rows = operators.from_function(lambda x: x[::2, :, 0], (12, 9, 1), linear=True, name="even_rows")
+    x = 0.5 * picture(12, 9)
+    request = Request(operator=rows, sigma=0.01, draws=8)
+    restored = restore(PRIOR, x, request)
+    assert restored.measured.shape == (6, 9)
+    assert restored.facts["tiles"] == 2 * 2
+    assert np.abs(restored.images - x)[..., ::2, :, :].max() < 0.06
+    assert restored.images[..., 1::2, :, :].mean() == pytest.approx(0, abs=0.1)  # as the prior has it
+    again = restore(PRIOR, restored.measured, Request(operator=rows, degraded=True, sigma=0.01, draws=8))
+    np.testing.assert_allclose(again.images, restored.images, atol=1e-6)
+    for given, changes, message in [
+        (picture(8, 8), {}, "even_rows takes images of shape (12, 9, 1), got (8, 8, 1)"),
+        (picture(8, 8), dict(degraded=True), "y has shape (8, 8, 1) but even_rows"),
+        (restored.measured, dict(degraded=True), "--sigma: noise is estimated of pictures only, not of shape (6, 9)"),
+        (x, dict(parameters={"size": 3}), "even_rows has its parameters already"),
+    ]:
+        with pytest.raises(InputError) as refused:
+            restore(PRIOR, given, Request(operator=rows, **changes))
+        assert message in str(refused.value)
+    with pytest.raises(InputError, match="the prior's have 3 channels"):
+        restore(COLOUR, x, request)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (np.zeros((8, 8, 1), np.uint8), "a picture of uint8: give finite floating-point numbers"),
+        (np.full((8, 8, 1), np.nan), "give finite floating-point numbers"),
+        (np.zeros((8, 8, 4)), "a picture of shape (8, 8, 4): give [height, width, 1 or 3]"),
+        (np.zeros((0, 8)), "a picture of shape (0, 8, 1)"),
+    ],
+)
+def test_arrays_that_are_no_pictures_are_one_line(given, message):
+    with pytest.raises(InputError) as refused:
+        restore(PRIOR, given)
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_gray_array_needs_no_channels():
+    np.testing.assert_array_equal(restore(PRIOR, picture(8, 8)[..., 0]).images, restore(PRIOR, picture(8, 8)).images)
 
 
 def test_noise_is_estimated_where_it_is_not_told():
@@ -74,7 +134,7 @@ def test_noise_is_estimated_where_it_is_not_told():
     for sigma in (0.05, 0.2):
         noisy = (smooth + sigma * rng.standard_normal(smooth.shape)).astype(np.float32)
         assert estimate_noise(noisy) == pytest.approx(sigma, rel=0.1)
-        facts = restore(FIELD, TILE, noisy, Request(degraded=True)).facts
+        facts = restore(PRIOR, noisy, Request(degraded=True)).facts
         assert facts["sigma_estimated"]
         assert facts["sigma"] == pytest.approx(sigma, rel=0.1)
     assert estimate_noise(np.zeros((1, 1, 1), np.float32)) == LEAST_SIGMA
@@ -86,14 +146,16 @@ def test_noise_is_estimated_where_it_is_not_told():
         (Request(operator="denoise"), "--operator=denoise, did you mean 'denoising'"),
         (Request(lookaheads=(1.2,)), "--lookahead=1.2: must be from 0"),
         (Request(sigma=-1.0), "--sigma=-1: must be positive"),
+        (Request(gain=0.0), "--gain=0: must be positive"),
         (Request(draws=2), "--draws=2: denoising draws nothing"),
         (Request(operator="hdr", steps=0), "--steps=0"),
+        (Request(operator="decimation", parameters={"factor": "two"}), "decimation: factor='two'"),
         (Request(operator="phase_retrieval", degraded=True), "--already_degraded: what phase_retrieval measures"),
     ],
 )
 def test_requests_that_cannot_be_met_are_one_line(request_, message):
     with pytest.raises(InputError) as refused:
-        restore(FIELD, TILE, picture(8, 8), request_)
+        restore(PRIOR, picture(8, 8), request_)
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -126,7 +188,7 @@ def test_a_folder_of_mixed_files(tmp_path, capsys):
     (source / "<script>alert(1)<script>.png").write_bytes(b"")
     (source / "notes.txt").write_text("no picture")
     request = Request(degraded=True, sigma=0.1, lookaheads=(0.0, 1.0))
-    done, faults = restore_files.run(FIELD, TILE, request, source, output, {"checkpoint": "exact"})
+    done, faults = restore_files.run(PRIOR, request, source, output, {"checkpoint": "exact"})
     assert done == 5
     assert len(faults) == 2
     assert any("broken.png: damaged" in line for line in faults)
@@ -137,6 +199,10 @@ def test_a_folder_of_mixed_files(tmp_path, capsys):
     assert made == {stem + ending for stem in stems for ending in endings}
     assert load(output / "sub" / "photo_r0.00.png").shape == (14, 8)
     assert "converted to gray" in json.loads((output / "sub" / "photo.json").read_text())["notes"][0]
+    clear = load(source / "palette.png") == 0  # indices
+    assert 0 < clear.sum() < clear.size
+    white = 127.5 * (1 + 0.25 / 0.26)
+    np.testing.assert_allclose(load(output / "palette_r0.00.png")[clear], white, atol=1)
     deep = load(source / "deep.png") / 257
     np.testing.assert_allclose(load(output / "deep_r0.00.png"), 127.5 + (deep - 127.5) * 0.25 / 0.26, atol=1.1)
 
@@ -144,9 +210,12 @@ def test_a_folder_of_mixed_files(tmp_path, capsys):
 def test_several_draws_leave_their_mean_and_spread(tmp_path):
     save(tmp_path / "x.png", np.full((8, 8), 90, np.uint8))
     request = Request(operator="box_inpainting", parameters={"size": 4}, draws=4, steps=20, lookaheads=(1.0,))
-    restore_files.run(FIELD, TILE, request, tmp_path / "x.png", tmp_path / "out", {})
+    restore_files.run(PRIOR, request, tmp_path / "x.png", tmp_path / "out", {})
     spread = load(tmp_path / "out" / "x_std.png")
     assert spread[2:6, 2:6].mean() > 3 * spread[:2].mean()
+    assert spread.max() == 255
+    (white,) = json.loads((tmp_path / "out" / "x.json").read_text())["white_of_std"]
+    assert white * spread[2:6, 2:6].mean() / 255 == pytest.approx(0.5, rel=0.4)  # of the prior, from 4 draws
     assert (tmp_path / "out" / "x.png").exists()
 
 
@@ -157,5 +226,13 @@ def test_folders_that_cannot_be_used(tmp_path):
         (tmp_path, tmp_path.parent / "out", "holds no pictures"),
     ]:
         with pytest.raises(InputError, match=message):
-            restore_files.run(FIELD, TILE, Request(), source, output, {})
+            restore_files.run(PRIOR, Request(), source, output, {})
     assert list(tmp_path.iterdir()) == []
+    photo = tmp_path / "photo.png"
+    save(photo, np.full((8, 8), 90, np.uint8))
+    before = photo.read_bytes()
+    for output, message in [(tmp_path, "is the folder of --input"), (photo, "is a file: name a folder")]:
+        with pytest.raises(InputError, match=message):
+            restore_files.run(PRIOR, Request(), photo, output, {})
+    assert list(tmp_path.iterdir()) == [photo]
+    assert photo.read_bytes() == before

@@ -96,6 +96,13 @@ def from_function(
 ) -> Operator:
     """The operator of your own JAX function of one image.
 
+    >>> rows = from_function(lambda x: x[::2], (8, 8, 1), linear=True, name="every_other_row")
+    >>> rows(jnp.ones((8, 8, 1))).shape
+    (4, 8, 1)
+    >>> from_function(lambda x: x**2 + 1, (8, 8, 1), linear=True)
+    Traceback (most recent call last):
+    fmdp.errors.InputError: operator 'custom' has no transpose, it is not linear: pass linear=False
+
     Args:
       function: [H, W, C] -> array of any shape. Arrays bound with `jax.tree_util.Partial(f, mask)` become leaves.
       linear: promise that it is linear, as some solvers require; adjoints are then transposes.
