@@ -9,10 +9,11 @@ import numpy as np
 from jax import Array, lax
 
 from fmdp.operators.operator import Operator, operator, static
+from fmdp.parallel import map_rows
 from fmdp.types import AverageField
 
 Shape = tuple[int, int, int]
-AT_ONCE = 64  # tiles, so that memory does not grow with the picture
+AT_ONCE = 64  # tiles on a device, so that memory does not grow with the picture
 
 
 def canvas_shape(image: Shape, tile: Shape) -> Shape:
@@ -36,11 +37,11 @@ def corners(canvas: Shape, tile: Shape) -> list[tuple[int, int]]:
 def tiled(field: AverageField, canvas: Shape, tile: Shape) -> AverageField:
     """The average field on images [..., H, W, C] of the canvas's shape: that of the tiles, blended where they overlap.
 
-    Each tile counts most in its middle (a Hann window), so that no seam shows. On a canvas of one tile it is the
-    field itself.
+    Each tile counts most in its middle (a Hann window), so that no seam shows. The devices share out the tiles. On a
+    canvas of one tile it is the field itself.
 
     Args:
-      field: for images of the shape of a tile.
+      field: for images of the shape of a tile; a pytree, on every device (`parallel.everywhere`).
       canvas: as from `canvas_shape`.
       tile: (H, W, C).
     """
@@ -59,7 +60,7 @@ def tiled(field: AverageField, canvas: Shape, tile: Shape) -> AverageField:
 
     def blended(x: Array, s: Any, t: Any) -> Array:
         tiles = jnp.moveaxis(x[where], -4, 0)
-        moved = lax.map(lambda tile: field(tile, s, t), tiles, batch_size=min(AT_ONCE, len(places)))
+        moved = map_rows(lambda given, tile: given[0](tile, *given[1:]), (field, s, t), tiles, AT_ONCE)
         summed = jnp.zeros_like(x).at[where].add(jnp.moveaxis(moved * window.astype(x.dtype), 0, -4))
         return summed / total.astype(x.dtype)
 

@@ -184,6 +184,7 @@ def main(_) -> None:
     if MODE.value == "restore":
         if DISTRIBUTED.value != "none":
             raise InputError("--mode=restore runs in one process: leave --distributed out")
+        parallel.divide_cpu()
         restore_cli.run()
         return
     if CONFIG.value is None:

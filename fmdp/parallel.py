@@ -227,7 +227,28 @@ def in_batches(function: Callable[[Any], Any], inputs: Any, size: int, axis: int
     return jax.tree.map(lambda *y: np.concatenate(y, axis), *map(batch, range(0, n, size)))
 
 
+def everywhere(tree: Any) -> Any:
+    """Arrays that this process has on any of its devices, whole on each of them."""
+    return jax.device_put(tree, NamedSharding(make_mesh(tuple(jax.local_devices())), P()))
+
+
 def each(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     """`function` of (shared, rows) by every device on its own rows, for what the compiler would not split by itself."""
     mesh = make_mesh(tuple(jax.devices()))
     return jax.shard_map(function, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(AXIS), check_vma=False)
+
+
+def map_rows(function: Callable[[Any, Array], Array], shared: Any, rows: Array, size: int) -> Array:
+    """`function(shared, row)` for all rows [n, ...], each device its own ones, at most `size` at once.
+
+    For use within compiled functions, whose `shared` arrays come from `everywhere`.
+    """
+
+    def several(shared, rows):
+        return jax.lax.map(lambda row: function(shared, row), rows, batch_size=min(size, len(rows)))
+
+    n, devices = len(rows), jax.device_count()
+    if devices == 1:
+        return several(shared, rows)
+    filled = rows[np.arange(-(-n // devices) * devices) % n]
+    return each(several)(shared, filled)[:n]

@@ -20,6 +20,7 @@ from fmdp.errors import InputError
 from fmdp.interpolant import time_of_sigma
 from fmdp.observation import Observation
 from fmdp.operators import Operator
+from fmdp.parallel import everywhere
 from fmdp.solvers import DivergenceError, check, pnp
 from fmdp.types import AverageField, PRNGKey, SizedField
 
@@ -142,6 +143,8 @@ def restore(prior: SizedField, picture: ArrayLike, request: Request = Request())
         sigma = request.sigma or SIGMA
         measured = observation.observe(operator, observation.Gaussian(sigma=sigma), jnp.asarray(picture), keys[1]).y
     canvas = canvas_shape(shape, tile)
+    if canvas != tile:
+        prior = everywhere(prior)
     lookaheads = jnp.asarray(request.lookaheads, jnp.float32)
     facts: dict[str, Any] = {"sigma": sigma, "sigma_estimated": request.degraded and request.sigma is None}
     if request.operator == "denoising":

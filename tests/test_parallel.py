@@ -114,6 +114,11 @@ def test_one_gradient_is_exchanged_a_step_and_batches_do_not_feel_the_devices():
         np.testing.assert_array_equal(double["y"][0], 2 * x)
         one_by_one = jax.jit(parallel.each(lambda a, x: jax.lax.map(lambda x: a * x, x)))
         np.testing.assert_array_equal(parallel.in_batches(lambda x: one_by_one(3.0, x), x, 30), 3 * x)
+        rows = jax.numpy.asarray(x[:5])
+        mapped = jax.jit(lambda a, x: parallel.map_rows(lambda a, row: a * row, a, x, 2))
+        np.testing.assert_array_equal(mapped(parallel.everywhere(jax.numpy.float32(3)), rows), 3 * x[:5])
+        text = mapped.lower(parallel.everywhere(jax.numpy.float32(3)), rows).compile().as_text()
+        assert "f32[1,2]" in text  # of five rows on eight devices each has one
         print("counted")
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True)
