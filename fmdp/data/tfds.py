@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from fmdp.data.pictures import Files
+from fmdp.data.pictures import Files, UnusableError
 from fmdp.errors import InputError
+from fmdp.foreign.zips import reason
 
 TEST = ("test", "validation")
 
@@ -58,4 +59,7 @@ def _files(parts: Mapping[str, Sequence[Any]], part: str, classes: bool) -> File
 
 def _open(parts: Mapping[str, Sequence[Any]], name: str) -> io.BufferedIOBase:
     part, _, index = name.rpartition("/")
-    return io.BytesIO(parts[part][int(index)]["image"])
+    try:
+        return io.BytesIO(parts[part][int(index)]["image"])
+    except Exception as error:  # array_record and tfds raise many kinds for a damaged file
+        raise UnusableError(f"damaged: {reason(error)}") from error
