@@ -30,7 +30,7 @@ from fmdp import (
     views,
 )
 from fmdp import config as configuration
-from fmdp.errors import InputError
+from fmdp.errors import InputError, printable
 from fmdp.evaluate import Sweep, calibrate, evaluate
 from fmdp.exact import Gaussian
 from fmdp.files import held, open_workdir, write_json
@@ -213,7 +213,7 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 def fail(message: str) -> NoReturn:
     """End the program with one line on standard error and exit code 2."""
-    print(f"fmdp: {message}", file=sys.stderr)
+    print(f"fmdp: {printable(message)}", file=sys.stderr)
     sys.exit(2)
 
 
@@ -221,6 +221,7 @@ def cli(program: Callable[[list[str]], None] = main) -> None:
     """Run a program of the command line, with the mistakes of its user told in one line."""
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", pathlib.Path.home() / ".cache" / "fmdp" / "jax")
     jax.config.update("jax_compilation_cache_dir", str(cache))
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names are any bytes on a disk
     try:
         cluster.run(lambda: app.run(program, flags_parser=parse_flags))
     except InputError as error:
