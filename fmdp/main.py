@@ -1,6 +1,5 @@
 """python -m fmdp.main --config=configs/<name>.py [--workdir=runs/<name>] [--mode=...], with the modes listed below."""
 
-import json
 import os
 import pathlib
 import sys
@@ -33,7 +32,8 @@ from fmdp import config as configuration
 from fmdp.errors import InputError, printable
 from fmdp.evaluate import Sweep, calibrate, evaluate
 from fmdp.exact import Gaussian
-from fmdp.files import held, open_workdir, write_json
+from fmdp.files import held, open_workdir, read_json, write_json
+from fmdp.foreign.zips import reason
 from fmdp.metrics import learned
 from fmdp.types import PRNGKey
 
@@ -141,11 +141,17 @@ def show(workdir: pathlib.Path, summary: dict[str, Any], pictures: views.Picture
 
 
 def previous(workdir: pathlib.Path) -> dict[str, Any]:
-    """What an earlier run left in summary.json, empty where there is none or it cannot be read."""
-    try:
-        return json.loads((workdir / "summary.json").read_text())
-    except (OSError, ValueError):
+    """What an earlier run left in summary.json, empty where there is none or it is not what a run leaves."""
+    path = workdir / "summary.json"
+    if not path.exists():
         return {}
+    try:
+        summary = read_json(path)
+        report_page.page(summary, {})
+    except Exception as error:  # whatever a page of anything raises
+        logging.warning("%s is left out, it is not what a run leaves: %s", path, reason(error))
+        return {}
+    return summary
 
 
 def known(

@@ -12,6 +12,7 @@ from fmdp import load, pretrained, restore_files
 from fmdp.calibration import Calibration
 from fmdp.data.pictures import UnusableError
 from fmdp.errors import InputError
+from fmdp.files import named, read_json
 from fmdp.interpolant import time_of_sigma
 from fmdp.restoring import Request
 
@@ -72,7 +73,7 @@ def run() -> None:
 def _needed(flag: flags.FlagHolder) -> pathlib.Path:
     if flag.value is None:
         raise InputError(f"--{flag.name} is missing: --mode=restore needs --checkpoint, --input and --output")
-    return pathlib.Path(flag.value).expanduser()
+    return named(flag.value)
 
 
 def parameter(text: str) -> tuple[str, Any]:
@@ -86,7 +87,7 @@ def parameter(text: str) -> tuple[str, Any]:
         raise InputError(f"--parameter={text}: write NAME=VALUE, such as size=9")
     if name in ARRAYS:
         try:
-            levels = (restore_files.read(pathlib.Path(value))[..., 0] + 1) / 2
+            levels = (restore_files.read(named(value))[..., 0] + 1) / 2
         except (OSError, UnusableError) as error:
             raise InputError(f"--parameter={text}: {error}") from error
         return name, np.round(levels) if name == "mask" else levels / max(levels.sum(), 1e-6)
@@ -107,5 +108,5 @@ def lookahead_for(decibels: float, request: Request, checkpoint: pathlib.Path) -
     path = checkpoint / "calibration.json"
     if not path.is_file():
         raise InputError(f"--budget_db={decibels:g}: {checkpoint} holds no calibration.json, as a measured run does")
-    calibration = Calibration.from_dict(json.loads(path.read_text()))
+    calibration = Calibration.from_dict(read_json(path))
     return calibration.knob_for_loss(1 - float(time_of_sigma(request.sigma)), decibels)
