@@ -21,6 +21,8 @@ from fmdp.observation import Observation
 from fmdp.solvers import DivergenceError, check, pnp
 from fmdp.types import AverageField
 
+MOST = 100_000  # draws or steps
+MAX_PIXELS = 2**26  # of what is restored
 SIGMA = 0.05  # of the noise that we add, unless told
 LEAST_SIGMA = 1 / 255  # what eight bits leave of no noise
 SHRINKING = ("super_resolution", "decimation")  # by `factor` along each axis
@@ -61,13 +63,18 @@ class Request:
                 f"--operator={self.operator}{operators.nearest(self.operator, operators.OPERATORS)}:"
                 f" must be one of {', '.join(operators.OPERATORS)}"
             )
+        operators.check(self.operator, self.parameters)
         for r in self.lookaheads:
             if not 0 <= r <= 1:
                 raise InputError(f"--lookahead={r:g}: must be from 0 (minimum error) to 1 (perfect perception)")
         if self.sigma is not None and not 0 < self.sigma < math.inf:
             raise InputError(f"--sigma={self.sigma:g}: must be positive, on the [-1, 1] scale (.05 is 6.4 of 255)")
-        if self.draws < 1 or self.steps < 1:
-            raise InputError(f"--draws={self.draws} --steps={self.steps}: both must be 1 or more")
+        if not (1 <= self.draws <= MOST and 1 <= self.steps <= MOST):
+            raise InputError(f"--draws={self.draws} --steps={self.steps}: both must be from 1 to {MOST}")
+        if not 0 < self.gain < math.inf:
+            raise InputError(f"--gain={self.gain:g}: must be positive; 1 never overshoots a linear operator")
+        if not -(2**63) <= self.seed < 2**63:
+            raise InputError(f"--seed={self.seed}: must be a number of 64 bits")
         if self.draws > 1 and self.operator == "denoising":
             raise InputError(f"--draws={self.draws}: denoising draws nothing, it is one evaluation: leave it out")
         if self.degraded and self.operator in UNSEEN:
@@ -107,10 +114,14 @@ def restore(field: AverageField, tile: Shape, picture: np.ndarray, request: Requ
     request.check()
     notes: list[str] = []
     picture = _channels(picture, tile[2], request, notes)
-    factor = request.parameters.get("factor", 1) if request.operator in SHRINKING else 1
+    factor = max(request.parameters.get("factor", 1), 1) if request.operator in SHRINKING else 1
     clean, shape = None, picture.shape
     if request.degraded:
         shape = (shape[0] * factor, shape[1] * factor, tile[2])
+        if shape[0] * shape[1] > MAX_PIXELS:
+            raise InputError(
+                f"--parameter=factor={factor}: makes {shape[0]}x{shape[1]}, more than {MAX_PIXELS:,} pixels"
+            )
     else:
         height, width = (side - side % factor for side in shape[:2])
         if (height, width) != shape[:2]:

@@ -4,6 +4,7 @@ import functools
 import importlib
 import io
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,8 @@ def find(name: str, folder: pathlib.Path) -> tuple[Files, Files | None]:
     Raises:
       InputError: no data set has this name, it is not prepared there as array_record, or it holds no images.
     """
+    if not re.fullmatch(r"[\w-]*(/[\w.-]+)?(:[\d.*]+)?", name):  # a namespace would have its code fetched and run
+        raise InputError(f"config.data.dataset = {name!r}: name a data set of tensorflow-datasets itself")
     import tensorflow_datasets as tfds  # takes a second, and only here
 
     if name == "afhq":
