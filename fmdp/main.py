@@ -208,18 +208,27 @@ def parse_flags(argv: list[str]) -> list[str]:
         if CONFIG.value is not None:
             CONFIG.value.keys()  # a config file that could not be loaded says so only now
         return rest
-    except (AttributeError, KeyError) as error:
-        key, *advice = str(error).replace("\\n", " ").translate(str.maketrans("", "", "\\'\"")).split()
-        fail(f"the configuration has no key {key}. {' '.join(advice)}")
-    except OSError as error:
-        fail(f"{str(error).splitlines()[-1].strip()}: --config names a file, such as configs/digits.py")
-    except (flags.Error, ValueError, TypeError) as error:
-        fail(str(error).strip().splitlines()[-1].removeprefix("fmdp.errors.InputError: "))
+    except Exception as error:  # a configuration is a program, and may raise anything
+        fail(_wrong(error))
+
+
+def _wrong(error: Exception) -> str:
+    """What is wrong with a command line, or with the configuration that it names."""
+    cause = error.args[0] if isinstance(error, AttributeError) and error.args else error
+    if isinstance(cause, KeyError) and not str(cause).startswith('"Attribute'):
+        key, *advice = str(error).replace("\\n", " ").translate(str.maketrans("", "", "\\'\"")).split() or [""]
+        return f"the configuration has no key {key}. {' '.join(advice)}"
+    said = (str(error).strip().splitlines() or [""])[-1].strip().removeprefix("fmdp.errors.InputError: ")
+    if isinstance(error, OSError):
+        return f"{said}: --config names a file, such as configs/digits.py"
+    if isinstance(error, flags.Error | ValueError | TypeError):
+        return said
+    return f"--config cannot be used, {type(error).__name__}: {said}"
 
 
 def fail(message: str) -> NoReturn:
     """End the program with one line on standard error and exit code 2."""
-    print(f"fmdp: {printable(message)}", file=sys.stderr)
+    print(f"fmdp: {printable(message)[:1000]}", file=sys.stderr)
     sys.exit(2)
 
 

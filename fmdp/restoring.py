@@ -15,6 +15,7 @@ from skimage.restoration import estimate_sigma
 from fmdp import observation, operators
 from fmdp.average_field import denoise, lookahead_time
 from fmdp.canvas import Shape, canvas_shape, corners, crop, on_canvas, pad, tiled
+from fmdp.data.pictures import MAX_PIXELS
 from fmdp.errors import InputError
 from fmdp.interpolant import time_of_sigma
 from fmdp.observation import Observation
@@ -22,7 +23,6 @@ from fmdp.solvers import DivergenceError, check, pnp
 from fmdp.types import AverageField
 
 MOST = 100_000  # draws or steps
-MAX_PIXELS = 2**26  # of what is restored
 SIGMA = 0.05  # of the noise that we add, unless told
 LEAST_SIGMA = 1 / 255  # what eight bits leave of no noise
 SHRINKING = ("super_resolution", "decimation")  # by `factor` along each axis
