@@ -1,6 +1,5 @@
 """The configuration of a run: every key with its default, and what is refused before anything starts."""
 
-import math
 from collections.abc import Iterator
 from typing import Any
 

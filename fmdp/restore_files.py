@@ -81,7 +81,7 @@ def read(path: pathlib.Path) -> np.ndarray:
     Raises:
       UnusableError: it is no picture, too large, or damaged.
     """
-    frame = Frame(size=1, channels=3, max_pixels=MAX_PIXELS)
+    frame = Frame(size=1, channels=3, max_pixels=MAX_PIXELS, keys="")
     with open_file(path) as file:
         pixels = np.asarray(frame.upright(file), np.float32) / 127.5 - 1
     gray = (pixels == pixels[..., :1]).all()

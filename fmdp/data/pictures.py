@@ -1,6 +1,7 @@
 """Picture files as images: which can be used, and how each becomes a square of bytes."""
 
 import concurrent.futures
+import contextlib
 import functools
 import os
 import pathlib
@@ -60,11 +61,13 @@ class Frame:
       size: pixels a side; a picture smaller than that is not used.
       channels: 3 for colour, 1 for gray (ITU-R 601 luma).
       max_pixels: a picture of more is not used.
+      keys: where size and max_pixels are set, for messages.
     """
 
     size: int
     channels: int
     max_pixels: int
+    keys: str = "config.data."
 
     def check(self, file: BufferedIOBase) -> None:
         """Look at the header of a picture.
@@ -95,7 +98,9 @@ class Frame:
         """
         with self._open(file) as image:
             try:
-                ImageOps.exif_transpose(image, in_place=True)
+                image.load()
+                with contextlib.suppress(Exception):  # damaged metadata turns nothing
+                    ImageOps.exif_transpose(image, in_place=True)
                 image = _eight_bits(image)
                 if image.has_transparency_data:
                     white = Image.new("RGBA", image.size, "white")
@@ -113,16 +118,16 @@ class Frame:
             file.seek(0)
             image: Image.Image = Image.open(cast(IO[bytes], file), formats=FORMATS)
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise UnusableError(f"more than config.data.max_pixels = {self.max_pixels:,} pixels") from error
+            raise UnusableError(f"more than {self.keys}max_pixels = {self.max_pixels:,} pixels") from error
         except UnusableError:
             raise
         except Exception as error:  # as above
             raise UnusableError("not a picture") from error
         width, height = image.size
         if width * height > self.max_pixels:
-            raise UnusableError(f"{width}x{height} are more than config.data.max_pixels = {self.max_pixels:,} pixels")
+            raise UnusableError(f"{width}x{height} are more than {self.keys}max_pixels = {self.max_pixels:,} pixels")
         if min(width, height) < self.size:
-            raise UnusableError(f"{width}x{height} is smaller than config.data.size = {self.size}")
+            raise UnusableError(f"{width}x{height} is smaller than {self.keys}size = {self.size}")
         return image
 
 
