@@ -1,5 +1,6 @@
 """The command line of --mode=restore: your own pictures in, restored ones out."""
 
+import dataclasses
 import json
 import pathlib
 import sys
@@ -11,7 +12,7 @@ from absl import flags
 from fmdp import load, pretrained, restore_files
 from fmdp.calibration import Calibration
 from fmdp.data.pictures import UnusableError
-from fmdp.errors import InputError
+from fmdp.errors import InputError, printable
 from fmdp.files import named, read_json
 from fmdp.interpolant import time_of_sigma
 from fmdp.restoring import Request
@@ -48,7 +49,25 @@ def run() -> None:
     if len(chosen) > 1:
         raise InputError(f"--{chosen[0]} and --{chosen[1]} exclude each other: keep one")
     restore_files.find(source, output)  # before anything slow
-    request = Request(
+    wanted = request()
+    wanted.check()
+    if BUDGET.value is not None:
+        setting = lookahead_for(BUDGET.value, wanted, pretrained.find(checkpoint))
+        wanted = dataclasses.replace(wanted, lookaheads=(setting,))
+    field = load(checkpoint)
+    done, faults = restore_files.run(field, field.image_shape, wanted, source, output, {"checkpoint": str(checkpoint)})
+    print(printable(f"{done} restored, {len(faults)} not; results in {output}"), flush=True)
+    if not done:
+        sys.exit(2)
+
+
+def request() -> Request:
+    """What the flags ask for.
+
+    Raises:
+      InputError: a parameter cannot be read.
+    """
+    return Request(
         operator=OPERATOR.value,
         parameters=dict(parameter(text) for text in PARAMETER.value),
         degraded=DEGRADED.value,
@@ -59,15 +78,6 @@ def run() -> None:
         gain=GAIN.value,
         seed=SEED.value,
     )
-    request.check()
-    if BUDGET.value is not None:
-        setting = lookahead_for(BUDGET.value, request, pretrained.find(checkpoint))
-        request = Request(**{**vars(request), "lookaheads": (setting,)})
-    field = load(checkpoint)
-    done, faults = restore_files.run(field, field.image_shape, request, source, output, {"checkpoint": str(checkpoint)})
-    print(f"{done} restored, {len(faults)} not; results in {output}", flush=True)
-    if not done:
-        sys.exit(2)
 
 
 def _needed(flag: flags.FlagHolder) -> pathlib.Path:

@@ -42,7 +42,7 @@ def find(path: pathlib.Path) -> tuple[Files, Files | None]:
 
 
 def _is_picture(path: pathlib.PurePosixPath) -> bool:
-    hidden = any(part.startswith((".", "__MACOSX")) and part != ".." for part in path.parts)
+    hidden = any(part.startswith((".", "__MACOSX")) and not part.startswith("..") for part in path.parts)
     return path.suffix.lower() in SUFFIXES and not hidden
 
 
