@@ -11,6 +11,7 @@ from fmdp.data.pictures import MAX_PIXELS
 from fmdp.errors import InputError
 from fmdp.losses import OFF_DIAGONAL, WEIGHTING
 from fmdp.metrics import weights
+from fmdp.operators import OPERATORS
 from fmdp.protocols import PROTOCOLS
 from fmdp.solvers import SOLVERS
 from fmdp.solvers.pnp import KNOBS
@@ -118,14 +119,15 @@ def validate(config: ConfigDict, devices: int) -> None:
             raise InputError(f"config.{key} = {' '.join(repr(value).split())}: {remedy}")
 
     for key, value, usual in _leaves(config, default()):
-        listed = isinstance(value, list | tuple) and isinstance(usual, list | tuple)
+        listed = isinstance(usual, list | tuple)
+        require(isinstance(value, list | tuple) == listed, key, "must be a list" if listed else "must be no list")
         for x in value if listed else [value]:
-            fault = _fault(x, usual[0] if listed and usual else usual, WIDE if key == "seed" else WHOLE)
+            fault = _fault(x, usual[0] if listed else usual, WIDE if key == "seed" else WHOLE)
             require(not fault, key, fault)
     require("/" not in config.name and config.name not in (".", ".."), "name", "is a file name: must hold no /")
     require(config.seed >= 0, "seed", "must be 0 or more")
     options = dict(config.network)
-    networks.make(options.pop("name", ""), options)
+    networks.make(str(options.pop("name", "")), options)
     train, loss, evaluate = config.train, config.loss, config.evaluate
     for key in ("steps", "batch_size", "log_every", "checkpoint_every", "keep", "accumulate"):
         require(train[key] >= 1, f"train.{key}", "must be 1 or more")
@@ -174,11 +176,14 @@ def validate(config: ConfigDict, devices: int) -> None:
         inverse.protocol in ("", *PROTOCOLS), "inverse.protocol", f"must be one of {', '.join(PROTOCOLS)}, or empty"
     )
     for name, task in inverse.tasks.items():
-        known = isinstance(task, ConfigDict) and "operator" in task
-        require(known, "inverse.tasks", f"the task {name!r} must name its operator, as those in configs/digits.py do")
+        known = isinstance(task, ConfigDict) and task.get("operator", None) in list(OPERATORS)
+        require(known, "inverse.tasks", f"the operator of {name!r} must be one of {', '.join(OPERATORS)}")
         steps = task.get("steps", 1)
         whole = isinstance(steps, int) and 1 <= steps < WHOLE
         require(whole, "inverse.tasks", f"the steps of {name!r} must be a whole number from 1 on")
+        for key, value in task.items():
+            fault = "" if isinstance(value, str | list | tuple) else _fault(value, 0.0, WHOLE)
+            require(not fault, "inverse.tasks", f"{key} of {name!r} {fault}")
     require(set(inverse.solvers) <= set(SOLVERS), "inverse.solvers", f"must be among {', '.join(SOLVERS)}")
     require(inverse.knob in KNOBS, "inverse.knob", f"must be one of {', '.join(KNOBS)}")
     for key in ("images", "tuning_images", "seeds", "batch_size"):
@@ -213,8 +218,8 @@ def _fault(value: Any, usual: Any, most: int) -> str:
         return "" if isinstance(value, str) else "must be text"
     if isinstance(value, bool) or not isinstance(value, int if isinstance(usual, int) else int | float):
         return "must be a whole number" if isinstance(usual, int) else "must be a number"
-    most = most if isinstance(usual, int) else LARGEST
-    return "" if abs(value) < most else f"must be a number below {most:.3g}"
+    bound = most if isinstance(usual, int) else LARGEST
+    return "" if abs(value) < bound else f"must be a number below {bound:.3g}"
 
 
 def plain(config: ConfigDict) -> dict:

@@ -209,7 +209,7 @@ def _read(folder: pathlib.Path) -> Prior:
         raise InputError(f"{folder / MODEL} is damaged ({error!r}): get the checkpoint anew") from error
     if version != FORMAT:
         raise InputError(f"{folder} is of format {version}, this fmdp reads {FORMAT}: install a newer fmdp")
-    network = networks.make(given.pop("name", ""), given)
+    network = networks.make(str(given.pop("name", "")), given)
     try:
         flat = load_file(folder / WEIGHTS)
     except Exception as error:  # safetensors raises many kinds for a damaged file

@@ -43,6 +43,7 @@ OPERATORS: dict[str, Callable[..., Operator]] = {
 }
 """Builders (image_shape, key, **parameters) -> Operator."""
 
+LARGEST = 1e30  # above all numbers that are of use
 DRAWN = ("random_inpainting", "brush_inpainting", "motion_blur")
 
 
@@ -59,9 +60,15 @@ def make(name: str, image_shape: tuple[int, ...], key: PRNGKey | None = None, **
     check(name, parameters)
     if len(image_shape) != 3 or min(image_shape) < 1:
         raise InputError(f"{name}: image_shape={image_shape} must be (height, width, channels)")
-    given = any(parameters.get(array) is not None for array in ("mask", "kernel"))
-    if key is None and name in DRAWN and not given:
+    drawn = name in DRAWN and all(parameters.get(array) is None for array in ("mask", "kernel"))
+    if key is None and drawn:
         raise InputError(f"{name} is drawn at random: pass key=jax.random.key(...)")
+    for parameter, spec in inspect.signature(OPERATORS[name]).parameters.items():
+        value = parameters.get(parameter)
+        if spec.annotation is float and isinstance(value, int):
+            parameters[parameter] = float(value)
+        elif isinstance(value, list | tuple):
+            parameters[parameter] = np.asarray(value, float)
     return OPERATORS[name](tuple(image_shape), key, **parameters)
 
 
@@ -92,14 +99,14 @@ def _fault(kind: Any, value: Any) -> str:
         return "" if whole and abs(value) < 2**31 else "pass a whole number"
     if kind is float:
         number = isinstance(value, (int, float, np.number, np.ndarray, jax.Array)) and not isinstance(value, bool)
-        fine = number and np.ndim(value) == 0 and np.isreal(value) and abs(value) < np.finfo(np.float32).max
+        fine = number and np.ndim(value) == 0 and np.isreal(value) and abs(value) < LARGEST
         return "" if fine else "pass a finite number"
     if kind is str:
         return "" if isinstance(value, str) else "pass a text"
     if value is None:
         return ""
     try:
-        finite = np.isfinite(np.asarray(value, float)).all()
+        finite = np.all(np.abs(np.asarray(value, float)) < LARGEST)
     except (ValueError, TypeError, OverflowError):
         finite = False
     return "" if finite else "pass an array of finite numbers"
