@@ -17,6 +17,7 @@ from scipy.optimize import brentq
 from sklearn.isotonic import isotonic_regression
 
 from fmdp.errors import InputError
+from fmdp.foreign.zips import reason
 
 Numbers: TypeAlias = ArrayLike | Sequence
 
@@ -145,7 +146,7 @@ class Calibration:
                 )
             return found
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise InputError(f"not a stored calibration ({error}): calibrate again") from error
+            raise InputError(f"not a stored calibration ({reason(error)}): calibrate again") from error
 
     def _between(self, noise_level: float, ask) -> float:
         """Answers of the neighbouring calibrated levels, linearly interpolated in the noise level."""

@@ -106,7 +106,7 @@ def _fault(kind: Any, value: Any) -> str:
     if value is None:
         return ""
     try:
-        finite = np.all(np.abs(np.asarray(value, float)) < LARGEST)
+        finite = bool(np.all(np.abs(np.asarray(value, float)) < LARGEST))
     except (ValueError, TypeError, OverflowError):
         finite = False
     return "" if finite else "pass an array of finite numbers"
