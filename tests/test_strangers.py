@@ -11,13 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.tree_util import Partial
-from PIL import Image
 from safetensors.numpy import save_file
 
 import fmdp
 from configs import digits
-from fmdp import files, inverse_report, main, networks, pretrained, report_page, restore_cli, restore_files, views
+from fmdp import files, inverse_report, main, networks, pretrained, report_page, restore_cli, views
 from fmdp.calibration import Calibration
 from fmdp.errors import InputError
 from fmdp.inverse import Picture
@@ -30,7 +28,6 @@ from tests.test_report_page import Page, run
 ROOT = pathlib.Path(__file__).parents[1]
 EVIL = "<script>alert(1)</script>.png"
 WORSE = "\"><img src=x onerror=alert(2)></script><script>alert(3)</script>'`${alert(4)}"
-ZERO = Partial(lambda x, s, t: jnp.zeros_like(x))
 
 
 def refused(call, *arguments):
@@ -232,66 +229,6 @@ def test_metadata_of_a_checkpoint_that_lies_is_refused(trained, tmp_path):
                 assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(loaded.params))
             shutil.rmtree(folder)
     assert broken >= 6
-
-
-def picture(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((8, 8), 90, np.uint8)).save(path, "PNG")
-
-
-def test_restoring_writes_nothing_outside_its_output(tmp_path):
-    source, output, elsewhere = tmp_path / "in", tmp_path / "out", tmp_path / "elsewhere"
-    for name in ("plain.png", "inner/a.png", "link/b.png"):
-        picture(source / name)
-    shutil.move(source / "link", elsewhere)
-    (source / "link").symlink_to("../elsewhere")
-    (source / "inner" / "up.png").symlink_to("../../in/plain.png")
-    output.mkdir()
-    (output / "inner").symlink_to(elsewhere)  # made by somebody who knows what will be written
-    (output / "plain.png").symlink_to(elsewhere / "b.png")
-    before = {path: path.read_bytes() for path in [*elsewhere.rglob("*"), *source.rglob("*")] if path.is_file()}
-    done, faults = restore_files.run(ZERO, (8, 8, 1), Request(degraded=True, sigma=0.1), source, output, {})
-    assert done == 2
-    assert len(faults) == 2
-    assert all("leads out of --output" in line for line in faults)
-    after = {path: path.read_bytes() for path in [*elsewhere.rglob("*"), *source.rglob("*")] if path.is_file()}
-    assert after == before
-    assert not (output / "plain.png").is_symlink()
-    assert {path.name for path in (output / "link").iterdir()} == {"b.png", "b_measured.png", "b.json"}
-
-
-def test_no_two_pictures_are_restored_into_one_file(tmp_path):
-    names = ["a.png", "a.PNG", "A.png", "a.bmp", "a_png.png", "a_bmp.png", "a_measured.png", "a_std.png", "a_png_2.png"]
-    names += [
-        "a_r0.50.png",
-        "a_r0.50_std.png",
-        "a_sheet.png",
-        "...png",
-        "x..png",
-        "y" * 240 + ".png",
-        "y" * 239 + "z.png",
-    ]
-    for name in names:
-        picture(tmp_path / "in" / name)
-    wanted = [name for name in names if not name.startswith(".")]
-    for request in (
-        Request(degraded=True, sigma=0.1),
-        Request(degraded=True, sigma=0.1, lookaheads=(0.0, 0.5)),
-        Request(operator="box_inpainting", parameters={"size": 4}, degraded=True, sigma=0.1, draws=2, steps=2),
-    ):
-        output = tmp_path / f"{len(request.lookaheads)}{request.draws}"
-        done, faults = restore_files.run(ZERO, (8, 8, 1), request, tmp_path / "in", output, {})
-        assert (done, faults) == (len(wanted), [])
-        told = [json.loads(path.read_text())["input"] for path in output.glob("*.json")]
-        assert sorted(told) == sorted(wanted)
-        each = len(request.lookaheads) * (1 + (request.draws > 1)) + 2 + (len(request.lookaheads) > 1)
-        assert len(list(output.iterdir())) == each * len(wanted)
-        assert len({path.name.casefold() for path in output.iterdir()}) == each * len(wanted)
-    done, faults = restore_files.run(
-        ZERO, (8, 8, 1), Request(degraded=True, sigma=0.1), tmp_path / "in" / "...png", output, {}
-    )
-    assert (done, faults) == (1, [])
-    assert (output / "picture.json").exists()
 
 
 def hostile(value):
