@@ -103,7 +103,7 @@ def parameter(text: str) -> tuple[str, Any]:
         return name, np.round(levels) if name == "mask" else levels / max(levels.sum(), 1e-6)
     try:
         return name, json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return name, value
 
 

@@ -89,6 +89,15 @@ def test_noise_is_estimated_where_it_is_not_told():
         (Request(sigma=-1.0), "--sigma=-1: must be positive"),
         (Request(draws=2), "--draws=2: denoising draws nothing"),
         (Request(operator="hdr", steps=0), "--steps=0"),
+        (Request(draws=10**9, operator="hdr"), "--draws=1000000000 --steps=100: both must be from 1 to 100000"),
+        (Request(operator="hdr", gain=float("nan")), "--gain=nan: must be positive"),
+        (Request(seed=2**64), "--seed=18446744073709551616: must be a number of 64 bits"),
+        (Request(operator="decimation"), "decimation: missing parameter 'factor'"),
+        (Request(operator="decimation", parameters={"factor": 0}), "factor=0 must be a positive integer"),
+        (
+            Request(operator="decimation", parameters={"factor": 10**6}, degraded=True),
+            "--parameter=factor=1000000: makes 8000000x8000000, more than",
+        ),
         (Request(operator="phase_retrieval", degraded=True), "--already_degraded: what phase_retrieval measures"),
     ],
 )
