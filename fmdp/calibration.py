@@ -16,8 +16,7 @@ from scipy.interpolate import PchipInterpolator
 from scipy.optimize import brentq
 from sklearn.isotonic import isotonic_regression
 
-from fmdp.errors import InputError
-from fmdp.foreign.zips import reason
+from fmdp.errors import InputError, reason
 
 Numbers: TypeAlias = ArrayLike | Sequence
 

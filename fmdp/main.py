@@ -29,11 +29,10 @@ from fmdp import (
     views,
 )
 from fmdp import config as configuration
-from fmdp.errors import InputError, printable
+from fmdp.errors import InputError, printable, reason
 from fmdp.evaluate import Sweep, calibrate, evaluate
 from fmdp.exact import Gaussian
 from fmdp.files import held, open_workdir, read_json, write_json
-from fmdp.foreign.zips import reason
 from fmdp.metrics import learned
 from fmdp.types import PRNGKey
 

@@ -17,10 +17,10 @@ from safetensors.flax import load_file, save_file
 
 from fmdp import config as configuration
 from fmdp import data, networks, parallel, train
-from fmdp.errors import InputError
+from fmdp.errors import InputError, reason
 from fmdp.files import named, read_json
 from fmdp.foreign import read_state_dict
-from fmdp.foreign.zips import disproportionate, reason
+from fmdp.foreign.zips import disproportionate
 from fmdp.released import unet_from_state_dict
 from fmdp.types import Time
 

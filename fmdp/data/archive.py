@@ -11,8 +11,8 @@ import numpy as np
 
 from fmdp.data.layout import arrange
 from fmdp.data.pictures import SUFFIXES, Files, UnusableError
-from fmdp.errors import InputError
-from fmdp.foreign.zips import LARGEST, disproportionate, reason
+from fmdp.errors import InputError, reason
+from fmdp.foreign.zips import LARGEST, disproportionate
 
 LABELS = "dataset.json"
 

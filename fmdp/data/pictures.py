@@ -17,8 +17,7 @@ from absl import logging
 from PIL import Image, ImageOps
 
 from fmdp.data.examples import Index, to_float
-from fmdp.errors import InputError
-from fmdp.foreign.zips import reason
+from fmdp.errors import InputError, reason
 
 _KINDS = Image.registered_extensions()
 # No format that starts another program, and only what this Pillow was built with.

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from fmdp.data.pictures import Files, UnusableError
-from fmdp.errors import InputError
-from fmdp.foreign.zips import reason
+from fmdp.errors import InputError, reason
 
 TEST = ("test", "validation")
 

@@ -11,7 +11,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 
-from fmdp.errors import InputError
+from fmdp.errors import InputError, reason
 from fmdp.foreign import inert, zips
 from fmdp.foreign.tensors import DTYPES, named_arrays
 
@@ -43,7 +43,7 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except FAULTS as error:
-        raise InputError(f"{path} is damaged, or no checkpoint ({zips.reason(error)}): get it anew") from error
+        raise InputError(f"{path} is damaged, or no checkpoint ({reason(error)}): get it anew") from error
 
 
 def _arrays(content: bytes) -> dict[str, np.ndarray]:

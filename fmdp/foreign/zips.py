@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fmdp.errors import InputError
+from fmdp.errors import InputError, reason
 
 LARGEST = 200  # times its own size that something may unpack to
 SMALL = 2**23  # bytes that are never too many
@@ -59,8 +59,3 @@ def gunzip(path: pathlib.Path) -> bytes:
     if disproportionate(len(content), packed):
         raise InputError(f"{path} unpacks to more than {LARGEST} times its size: get it anew")
     return content
-
-
-def reason(error: BaseException) -> str:
-    """What an error says, in part of a line."""
-    return (str(error).splitlines() or [""])[0][:100] or type(error).__name__
