@@ -104,6 +104,12 @@ def test_bombs_in_metadata_take_no_memory(kind, place):
         Frame(size=8, channels=3, max_pixels=10_000).upright(io.BytesIO(content))
 
 
+def test_data_sets_whose_code_would_be_fetched_are_refused(tmp_path):
+    for name in ("huggingface:mnist", "kaggle:cats", "../mnist", "a b", "mnist;x"):
+        c = source(tmp_path, source="tfds", dataset=name)
+        assert f"config.data.dataset = {name!r}: name a data set of tensorflow-datasets itself" in refused(data.load, c)
+
+
 def test_damaged_metadata_turns_nothing_and_harms_nothing():
     frame = Frame(size=8, channels=3, max_pixels=10_000)
     plain = frame.decode(io.BytesIO(mutations.png(p for p in mutations.chunks(WHOLE["colour.png"]) if p[0] != b"eXIf")))
