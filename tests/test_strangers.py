@@ -1,6 +1,7 @@
 """Files of strangers: nothing in them is executed, nothing is written elsewhere, and what is wrong is one line."""
 
 import ast
+import gc
 import json
 import pathlib
 import random
@@ -181,15 +182,29 @@ def trained(tmp_path_factory):
     return workdir
 
 
+@pytest.fixture
+def collected():
+    """Garbage of a test is collected while its filters of warnings hold."""
+    yield
+    gc.collect()
+
+
+# orbax leaves coroutines behind where a restore fails
+ABANDONED = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine.*never awaited:RuntimeWarning"
+)
+
+
+@ABANDONED
 @pytest.mark.slow
-def test_a_run_that_lies_is_refused_before_there_is_room_for_it(trained, tmp_path):
+def test_a_run_that_lies_is_refused_before_there_is_room_for_it(trained, tmp_path, collected):
     folder = tmp_path / "run"
     shutil.copytree(trained, folder)
     config = json.loads((folder / "config.json").read_text())
     for change in (
         {"network.width": 2**16}, {"network.width": 10**9}, {"network.blocks": 10**9}, {"network.name": "os"},
         {"network": 3}, {"network": None}, {"train": []}, {"seed": "x"}, {"ema": {}}, {"optimizer.b1": "x"},
-        {"network.width": 33}, {"data": {"source": 3}}, {"loss.weighting": ["learned"]}, {"train.keep": None},
+        {"network.width": 33}, {"data": {"source": 3}}, {"loss.weighting": ["learned"]}, {"train.keep": "x"},
     ):  # fmt: skip
         flat = flax.traverse_util.flatten_dict(config, sep=".")
         flat = {key: value for key, value in flat.items() if not key.startswith(tuple(change))} | change
@@ -207,8 +222,9 @@ def test_a_run_that_lies_is_refused_before_there_is_room_for_it(trained, tmp_pat
         refused(fmdp.load, folder)
 
 
+@ABANDONED
 @pytest.mark.slow
-def test_metadata_of_a_checkpoint_that_lies_is_refused(trained, tmp_path):
+def test_metadata_of_a_checkpoint_that_lies_is_refused(trained, tmp_path, collected):
     """Every small file of an orbax folder emptied, cut, replaced by nested JSON, and with all its sizes grown."""
     broken = 0
     names = [path.relative_to(trained) for path in sorted(trained.glob("checkpoints/**/*")) if path.is_file()]
