@@ -5,6 +5,7 @@ interpolated by PCHIP, is solved for the knob. The knob is any that starts at th
 relative lookahead r in [0, 1].
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TypeAlias
@@ -15,7 +16,7 @@ from scipy.interpolate import PchipInterpolator
 from scipy.optimize import brentq
 from sklearn.isotonic import isotonic_regression
 
-from fmdp.errors import InputError
+from fmdp.errors import InputError, reason
 
 Numbers: TypeAlias = ArrayLike | Sequence
 
@@ -131,9 +132,20 @@ class Calibration:
             levels: list[dict] = [
                 {k: tuple(v) if isinstance(v, list) else v for k, v in x.items()} for x in saved["levels"]
             ]
-            return cls(tuple(Level(**level) for level in levels))
-        except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"not a stored calibration ({error}): calibrate again") from error
+            found = cls(tuple(Level(**level) for level in levels))
+            _require(len(found.levels) > 0, "no noise level")
+            _require(_ascends([level.noise_level for level in found.levels], 1e-9), "noise levels that do not ascend")
+            for level in found.levels:
+                _require(len(level.knobs) > 1 and _ascends(level.knobs, 1e-12), "knobs that do not ascend")
+                _require(len(level.loss) == len(level.knobs) and _ascends(level.loss), "losses that do not ascend")
+                down = level.perception
+                _require(
+                    down is None or (len(down) == len(level.knobs) and _ascends(down[::-1])),
+                    "perception that does not descend",
+                )
+            return found
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise InputError(f"not a stored calibration ({reason(error)}): calibrate again") from error
 
     def _between(self, noise_level: float, ask) -> float:
         """Answers of the neighbouring calibrated levels, linearly interpolated in the noise level."""
@@ -146,6 +158,17 @@ class Calibration:
         left = right if abs(levels[right] - noise_level) <= 1e-9 else right - 1
         needed = range(left, right + 1)
         return float(np.interp(noise_level, [levels[i] for i in needed], [ask(self.levels[i]) for i in needed]))
+
+
+def _ascends(values: Sequence[float], least: float = 0.0) -> bool:
+    """Whether these are finite numbers, each above the one before by at least so much."""
+    numbers = all(isinstance(x, int | float) and not isinstance(x, bool) and abs(x) < 1e300 for x in values)
+    return numbers and all(b - a >= least for a, b in itertools.pairwise(values))
+
+
+def _require(holds: bool, fault: str) -> None:
+    if not holds:
+        raise ValueError(fault)
 
 
 def _raw_loss(mse: np.ndarray) -> np.ndarray:

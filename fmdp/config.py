@@ -1,15 +1,22 @@
 """The configuration of a run: every key with its default, and what is refused before anything starts."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import ml_collections
 from ml_collections import ConfigDict
 
+from fmdp import networks
 from fmdp.data.pictures import MAX_PIXELS
 from fmdp.errors import InputError
 from fmdp.losses import OFF_DIAGONAL, WEIGHTING
 from fmdp.metrics import weights
+from fmdp.operators import OPERATORS
 from fmdp.protocols import PROTOCOLS
 from fmdp.solvers import SOLVERS
 from fmdp.solvers.pnp import KNOBS
+
+WHOLE, WIDE, LARGEST = 2**31, 2**63, 1e30  # above all whole numbers; the seed; other numbers
 
 
 def default() -> ConfigDict:
@@ -110,19 +117,38 @@ def validate(config: ConfigDict, devices: int) -> None:
             value = config
             for part in key.split("."):
                 value = value[part]
-            raise InputError(f"config.{key} = {value!r}: {remedy}")
+            raise InputError(f"config.{key} = {' '.join(repr(value).split())}: {remedy}")
 
+    for key, value, usual in _leaves(config, default()):
+        listed = isinstance(usual, list | tuple)
+        require(isinstance(value, list | tuple) == listed, key, "must be a list" if listed else "must be no list")
+        for x in value if listed else [value]:
+            fault = _fault(x, usual[0] if listed else usual, WIDE if key == "seed" else WHOLE)
+            require(not fault, key, fault)
+    require("/" not in config.name and config.name not in (".", ".."), "name", "is a file name: must hold no /")
+    require(config.seed >= 0, "seed", "must be 0 or more")
+    options = dict(config.network)
+    networks.make(str(options.pop("name", "")), options)
     train, loss, evaluate = config.train, config.loss, config.evaluate
     for key in ("steps", "batch_size", "log_every", "checkpoint_every", "keep", "accumulate"):
         require(train[key] >= 1, f"train.{key}", "must be 1 or more")
     require(loss.off_diagonal in OFF_DIAGONAL, "loss.off_diagonal", f"must be one of {', '.join(OFF_DIAGONAL)}")
     require(loss.weighting in WEIGHTING, "loss.weighting", f"must be one of {', '.join(WEIGHTING)}")
     require(0 < loss.diagonal_share <= 1, "loss.diagonal_share", "must be in (0, 1]")
-    require(config.optimizer.learning_rate > 0, "optimizer.learning_rate", "must be positive")
+    require(loss.weight_bound > 0, "loss.weight_bound", "must be positive")
+    require(loss.weight_learning_rate >= 0, "loss.weight_learning_rate", "must be 0 or more")
+    for key in ("learning_rate", "clip_norm"):
+        require(config.optimizer[key] > 0, f"optimizer.{key}", "must be positive")
+    for key in ("warmup_steps", "weight_decay"):
+        require(config.optimizer[key] >= 0, f"optimizer.{key}", "must be 0 or more")
+    for key in ("b1", "b2"):
+        require(0 <= config.optimizer[key] < 1, f"optimizer.{key}", "must be in [0, 1)")
     require(config.ema.half_life > 0, "ema.half_life", "must be positive, in images")
     require(config.parallel.mode in ("jit", "pmap"), "parallel.mode", "must be jit or pmap")
     require(0 < config.data.test_share < 1, "data.test_share", "must be between 0 and 1")
     require(config.data.channels in (1, 3), "data.channels", "must be 1 (gray) or 3 (colour)")
+    for key in ("samples", "test_samples", "components"):
+        require(config.data[key] >= 1, f"data.{key}", "must be 1 or more")
     for key in ("data.size", "data.test_images", "data.memory_gb", "data.workers", "parallel.cpu_devices"):
         section, name = key.split(".")
         require(config[section][name] >= 0, key, "must be 0 or more")
@@ -151,6 +177,15 @@ def validate(config: ConfigDict, devices: int) -> None:
     require(
         inverse.protocol in ("", *PROTOCOLS), "inverse.protocol", f"must be one of {', '.join(PROTOCOLS)}, or empty"
     )
+    for name, task in inverse.tasks.items():
+        known = isinstance(task, ConfigDict) and task.get("operator", None) in list(OPERATORS)
+        require(known, "inverse.tasks", f"the operator of {name!r} must be one of {', '.join(OPERATORS)}")
+        steps = task.get("steps", 1)
+        whole = isinstance(steps, int) and 1 <= steps < WHOLE
+        require(whole, "inverse.tasks", f"the steps of {name!r} must be a whole number from 1 on")
+        for key, value in task.items():
+            fault = "" if isinstance(value, str | list | tuple) else _fault(value, 0.0, WHOLE)
+            require(not fault, "inverse.tasks", f"{key} of {name!r} {fault}")
     require(set(inverse.solvers) <= set(SOLVERS), "inverse.solvers", f"must be among {', '.join(SOLVERS)}")
     require(inverse.knob in KNOBS, "inverse.knob", f"must be one of {', '.join(KNOBS)}")
     for key in ("images", "tuning_images", "seeds", "batch_size"):
@@ -161,6 +196,32 @@ def validate(config: ConfigDict, devices: int) -> None:
         "inverse.lookaheads",
         "must name lookaheads from 0 to 1",
     )
+
+
+def _leaves(config: ConfigDict, usual: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Key, value and default of everything with a default, but what is left open: the network and the tasks."""
+    for name in usual:
+        key = prefix + name
+        if key in ("network", "inverse.tasks"):
+            continue
+        if name not in config or isinstance(config[name], ConfigDict) != isinstance(usual[name], ConfigDict):
+            raise InputError(f"config.{key} is missing, or of another kind: begin with fmdp.config.default()")
+        if isinstance(usual[name], ConfigDict):
+            yield from _leaves(config[name], usual[name], f"{key}.")
+        else:
+            yield key, config[name], usual[name]
+
+
+def _fault(value: Any, usual: Any, most: int) -> str:
+    """What keeps a value from being of the kind that is usual, if anything."""
+    if isinstance(usual, bool):
+        return "" if isinstance(value, bool) else "must be True or False"
+    if isinstance(usual, str):
+        return "" if isinstance(value, str) else "must be text"
+    if isinstance(value, bool) or not isinstance(value, int if isinstance(usual, int) else int | float):
+        return "must be a whole number" if isinstance(usual, int) else "must be a number"
+    bound = most if isinstance(usual, int) else LARGEST
+    return "" if abs(value) < bound else f"must be a number below {bound:.3g}"
 
 
 def plain(config: ConfigDict) -> dict:

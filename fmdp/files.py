@@ -1,4 +1,4 @@
-"""Writing a run's files so that a reader never meets half of one."""
+"""Writing a run's files so that a reader never meets half of one; reading those that may be of strangers."""
 
 import contextlib
 import fcntl
@@ -39,6 +39,37 @@ def write_json(path: pathlib.Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=1) + "\n")
 
 
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+      InputError: it cannot be read, or is none.
+    """
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        said = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0][:100]
+        raise InputError(f"{path} is damaged ({said}): get it anew, or remove it") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path} is damaged (it holds no object with keys): get it anew, or remove it")
+    return value
+
+
+def named(text: str | os.PathLike) -> pathlib.Path:
+    """The path that somebody named, ~ being their home.
+
+    Raises:
+      InputError: no file can have this name.
+    """
+    try:
+        path = pathlib.Path(text).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        said = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{str(text)[:100]!r} can be no file ({said}): name another") from error
+    return path
+
+
 @contextlib.contextmanager
 def held(workdir: pathlib.Path) -> Iterator[None]:
     """Keep a workdir for this run, as long as the block lasts; the system frees it when the process dies, however.
@@ -73,7 +104,7 @@ def open_workdir(path: str) -> pathlib.Path:
     Raises:
       InputError: it is a file, or cannot be written to.
     """
-    workdir = pathlib.Path(path).expanduser().absolute()
+    workdir = named(path).absolute()
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"--workdir={path} is a file: name a folder, or one that does not exist yet")
     try:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from fmdp.files import replacing
 from fmdp.inverse import ITERATES, Picture
-from fmdp.report import as_picture
+from fmdp.report import as_picture, verbatim
 
 BASELINES = {
     "pnp_flow": ("D", "#3b8540"),
@@ -49,7 +49,9 @@ def draw_planes(path: pathlib.Path, table: dict[str, Any], images: int, seeds: i
     for axis, task in zip(axes, tasks, strict=False):
         _draw_plane(axis, [row for row in rows if row["task"] == task and "failed" not in row])
         axis.axhspan(floor["low"], floor["high"], color="0.5", alpha=0.25, lw=0, label="real against real")
-        axis.set(title=task.replace("_", " "), xlabel="mean squared error per pixel", ylabel="kernel distance MMD²")
+        axis.set(
+            title=verbatim(task.replace("_", " ")), xlabel="mean squared error per pixel", ylabel="kernel distance MMD²"
+        )
     for axis in axes[len(tasks) :]:
         axis.remove()
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
@@ -101,7 +103,7 @@ def draw_strips(path: pathlib.Path, pictures: dict[str, Picture]) -> None:
         tiles = [(picture.clean, "clean"), (picture.measured, "measured")]
         tiles += [(picture.restored[label], title) for label, title in labels[task]]
         _draw_tiles(line, tiles)
-        line[0].set_ylabel(task.replace("_", "\n"), fontsize=7)
+        line[0].set_ylabel(verbatim(task.replace("_", "\n")), fontsize=7)
     figure.suptitle("One held-out image, first seed; what each solver made of the same measurement", fontsize=9)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=120)
@@ -127,7 +129,7 @@ def draw_iterates(path: pathlib.Path, pictures: dict[str, Picture]) -> None:
     for number, (line, (task, lookahead, iterates)) in enumerate(zip(axes, lines, strict=True)):
         titles = [f"{share:.0%} of the steps" if number == 0 else "" for share in ITERATES]
         _draw_tiles(line, list(zip(iterates, titles, strict=True)))
-        line[0].set_ylabel(f"{task.replace('_', ' ')}\n{'t = 1' if lookahead else 't = s'}", fontsize=6)
+        line[0].set_ylabel(f"{verbatim(task.replace('_', ' '))}\n{'t = 1' if lookahead else 't = s'}", fontsize=6)
     figure.suptitle("Plug-and-play on its way", fontsize=9)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=120)

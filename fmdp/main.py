@@ -1,6 +1,5 @@
 """python -m fmdp.main --config=configs/<name>.py [--workdir=runs/<name>] [--mode=...], with the modes listed below."""
 
-import json
 import os
 import pathlib
 import sys
@@ -31,10 +30,10 @@ from fmdp import (
     views,
 )
 from fmdp import config as configuration
-from fmdp.errors import InputError
+from fmdp.errors import InputError, printable, reason
 from fmdp.evaluate import Sweep, calibrate, evaluate
 from fmdp.exact import Gaussian
-from fmdp.files import held, open_workdir, write_json
+from fmdp.files import held, open_workdir, read_json, write_json
 from fmdp.metrics import learned
 from fmdp.types import PRNGKey
 
@@ -144,11 +143,17 @@ def show(workdir: pathlib.Path, summary: dict[str, Any], pictures: views.Picture
 
 
 def previous(workdir: pathlib.Path) -> dict[str, Any]:
-    """What an earlier run left in summary.json, empty where there is none or it cannot be read."""
-    try:
-        return json.loads((workdir / "summary.json").read_text())
-    except (OSError, ValueError):
+    """What an earlier run left in summary.json, empty where there is none or it is not what a run leaves."""
+    path = workdir / "summary.json"
+    if not path.exists():
         return {}
+    try:
+        summary = read_json(path)
+        report_page.page(summary, {})
+    except Exception as error:  # whatever a page of anything raises
+        logging.warning("%s is left out, it is not what a run leaves: %s", path, reason(error))
+        return {}
+    return summary
 
 
 def known(
@@ -208,18 +213,27 @@ def parse_flags(argv: list[str]) -> list[str]:
         if CONFIG.value is not None:
             CONFIG.value.keys()  # a config file that could not be loaded says so only now
         return rest
-    except (AttributeError, KeyError) as error:
-        key, *advice = str(error).replace("\\n", " ").translate(str.maketrans("", "", "\\'\"")).split()
-        fail(f"the configuration has no key {key}. {' '.join(advice)}")
-    except OSError as error:
-        fail(f"{str(error).splitlines()[-1].strip()}: --config names a file, such as configs/digits.py")
-    except (flags.Error, ValueError, TypeError) as error:
-        fail(str(error).strip().splitlines()[-1].removeprefix("fmdp.errors.InputError: "))
+    except Exception as error:  # a configuration is a program, and may raise anything
+        fail(_wrong(error))
+
+
+def _wrong(error: Exception) -> str:
+    """What is wrong with a command line, or with the configuration that it names."""
+    cause = error.args[0] if isinstance(error, AttributeError) and error.args else error
+    if isinstance(cause, KeyError) and not str(cause).startswith('"Attribute'):
+        key, *advice = str(error).replace("\\n", " ").translate(str.maketrans("", "", "\\'\"")).split() or [""]
+        return f"the configuration has no key {key}. {' '.join(advice)}"
+    said = (str(error).strip().splitlines() or [""])[-1].strip().removeprefix("fmdp.errors.InputError: ")
+    if isinstance(error, OSError):
+        return f"{said}: --config names a file, such as configs/digits.py"
+    if isinstance(error, flags.Error | ValueError | TypeError):
+        return said
+    return f"--config cannot be used, {type(error).__name__}: {said}"
 
 
 def fail(message: str) -> NoReturn:
     """End the program with one line on standard error and exit code 2."""
-    print(f"fmdp: {message}", file=sys.stderr)
+    print(f"fmdp: {printable(message)[:1000]}", file=sys.stderr)
     sys.exit(2)
 
 
@@ -229,6 +243,7 @@ def cli(program: Callable[[list[str]], None] = main) -> None:
     jax.config.update("jax_compilation_cache_dir", str(cache))
     if LEAST_SECONDS.upper() not in os.environ:  # many small programs take as long as a large one
         jax.config.update(LEAST_SECONDS, 0.0)
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names are any bytes on a disk
     try:
         cluster.run(lambda: app.run(program, flags_parser=parse_flags))
     except InputError as error:

@@ -165,5 +165,5 @@ def _check_positive(noise: str, name: str, value: Any) -> None:
     known = isinstance(value, (int, float, np.ndarray, np.generic, jax.Array)) and not isinstance(
         value, jax.core.Tracer
     )
-    if known and not np.all(np.asarray(value) > 0):
+    if isinstance(value, str) or (known and not np.all(np.asarray(value) > 0)):
         raise InputError(f"{noise} noise: {name}={value} must be positive (images are in [-1, 1])")

@@ -11,21 +11,22 @@ import flax.linen as nn
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
-from safetensors import SafetensorError
 from safetensors.flax import load_file, save_file
 
 from fmdp import config as configuration
 from fmdp import data, networks, parallel, train
-from fmdp.errors import InputError
+from fmdp.errors import InputError, reason
+from fmdp.files import named, read_json
 from fmdp.foreign import read_state_dict
+from fmdp.foreign.zips import disproportionate
 from fmdp.released import unet_from_state_dict
 from fmdp.types import Time
 
 FORMAT = 1
 SHIPPED = pathlib.Path(__file__).parent / "checkpoints"
+LARGEST = 2**20  # pixels a side of the images of a prior
 WEIGHTS, MODEL = "weights.safetensors", "model.json"
 
 
@@ -93,7 +94,7 @@ def find(path: str | os.PathLike) -> pathlib.Path:
     Raises:
       InputError: there is none.
     """
-    folder = pathlib.Path(path).expanduser()
+    folder = named(path)
     if not folder.exists() and (SHIPPED / str(path)).is_dir() and len(pathlib.PurePath(path).parts) == 1:
         return SHIPPED / str(path)
     if not folder.exists():
@@ -115,12 +116,21 @@ def from_workdir(workdir: pathlib.Path) -> Prior:
     try:
         config = configuration.default()
         with config.unlocked():
-            config.update(ConfigDict(json.loads((workdir / "config.json").read_text())))
+            config.update(ConfigDict(read_json(workdir / "config.json")))
         network = train.make_network(config)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{workdir / 'config.json'} is damaged ({error}): it is no folder of a run") from error
-    shape = _image_shape(config, workdir)
-    state, progress = train.restore(config, shape, workdir)
+        shape = _image_shape(config, workdir)
+        state = jax.eval_shape(lambda: train.init_state(config, shape, jax.random.key(0)))
+    except InputError:
+        raise
+    except Exception as error:  # whatever ConfigDict raises of values of other kinds
+        raise InputError(f"{workdir / 'config.json'} is damaged ({reason(error)}): it is no folder of a run") from error
+    _check_room(state, workdir)
+    try:
+        state, progress = train.restore(config, shape, workdir)
+    except InputError:
+        raise
+    except Exception as error:  # orbax raises many kinds for damaged metadata
+        raise InputError(f"{workdir} holds no checkpoint that can be read ({reason(error)}): get it anew") from error
     about = About(name=config.name, config=configuration.plain(config), train=progress)
     params = parallel.local(parallel.replicate(state.ema))
     return Prior(params=params, network=network, image_shape=shape, about=about)
@@ -149,11 +159,25 @@ def options(network: nn.Module) -> dict[str, Any]:
 
 def _image_shape(config: ConfigDict, workdir: pathlib.Path) -> tuple[int, int, int]:
     """What the run wrote down of its images; of a run of before, that of the images themselves."""
-    try:
-        height, width, channels = json.loads((workdir / "split.json").read_text())["image_shape"]
-    except (OSError, ValueError, KeyError):
-        height, width, channels = data.load(config.data).train.shape[1:]
+    path = workdir / "split.json"
+    shape = read_json(path).get("image_shape") if path.exists() else None
+    return _sides(shape or data.load(config.data).train.shape[1:], path)
+
+
+def _sides(value: Any, where: pathlib.Path) -> tuple[int, int, int]:
+    whole = isinstance(value, list | tuple) and all(isinstance(n, int) and not isinstance(n, bool) for n in value)
+    if not whole or len(value) != 3 or not all(1 <= n <= LARGEST for n in value):
+        raise InputError(f"{where} is damaged (images of shape {str(value)[:60]}): get it anew")
+    height, width, channels = value
     return (height, width, channels)
+
+
+def _check_room(state: Any, workdir: pathlib.Path) -> None:
+    """Refuse a run whose arrays would be larger than its files could hold, before there is room made for them."""
+    wanted = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+    stored = sum(path.stat().st_size for path in (workdir / "checkpoints").rglob("*") if path.is_file())
+    if stored and disproportionate(wanted, stored):
+        raise InputError(f"{workdir} holds {stored} bytes of checkpoints for a state of {wanted}: it is damaged")
 
 
 def save(folder: pathlib.Path, prior: Prior, half: bool = False) -> None:
@@ -189,22 +213,27 @@ def save(folder: pathlib.Path, prior: Prior, half: bool = False) -> None:
 
 def _read(folder: pathlib.Path) -> Prior:
     try:
-        model = json.loads((folder / MODEL).read_text())
+        model = read_json(folder / MODEL)
         version = model["format"]
-        given, shape = dict(model["network"]), tuple(int(side) for side in model["image_shape"])
+        given, shape = dict(model["network"]), _sides(model["image_shape"], folder / MODEL)
         about = About(model["about"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder / MODEL} is damaged ({error!r}): get the checkpoint anew") from error
     if version != FORMAT:
         raise InputError(f"{folder} is of format {version}, this fmdp reads {FORMAT}: install a newer fmdp")
-    network = networks.make(given.pop("name", ""), given)
+    network = networks.make(str(given.pop("name", "")), given)
     try:
         flat = load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{folder / WEIGHTS} cannot be read ({error}): get the checkpoint anew") from error
-    expected = _shapes(network, shape)
+    except Exception as error:  # safetensors raises many kinds for a damaged file
+        raise InputError(f"{folder / WEIGHTS} cannot be read ({reason(error)}): get the checkpoint anew") from error
+    try:
+        expected = _shapes(network, shape)
+    except Exception as error:  # whatever a network raises of images that it is not made for
+        raise InputError(f"{folder / MODEL} describes no network ({reason(error)}): get the checkpoint anew") from error
     for name in sorted(expected.keys() | flat.keys()):
-        was, wanted = (np.shape(arrays[name]) if name in arrays else None for arrays in (flat, expected))
+        was, wanted = (arrays[name].shape if name in arrays else None for arrays in (flat, expected))
         if was != wanted:
             raise InputError(
                 f"{folder / WEIGHTS}: {name} has the shape {was}, the network of {MODEL} asks for {wanted}"
@@ -216,4 +245,4 @@ def _read(folder: pathlib.Path) -> Prior:
 def _shapes(network: nn.Module, image_shape: tuple[int, ...]) -> dict[str, Any]:
     given = (jax.ShapeDtypeStruct(image_shape, jnp.float32), 0.0, 0.0)
     params = jax.eval_shape(network.init, jax.random.key(0), *given)["params"]
-    return {name: np.empty(x.shape) for name, x in flax.traverse_util.flatten_dict(params, sep="/").items()}
+    return flax.traverse_util.flatten_dict(params, sep="/")

@@ -27,6 +27,11 @@ PERCEPTION = {
 }
 
 
+def verbatim(name: str) -> str:
+    """A name as matplotlib shows it and does not take it for a formula."""
+    return name.replace("$", r"\$")
+
+
 def write_curves(path: pathlib.Path, curves: list[dict[str, Any]]) -> None:
     """Write one CSV line per noise level, knob and setting."""
     rows = [

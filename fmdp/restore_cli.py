@@ -1,5 +1,6 @@
 """The command line of --mode=restore: your own pictures in, restored ones out."""
 
+import dataclasses
 import json
 import pathlib
 import sys
@@ -11,7 +12,8 @@ from absl import flags
 from fmdp import load, pretrained, restore_files
 from fmdp.calibration import Calibration
 from fmdp.data.pictures import UnusableError
-from fmdp.errors import InputError
+from fmdp.errors import InputError, printable
+from fmdp.files import named, read_json
 from fmdp.interpolant import time_of_sigma
 from fmdp.restoring import Request
 
@@ -47,7 +49,24 @@ def run() -> None:
     if len(chosen) > 1:
         raise InputError(f"--{chosen[0]} and --{chosen[1]} exclude each other: keep one")
     restore_files.find(source, output)  # before anything slow
-    request = Request(
+    wanted = request()
+    wanted.check()
+    if BUDGET.value is not None:
+        setting = lookahead_for(BUDGET.value, wanted, pretrained.find(checkpoint))
+        wanted = dataclasses.replace(wanted, lookaheads=(setting,))
+    done, faults = restore_files.run(load(checkpoint), wanted, source, output, {"checkpoint": str(checkpoint)})
+    print(printable(f"{done} restored, {len(faults)} not; results in {output}"), flush=True)
+    if not done:
+        sys.exit(2)
+
+
+def request() -> Request:
+    """What the flags ask for.
+
+    Raises:
+      InputError: a parameter cannot be read.
+    """
+    return Request(
         operator=OPERATOR.value,
         parameters=dict(parameter(text) for text in PARAMETER.value),
         degraded=DEGRADED.value,
@@ -58,20 +77,12 @@ def run() -> None:
         gain=GAIN.value,
         seed=SEED.value,
     )
-    request.check()
-    if BUDGET.value is not None:
-        setting = lookahead_for(BUDGET.value, request, pretrained.find(checkpoint))
-        request = Request(**{**vars(request), "lookaheads": (setting,)})
-    done, faults = restore_files.run(load(checkpoint), request, source, output, {"checkpoint": str(checkpoint)})
-    print(f"{done} restored, {len(faults)} not; results in {output}", flush=True)
-    if not done:
-        sys.exit(2)
 
 
 def _needed(flag: flags.FlagHolder) -> pathlib.Path:
     if flag.value is None:
         raise InputError(f"--{flag.name} is missing: --mode=restore needs --checkpoint, --input and --output")
-    return pathlib.Path(flag.value).expanduser()
+    return named(flag.value)
 
 
 def parameter(text: str) -> tuple[str, Any]:
@@ -85,13 +96,13 @@ def parameter(text: str) -> tuple[str, Any]:
         raise InputError(f"--parameter={text}: write NAME=VALUE, such as size=9")
     if name in ARRAYS:
         try:
-            levels = (restore_files.read(pathlib.Path(value))[..., 0] + 1) / 2
+            levels = (restore_files.read(named(value))[..., 0] + 1) / 2
         except (OSError, UnusableError) as error:
             raise InputError(f"--parameter={text}: {error}") from error
         return name, np.round(levels) if name == "mask" else levels / max(levels.sum(), 1e-6)
     try:
         return name, json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return name, value
 
 
@@ -107,7 +118,7 @@ def lookahead_for(decibels: float, request: Request, checkpoint: pathlib.Path) -
     path = checkpoint / "calibration.json"
     if not path.is_file():
         raise InputError(f"--budget_db={decibels:g}: {checkpoint} holds no calibration.json, as a measured run does")
-    calibration = Calibration.from_dict(json.loads(path.read_text()))
+    calibration = Calibration.from_dict(read_json(path))
     levels = [level.noise_level for level in calibration.levels]
     least, most = (level / (1 - level) for level in (levels[0], levels[-1]))
     if not least * (1 - 1e-6) <= request.sigma <= most * (1 + 1e-6):

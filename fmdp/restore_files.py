@@ -1,8 +1,10 @@
 """Picture files in, restored picture files out: what --mode=restore does with a file or a folder."""
 
+import collections
+import itertools
 import json
+import os
 import pathlib
-import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -14,45 +16,70 @@ from matplotlib.figure import Figure
 from PIL import Image
 from tqdm import tqdm
 
-from fmdp.data.pictures import MAX_PIXELS, SUFFIXES, Frame, UnusableError
-from fmdp.errors import InputError
+from fmdp.data import folder
+from fmdp.data.pictures import MAX_PIXELS, SUFFIXES, Frame, UnusableError, open_file
+from fmdp.errors import InputError, printable
 from fmdp.files import replacing, write_json
 from fmdp.report import as_picture
 from fmdp.restoring import Request, Restored, restore
 from fmdp.types import SizedField
 
+LONGEST = 200  # bytes of a picture's stem; most disks take names of 255
+
 
 def find(source: pathlib.Path, output: pathlib.Path) -> list[pathlib.Path]:
-    """The pictures to restore: a file, or those in a folder and its subfolders, in order.
+    """The pictures to restore: a file, or those in a folder and its subfolders, as `folder.names` finds them.
 
     Raises:
       InputError: there are none, or the output folder is where the pictures are, or a file.
     """
-    if output.exists() and not output.is_dir():
-        raise InputError(f"--output={output} is a file: name a folder, or one that does not exist yet")
-    if source.is_file():
+    try:
+        if output.exists() and not output.is_dir():
+            raise InputError(f"--output={output} is a file: name a folder, or one that does not exist yet")
+    except OSError as error:
+        raise InputError(f"--output={output} cannot be reached ({error.strerror}): name another folder") from error
+    if not source.exists():
+        raise InputError(f"--input={source} does not exist: name a picture or a folder of pictures")
+    if not source.is_dir():
         if output.resolve() == source.resolve().parent:
             raise InputError(
                 f"--output={output} is the folder of --input={source}: name another, to keep what is there"
             )
         return [source]
-    if not source.is_dir():
-        raise InputError(f"--input={source} does not exist: name a picture or a folder of pictures")
-    if output.resolve().is_relative_to(source.resolve()):
+    if _inside(output, source):
         raise InputError(f"--output={output} lies inside --input={source}: name a folder elsewhere")
-    found = sorted(path for path in source.rglob("*") if path.is_file() and path.suffix.lower() in SUFFIXES)
+    found = [source / name for name in folder.names(source)]
     if not found:
         raise InputError(f"--input={source} holds no pictures: files of {', '.join(sorted(SUFFIXES))} are")
     return found
 
 
-def outputs(paths: list[pathlib.Path], source: pathlib.Path, output: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Where the files of each picture go, without a suffix; pictures of one stem get their suffix into the name."""
+def outputs(
+    paths: list[pathlib.Path], source: pathlib.Path, output: pathlib.Path, request: Request
+) -> Iterator[pathlib.Path]:
+    """Where the files of each picture go, without an ending; no two pictures share one of them.
+
+    Pictures of one stem get their suffix into the name, and a number where that is not enough. Capitals and small
+    letters count as the same, as on the disks of many. A stem too long for its endings is cut.
+    """
     root = source if source.is_dir() else source.parent
-    bare = [path.relative_to(root).with_suffix("") for path in paths]
+    bare = [path.relative_to(root).parent / _stem(path) for path in paths]
+    times, taken = collections.Counter(bare), set[str]()
     for path, name in zip(paths, bare, strict=True):
-        twin = bare.count(name) > 1
-        yield output / (name.with_name(f"{name.name}_{path.suffix[1:].lower()}") if twin else name)
+        longer = f"{name.name}_{path.suffix[1:].lower()}"
+        numbered = (f"{longer}_{i}" for i in itertools.count(2))
+        for stem in itertools.chain([] if times[name] > 1 else [name.name], [longer], numbered):
+            files = {str(name.with_name(stem + ending)).casefold() for ending in endings(request)}
+            if taken.isdisjoint(files):
+                break
+        taken |= files
+        yield output / name.with_name(stem)
+
+
+def endings(request: Request) -> list[str]:
+    """What is added to a picture's name for its files: for each lookahead its image and spread, and three for all."""
+    each = [f"_r{r:.2f}" if len(request.lookaheads) > 1 else "" for r in request.lookaheads]
+    return [*(name + end for name in each for end in (".png", "_std.png")), "_measured.png", "_sheet.png", ".json"]
 
 
 def read(path: pathlib.Path) -> np.ndarray:
@@ -61,8 +88,8 @@ def read(path: pathlib.Path) -> np.ndarray:
     Raises:
       UnusableError: it is no picture, too large, or damaged.
     """
-    frame = Frame(size=1, channels=3, max_pixels=MAX_PIXELS)
-    with path.open("rb") as file:
+    frame = Frame(size=1, channels=3, max_pixels=MAX_PIXELS, keys="")
+    with open_file(path) as file:
         pixels = np.asarray(frame.upright(file), np.float32) / 127.5 - 1
     gray = (pixels == pixels[..., :1]).all()
     return pixels[..., :1] if gray else pixels
@@ -91,17 +118,22 @@ def run(
     paths = find(source, output)
     done, faults = 0, []
     with tqdm(paths, unit="picture") as bar:
-        for path, target in zip(bar, outputs(paths, source, output), strict=True):
+        for path, target in zip(bar, outputs(paths, source, output, request), strict=True):
             try:
+                if not _inside(target.parent, output):
+                    raise InputError(f"{target.parent} leads out of --output={output}: name another folder")
                 began = time.monotonic()
                 restored = restore(prior, read(path), request)
                 seconds = time.monotonic() - began
                 write(target, path, restored, request, made_by | {"seconds": seconds})
                 done += 1
                 for line in _told(restored, request):
-                    bar.write(f"{_printable(path)}: {line}")
-            except (UnusableError, InputError, OSError) as error:
-                faults.append(f"{_printable(path)}: {error}")
+                    bar.write(printable(f"{path}: {line}"))
+            except (UnusableError, InputError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
+                if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+                    raise
+                short = isinstance(error, MemoryError | jax.errors.JaxRuntimeError)
+                faults.append(printable(f"{path}: {'there is not enough memory for it' if short else error}"))
                 bar.write(faults[-1])
     return done, faults
 
@@ -161,8 +193,17 @@ def _told(restored: Restored, request: Request) -> list[str]:
     return lines
 
 
-def _printable(path: pathlib.Path) -> str:
-    return re.sub(r"[^\x20-\x7e]", lambda match: ascii(match[0])[1:-1], str(path))
+def _inside(path: pathlib.Path, folder: pathlib.Path) -> bool:
+    """Whether a path, its links followed, lies in a folder or is it."""
+    return pathlib.Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def _stem(path: pathlib.Path) -> str:
+    """The name without its suffix, short enough for every ending."""
+    stem = path.stem if path.stem.strip(".") else "picture"
+    while len(os.fsencode(stem)) > LONGEST:
+        stem = stem[:-1]
+    return stem
 
 
 def _save(path: pathlib.Path, image: np.ndarray) -> None:

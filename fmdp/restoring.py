@@ -16,6 +16,7 @@ from skimage.restoration import estimate_sigma
 from fmdp import observation, operators
 from fmdp.average_field import denoise, lookahead_time
 from fmdp.canvas import Shape, canvas_shape, corners, crop, on_canvas, pad, tiled
+from fmdp.data.pictures import MAX_PIXELS
 from fmdp.errors import InputError
 from fmdp.interpolant import time_of_sigma
 from fmdp.observation import Observation
@@ -24,6 +25,7 @@ from fmdp.parallel import everywhere
 from fmdp.solvers import DivergenceError, check, pnp
 from fmdp.types import AverageField, PRNGKey, SizedField
 
+MOST = 100_000  # draws or steps
 SIGMA = 0.05  # of the noise that we add, unless told
 LEAST_SIGMA = 1 / 255  # what eight bits leave of no noise
 SHRINKING = ("super_resolution", "decimation")  # by `factor` along each axis
@@ -70,22 +72,27 @@ class Request:
 
     def check(self) -> None:
         """Raises InputError for what could be used with no picture."""
-        if not isinstance(self.operator, Operator) and self.name not in operators.OPERATORS:
+        if isinstance(self.operator, Operator):
+            if self.parameters:
+                raise InputError(f"{self.name} has its parameters already: leave parameters out")
+        elif self.name not in operators.OPERATORS:
             raise InputError(
                 f"--operator={self.name}{operators.nearest(self.name, operators.OPERATORS)}:"
                 f" must be one of {', '.join(operators.OPERATORS)}"
             )
-        if isinstance(self.operator, Operator) and self.parameters:
-            raise InputError(f"{self.name} has its parameters already: leave parameters out")
+        else:
+            operators.check(self.name, self.parameters)
         for r in self.lookaheads:
             if not 0 <= r <= 1:
                 raise InputError(f"--lookahead={r:g}: must be from 0 (minimum error) to 1 (perfect perception)")
         if self.sigma is not None and not 0 < self.sigma < math.inf:
             raise InputError(f"--sigma={self.sigma:g}: must be positive, on the [-1, 1] scale (.05 is 6.4 of 255)")
-        if self.draws < 1 or self.steps < 1:
-            raise InputError(f"--draws={self.draws} --steps={self.steps}: both must be 1 or more")
+        if not (1 <= self.draws <= MOST and 1 <= self.steps <= MOST):
+            raise InputError(f"--draws={self.draws} --steps={self.steps}: both must be from 1 to {MOST}")
         if not 0 < self.gain < math.inf:
             raise InputError(f"--gain={self.gain:g}: must be positive; 1 never overshoots a linear operator")
+        if not -(2**63) <= self.seed < 2**63:
+            raise InputError(f"--seed={self.seed}: must be a number of 64 bits")
         if self.draws > 1 and self.operator == "denoising":
             raise InputError(f"--draws={self.draws}: denoising draws nothing, it is one evaluation: leave it out")
         if self.degraded and self.operator in UNSEEN:
@@ -210,6 +217,10 @@ def _to_be_restored(
     factor = factor if isinstance(factor, int) and factor > 0 else 1  # of others the operator will say what is wrong
     if request.degraded:
         shape = (height * factor, width * factor, tile[2])
+        if shape[0] * shape[1] > MAX_PIXELS:
+            raise InputError(
+                f"--parameter=factor={factor}: makes {shape[0]}x{shape[1]}, more than {MAX_PIXELS:,} pixels"
+            )
     else:
         shape = (height - height % factor, width - width % factor, tile[2])
         if shape[:2] != (height, width):

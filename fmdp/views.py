@@ -5,15 +5,16 @@ Everything comes from the run's summary.json and its pictures.npz, so that pages
 
 import math
 import pathlib
-import zipfile
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from matplotlib.ticker import SymmetricalLogLocator
 
+from fmdp.errors import InputError
 from fmdp.evaluate import Sweep
 from fmdp.files import replacing
+from fmdp.foreign import load_npz
 from fmdp.inverse import Picture
 from fmdp.report import NAMES, PERCEPTION, as_picture
 
@@ -115,9 +116,8 @@ def save(path: pathlib.Path, pictures: Pictures) -> None:
 def load(path: pathlib.Path, group: str) -> Pictures:
     """The pictures of one group (denoise or inverse), none where there are none or they cannot be read."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files if name.startswith(f"{group}/")}
-    except (OSError, ValueError, zipfile.BadZipFile):
+        return load_npz(path, lambda name: name.startswith(f"{group}/"))
+    except InputError:
         return {}
 
 

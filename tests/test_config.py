@@ -33,6 +33,16 @@ CONFIGS = sorted(path for path in (pathlib.Path(__file__).parents[1] / "configs"
         ("inverse.steps", ()),
         ("inverse.steps", (0, 10)),
         ("inverse.lookaheads", (0.5, 1.5)),
+        ("seed", -1),
+        ("seed", 2**63),
+        ("name", "../elsewhere"),
+        ("optimizer.learning_rate", float("inf")),
+        ("optimizer.b1", 1.0),
+        ("optimizer.clip_norm", 0.0),
+        ("loss.weight_bound", 0.0),
+        ("data.samples", 0),
+        ("train.steps", 2**31),
+        ("evaluate.noise_levels", ("a",)),
     ],
 )
 def test_what_cannot_run_is_refused_by_name_and_value(key, value):

@@ -179,7 +179,8 @@ def test_shapes_beyond_the_bytes_are_refused_without_room_being_made(tmp_path):
         read(tmp_path, dump(deep))
 
 
-WHOLE = {name: make(ARRAYS) for name, make in FILES.items()}
+with invented_modules():  # not to be met by the imports of other tests
+    WHOLE = {name: make(ARRAYS) for name, make in FILES.items()}
 
 
 @settings(max_examples=400, deadline=None)

@@ -284,6 +284,15 @@ BAD = [
     ("hdr", (8, 8, 3), dict(scale=0.0), "scale=0.0 must be positive"),
     ("phase_retrieval", (8, 8, 3), dict(oversampling=-1.0), "must not be negative"),
     ("decimation", (8, 8, 3), dict(factor=2.0), "decimation: factor=2.0: pass a whole number"),
+    ("decimation", (8, 8, 3), dict(factor=True), "decimation: factor=True: pass a whole number"),
+    ("random_inpainting", (8, 8, 3), dict(ratio="x"), "ratio='x': pass a finite number"),
+    ("hdr", (8, 8, 3), dict(scale=np.inf), "scale=inf: pass a finite number"),
+    ("gaussian_blur", (8, 8, 3), dict(kernel_size=5, std=1e9), "std=1000000000.0 pixels .* from 0.001 to 1000"),
+    ("gaussian_blur", (8, 8, 3), dict(kernel_size=5, std=1.0, boundary=3), "boundary=3: pass a text"),
+    ("motion_blur", (8, 8, 3), dict(kernel_size=10**9 + 1), "a kernel of 1000000001 needs sides above"),
+    ("motion_blur", (8, 8, 3), dict(kernel=[[1, "a"]]), "pass an array of finite numbers"),
+    ("brush_inpainting", (8, 8, 3), dict(strokes=10**9), "both must be positive, and at most 256"),
+    ("phase_retrieval", (8, 8, 3), dict(oversampling=1e9), "must not be negative, nor above 64"),
     ("denoising", (8, 8), {}, "must be .height, width, channels."),
 ]
 

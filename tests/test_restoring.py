@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -150,6 +151,15 @@ def test_noise_is_estimated_where_it_is_not_told():
         (Request(draws=2), "--draws=2: denoising draws nothing"),
         (Request(operator="hdr", steps=0), "--steps=0"),
         (Request(operator="decimation", parameters={"factor": "two"}), "decimation: factor='two'"),
+        (Request(draws=10**9, operator="hdr"), "--draws=1000000000 --steps=100: both must be from 1 to 100000"),
+        (Request(operator="hdr", gain=float("nan")), "--gain=nan: must be positive"),
+        (Request(seed=2**64), "--seed=18446744073709551616: must be a number of 64 bits"),
+        (Request(operator="decimation"), "decimation: missing parameter 'factor'"),
+        (Request(operator="decimation", parameters={"factor": 0}), "factor=0 must be a positive integer"),
+        (
+            Request(operator="decimation", parameters={"factor": 10**6}, degraded=True),
+            "--parameter=factor=1000000: makes 8000000x8000000, more than",
+        ),
         (Request(operator="phase_retrieval", degraded=True), "--already_degraded: what phase_retrieval measures"),
     ],
 )
@@ -236,3 +246,61 @@ def test_folders_that_cannot_be_used(tmp_path):
             restore_files.run(PRIOR, Request(), photo, output, {})
     assert list(tmp_path.iterdir()) == [photo]
     assert photo.read_bytes() == before
+
+
+def flat(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((8, 8), 90, np.uint8)).save(path, "PNG")
+
+
+def test_restoring_writes_nothing_outside_its_output(tmp_path):
+    source, output, elsewhere = tmp_path / "in", tmp_path / "out", tmp_path / "elsewhere"
+    for name in ("plain.png", "inner/a.png", "link/b.png"):
+        flat(source / name)
+    shutil.move(source / "link", elsewhere)
+    (source / "link").symlink_to("../elsewhere")
+    (source / "inner" / "up.png").symlink_to("../../in/plain.png")
+    output.mkdir()
+    (output / "inner").symlink_to(elsewhere)  # made by somebody who knows what will be written
+    (output / "plain.png").symlink_to(elsewhere / "b.png")
+    before = {path: path.read_bytes() for path in [*elsewhere.rglob("*"), *source.rglob("*")] if path.is_file()}
+    done, faults = restore_files.run(PRIOR, Request(degraded=True, sigma=0.1), source, output, {})
+    assert done == 2
+    assert len(faults) == 2
+    assert all("leads out of --output" in line for line in faults)
+    after = {path: path.read_bytes() for path in [*elsewhere.rglob("*"), *source.rglob("*")] if path.is_file()}
+    assert after == before
+    assert not (output / "plain.png").is_symlink()
+    assert {path.name for path in (output / "link").iterdir()} == {"b.png", "b_measured.png", "b.json"}
+
+
+def test_no_two_pictures_are_restored_into_one_file(tmp_path):
+    names = ["a.png", "a.PNG", "A.png", "a.bmp", "a_png.png", "a_bmp.png", "a_measured.png", "a_std.png", "a_png_2.png"]
+    names += [
+        "a_r0.50.png",
+        "a_r0.50_std.png",
+        "a_sheet.png",
+        "...png",
+        "x..png",
+        "y" * 240 + ".png",
+        "y" * 239 + "z.png",
+    ]
+    for name in names:
+        flat(tmp_path / "in" / name)
+    wanted = [name for name in names if not name.startswith(".")]
+    for request in (
+        Request(degraded=True, sigma=0.1),
+        Request(degraded=True, sigma=0.1, lookaheads=(0.0, 0.5)),
+        Request(operator="box_inpainting", parameters={"size": 4}, degraded=True, sigma=0.1, draws=2, steps=2),
+    ):
+        output = tmp_path / f"{len(request.lookaheads)}{request.draws}"
+        done, faults = restore_files.run(PRIOR, request, tmp_path / "in", output, {})
+        assert (done, faults) == (len(wanted), [])
+        told = [json.loads(path.read_text())["input"] for path in output.glob("*.json")]
+        assert sorted(told) == sorted(wanted)
+        each = len(request.lookaheads) * (1 + (request.draws > 1)) + 2 + (len(request.lookaheads) > 1)
+        assert len(list(output.iterdir())) == each * len(wanted)
+        assert len({path.name.casefold() for path in output.iterdir()}) == each * len(wanted)
+    done, faults = restore_files.run(PRIOR, Request(degraded=True, sigma=0.1), tmp_path / "in" / "...png", output, {})
+    assert (done, faults) == (1, [])
+    assert (output / "picture.json").exists()

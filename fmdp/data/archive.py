@@ -11,7 +11,8 @@ import numpy as np
 
 from fmdp.data.layout import arrange
 from fmdp.data.pictures import SUFFIXES, Files, UnusableError
-from fmdp.errors import InputError
+from fmdp.errors import InputError, reason
+from fmdp.foreign.zips import LARGEST, disproportionate
 
 LABELS = "dataset.json"
 
@@ -20,15 +21,15 @@ def find(path: pathlib.Path) -> tuple[Files, Files | None]:
     """The pictures of a zip, and those held out where `arrange` sees an official split.
 
     Their classes are those of StyleGAN's dataset.json, {"labels": [[name, class], ...]}, where it has any. Hidden
-    files, and what macOS puts beside the files, are not looked at.
+    files, and what macOS puts beside the files, are not looked at; of several members of one name the last counts.
 
     Raises:
       InputError: it is no zip, or its dataset.json is of another form.
     """
     try:
         members = {member.filename for member in _archive(path).infolist() if not member.is_dir()}
-    except (OSError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is not a zip that can be read ({error}): make it anew") from error
+    except Exception as error:  # zipfile raises many kinds for a damaged file
+        raise InputError(f"{path} is not a zip that can be read ({reason(error)}): make it anew") from error
     pictures = [name for name in members if _is_picture(pathlib.PurePosixPath(name))]
     labels = _labels(path) if LABELS in members else {}
     parts = arrange(sorted(pictures), functools.partial(_open, path))
@@ -41,7 +42,7 @@ def find(path: pathlib.Path) -> tuple[Files, Files | None]:
 
 
 def _is_picture(path: pathlib.PurePosixPath) -> bool:
-    hidden = any(part.startswith((".", "__MACOSX")) and part != ".." for part in path.parts)
+    hidden = any(part.startswith((".", "__MACOSX")) and not part.startswith("..") for part in path.parts)
     return path.suffix.lower() in SUFFIXES and not hidden
 
 
@@ -56,16 +57,22 @@ def _open(path: pathlib.Path, name: str) -> BufferedIOBase:
     if pure.is_absolute() or ".." in pure.parts or "\\" in name:
         raise UnusableError("its name leads out of the zip")
     try:
-        return cast(BufferedIOBase, _archive(path).open(name))
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:  # damaged, packed unusually, encrypted
-        raise UnusableError(str(error)) from error
+        member = _archive(path).getinfo(name)
+        if disproportionate(member.file_size, member.compress_size):
+            raise UnusableError(f"it unpacks to more than {LARGEST} times its size")
+        return cast(BufferedIOBase, _archive(path).open(member))
+    except (OSError, UnusableError):
+        raise
+    except Exception as error:  # damaged, packed unusually, encrypted
+        raise UnusableError(reason(error)) from error
 
 
 def _labels(path: pathlib.Path) -> dict[str, int]:
     try:
         with _open(path, LABELS) as file:
-            return {str(name): int(label) for name, label in json.load(file)["labels"] or ()}
-    except (KeyError, ValueError, TypeError, UnusableError) as error:
+            labels = json.load(file)["labels"] or ()
+        return {str(name): int(np.int64(label)) for name, label in labels}
+    except Exception as error:  # of zipfile and zlib, too
         raise InputError(
             f'{path}: its {LABELS} is not {{"labels": [[name, class], ...]}}: mend it, or take it out'
         ) from error

@@ -5,8 +5,10 @@ import os
 import pathlib
 from io import BufferedIOBase
 
+from absl import logging
+
 from fmdp.data.layout import arrange
-from fmdp.data.pictures import SUFFIXES, Files
+from fmdp.data.pictures import SUFFIXES, Files, open_file
 
 
 def find(root: pathlib.Path) -> tuple[Files, Files | None]:
@@ -17,11 +19,16 @@ def find(root: pathlib.Path) -> tuple[Files, Files | None]:
 def names(root: pathlib.Path) -> list[str]:
     """The pictures below a folder as paths relative to it, in order, told by their suffixes.
 
-    Links are followed, into each folder once; hidden files and folders are not looked at.
+    Links are followed, into each folder once; hidden files and folders are not looked at. A folder that cannot be
+    read is named in one line.
     """
     found, seen = [], set()
-    for folder, folders, files in os.walk(root, followlinks=True):
-        state = pathlib.Path(folder).stat()
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=_tell):
+        try:
+            state = pathlib.Path(folder).stat()
+        except OSError as error:  # it went while it was read
+            _tell(error)
+            continue
         if (state.st_dev, state.st_ino) in seen:
             folders.clear()
             continue
@@ -34,4 +41,8 @@ def names(root: pathlib.Path) -> list[str]:
 
 
 def _open(root: pathlib.Path, name: str) -> BufferedIOBase:
-    return (root / name).open("rb")
+    return open_file(root / name)
+
+
+def _tell(error: OSError) -> None:
+    logging.warning("%r cannot be read (%s): the pictures in it are left out", error.filename, error.strerror)

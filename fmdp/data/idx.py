@@ -1,6 +1,5 @@
 """IDX files, the format of MNIST and its successors, plain or gzipped, with the official split that they come in."""
 
-import gzip
 import math
 import pathlib
 import zlib
@@ -9,6 +8,7 @@ import numpy as np
 
 from fmdp.data.examples import Bytes, Examples, Found
 from fmdp.errors import InputError
+from fmdp.foreign.zips import gunzip
 
 FILES = {
     part: {kind: f"{name}-{kind}-idx{axes}-ubyte" for kind, axes in (("images", 3), ("labels", 1))}
@@ -27,7 +27,7 @@ def read(path: pathlib.Path) -> np.ndarray:
       InputError: it cannot be read, is not such a file, or is shorter or longer than it says.
     """
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        content = gunzip(path) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read ({error}): get it anew") from error
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] != UNSIGNED_BYTE:

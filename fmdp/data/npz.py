@@ -1,12 +1,13 @@
 """npz files: named arrays of images, and of their classes."""
 
 import pathlib
-import zipfile
+from collections.abc import Mapping
 
 import numpy as np
 
 from fmdp.data.examples import Bytes, Examples, Found
 from fmdp.errors import InputError
+from fmdp.foreign import load_npz
 
 IMAGES = {"train": ("train_images", "x_train", "images", "x", "arr_0"), "test": ("test_images", "x_test")}
 LABELS = {"train": ("train_labels", "y_train", "labels", "y", "arr_1"), "test": ("test_labels", "y_test")}
@@ -20,13 +21,12 @@ def find(path: pathlib.Path) -> Found:
     Raises:
       InputError: it cannot be read, has none of the names, or an array of another type, range or shape.
     """
+    known = {name for names in (IMAGES, LABELS) for part in names.values() for name in part}
     try:
-        with np.load(path, allow_pickle=False) as file:
-            train, test = (_examples(path, file, part) for part in ("train", "test"))
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} is not an npz file of plain arrays ({str(error).splitlines()[0][:100]})") from error
+        arrays = load_npz(path, known.__contains__)
+    except InputError as error:
+        raise InputError(f"{path} is {error}") from error
+    train, test = (_examples(path, arrays, part) for part in ("train", "test"))
     if train is None:
         raise InputError(f"{path} has no array of images: name it one of {', '.join(IMAGES['train'])}")
     if test is not None and train.images.shape[1:] != test.images.shape[1:]:
@@ -34,21 +34,21 @@ def find(path: pathlib.Path) -> Found:
     return Found(train, test)
 
 
-def _examples(path: pathlib.Path, file: np.lib.npyio.NpzFile, part: str) -> Examples | None:
-    name = next((name for name in IMAGES[part] if name in file), None)
+def _examples(path: pathlib.Path, arrays: Mapping[str, np.ndarray], part: str) -> Examples | None:
+    name = next((name for name in IMAGES[part] if name in arrays), None)
     if name is None:
         return None
-    images = file[name]
+    images = arrays[name]
     if images.ndim == 3:
         images = images[..., None]
-    if images.ndim != 4 or images.shape[-1] not in (1, 3) or len(images) == 0:
+    if images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
         raise InputError(f"{path}: {name} has shape {images.shape}, not [n, H, W], [n, H, W, 1] or [n, H, W, 3]")
     if images.dtype != np.uint8:
         if not np.issubdtype(images.dtype, np.floating) or not np.abs(images).max() <= 1:
             raise InputError(f"{path}: {name} must hold bytes (0 to 255) or floats from -1 to 1, not {images.dtype}")
         images = images.astype(np.float32)
-    label = next((name for name in LABELS[part] if name in file), None)
-    labels = np.zeros(len(images), int) if label is None else file[label].reshape(-1)
+    label = next((name for name in LABELS[part] if name in arrays), None)
+    labels = np.zeros(len(images), int) if label is None else arrays[label].reshape(-1)
     if len(labels) != len(images) or not np.issubdtype(labels.dtype, np.integer):
         raise InputError(f"{path}: {label} must hold one integer for each of the {len(images)} images")
     names = [f"{part}/{i}" for i in range(len(images))]

@@ -1,8 +1,11 @@
 """Picture files as images: which can be used, and how each becomes a square of bytes."""
 
 import concurrent.futures
+import contextlib
 import functools
 import os
+import pathlib
+import stat
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +17,7 @@ from absl import logging
 from PIL import Image, ImageOps
 
 from fmdp.data.examples import Index, to_float
-from fmdp.errors import InputError
+from fmdp.errors import InputError, reason
 
 _KINDS = Image.registered_extensions()
 # No format that starts another program, and only what this Pillow was built with.
@@ -22,12 +25,29 @@ FORMATS = tuple(kind for kind in ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "T
 SUFFIXES = {suffix for suffix, kind in _KINDS.items() if kind in FORMATS}
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 2**31  # above it Pillow warns
 SHOWN = 10  # of the pictures left out are named, the rest counted
-# What Pillow warns of is left out, with a line that says so.
+# Too many pixels are left out, with a line that says so; of damaged metadata, which is not used, nobody needs to know.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
 class UnusableError(Exception):
     """A picture that cannot be used; the message says why."""
+
+
+def open_file(path: pathlib.Path) -> BufferedIOBase:
+    """A file opened for reading.
+
+    Raises:
+      UnusableError: it is a pipe, a device or another thing that could keep its reader waiting.
+      OSError: it cannot be opened.
+    """
+    if stat.S_ISREG(path.stat().st_mode):
+        # Should a pipe have taken its place meanwhile, it is opened without waiting.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return os.fdopen(descriptor, "rb")
+        os.close(descriptor)
+    raise UnusableError("neither a file nor a link to one")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +60,13 @@ class Frame:
       size: pixels a side; a picture smaller than that is not used.
       channels: 3 for colour, 1 for gray (ITU-R 601 luma).
       max_pixels: a picture of more is not used.
+      keys: where size and max_pixels are set, for messages.
     """
 
     size: int
     channels: int
     max_pixels: int
+    keys: str = "config.data."
 
     def check(self, file: BufferedIOBase) -> None:
         """Look at the header of a picture.
@@ -75,7 +97,9 @@ class Frame:
         """
         with self._open(file) as image:
             try:
-                ImageOps.exif_transpose(image, in_place=True)
+                image.load()
+                with contextlib.suppress(Exception):  # damaged metadata turns nothing
+                    ImageOps.exif_transpose(image, in_place=True)
                 image = _eight_bits(image)
                 if image.has_transparency_data:
                     white = Image.new("RGBA", image.size, "white")
@@ -84,25 +108,25 @@ class Frame:
             except UnusableError:
                 raise
             except Exception as error:  # Pillow raises many kinds for a damaged file
-                raise UnusableError(
-                    f"damaged: {str(error).splitlines()[0][:100] if str(error) else error!r}"
-                ) from error
+                raise UnusableError(f"damaged: {reason(error)}") from error
 
     def _open(self, file: BufferedIOBase) -> Image.Image:
-        if not file.read(1):
-            raise UnusableError("an empty file")
-        file.seek(0)
         try:
+            if not file.read(1):
+                raise UnusableError("an empty file")
+            file.seek(0)
             image: Image.Image = Image.open(cast(IO[bytes], file), formats=FORMATS)
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise UnusableError(f"more than config.data.max_pixels = {self.max_pixels:,} pixels") from error
+            raise UnusableError(f"more than {self.keys}max_pixels = {self.max_pixels:,} pixels") from error
+        except UnusableError:
+            raise
         except Exception as error:  # as above
             raise UnusableError("not a picture") from error
         width, height = image.size
         if width * height > self.max_pixels:
-            raise UnusableError(f"{width}x{height} are more than config.data.max_pixels = {self.max_pixels:,} pixels")
+            raise UnusableError(f"{width}x{height} are more than {self.keys}max_pixels = {self.max_pixels:,} pixels")
         if min(width, height) < self.size:
-            raise UnusableError(f"{width}x{height} is smaller than config.data.size = {self.size}")
+            raise UnusableError(f"{width}x{height} is smaller than {self.keys}size = {self.size}")
         return image
 
 
@@ -209,8 +233,7 @@ def examine(files: Files, frame: Frame, where: str, strict: bool = False) -> tup
             with files.open(name) as file:
                 (frame.decode if strict else frame.check)(file)
         except (UnusableError, OSError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            return f"{name!r}: {reason}"
+            return f"{name!r}: {error.strerror or error if isinstance(error, OSError) else error}"
         return None
 
     with concurrent.futures.ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as threads:

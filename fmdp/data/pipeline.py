@@ -70,7 +70,17 @@ class Batches(grain.DatasetIterator):
     def __next__(self) -> Any:
         if self._records is None:
             self._records = self._start()
-        record = next(self._records)
+        try:
+            record = next(self._records)
+        except RuntimeError as error:
+            if not self._workers or "terminated" not in str(error):
+                raise
+            self.close()
+            said = str(error).partition(".")[0]
+            raise InputError(
+                f"a process that reads pictures ended by itself ({said}): where it wanted for memory, lower"
+                f" config.data.workers = {self._workers}; started again, the run goes on from its checkpoint"
+            ) from error
         self._next += 1
         return record
 

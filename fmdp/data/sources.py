@@ -12,6 +12,7 @@ from fmdp.data.examples import Examples, Found
 from fmdp.data.pictures import Files, Frame, Pictures, examine
 from fmdp.data.splits import Split, separate, split
 from fmdp.errors import InputError
+from fmdp.files import named
 
 
 def load(config: ConfigDict) -> Split:
@@ -31,7 +32,7 @@ def load(config: ConfigDict) -> Split:
     if config.source not in ("", *FILES):
         known = ", ".join(["digits", *FILES, *targets.TARGETS])
         raise InputError(f"config.data.source = {config.source!r}: must be one of {known}, or empty to go by the path")
-    path = pathlib.Path(config.path).expanduser()
+    path = named(config.path)
     if not config.path or not path.exists():
         remedy = f"{config.origin}, or name another path" if config.origin else "name a path that exists"
         raise InputError(f"config.data.path = {config.path!r} does not exist: {remedy}")

@@ -1,7 +1,6 @@
 """Which images are held out: decided once and for all, never by the seed of a run."""
 
 import hashlib
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,7 +11,7 @@ from jaxtyping import Float
 from fmdp.data.examples import Examples, Found, Images
 from fmdp.errors import InputError
 from fmdp.exact import Gaussian, GaussianMixture
-from fmdp.files import write_json
+from fmdp.files import read_json, write_json
 
 
 class Split(NamedTuple):
@@ -109,7 +108,7 @@ def pin(split: Split, path: pathlib.Path) -> None:
       InputError: there it says that the run began with another split.
     """
     if path.exists():
-        began = json.loads(path.read_text())["hash"]
+        began = read_json(path).get("hash")
         if began != split.hash:
             raise InputError(
                 f"{path} is of a run on other images (split {began}, now {split.hash}):"

@@ -4,13 +4,14 @@ import functools
 import importlib
 import io
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from fmdp.data.pictures import Files
-from fmdp.errors import InputError
+from fmdp.data.pictures import Files, UnusableError
+from fmdp.errors import InputError, reason
 
 TEST = ("test", "validation")
 
@@ -21,6 +22,8 @@ def find(name: str, folder: pathlib.Path) -> tuple[Files, Files | None]:
     Raises:
       InputError: no data set has this name, it is not prepared there as array_record, or it holds no images.
     """
+    if not re.fullmatch(r"[\w-]*(/[\w.-]+)?(:[\d.*]+)?", name):  # a namespace would have its code fetched and run
+        raise InputError(f"config.data.dataset = {name!r}: name a data set of tensorflow-datasets itself")
     import tensorflow_datasets as tfds  # takes a second, and only here
 
     if name == "afhq":
@@ -58,4 +61,7 @@ def _files(parts: Mapping[str, Sequence[Any]], part: str, classes: bool) -> File
 
 def _open(parts: Mapping[str, Sequence[Any]], name: str) -> io.BufferedIOBase:
     part, _, index = name.rpartition("/")
-    return io.BytesIO(parts[part][int(index)]["image"])
+    try:
+        return io.BytesIO(parts[part][int(index)]["image"])
+    except Exception as error:  # array_record and tfds raise many kinds for a damaged file
+        raise UnusableError(f"damaged: {reason(error)}") from error

@@ -11,12 +11,11 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 
-from fmdp.errors import InputError
-from fmdp.foreign import inert
+from fmdp.errors import InputError, reason
+from fmdp.foreign import inert, zips
 from fmdp.foreign.tensors import DTYPES, named_arrays
 
 MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of what torch.save wrote before it wrote zips
-LARGEST = 200  # times its own size that a zip may unpack to
 FAULTS = (
     ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, EOFError, RecursionError, MemoryError,
     struct.error, zipfile.BadZipFile, NotImplementedError, SafetensorError,
@@ -44,8 +43,7 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except FAULTS as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
-        raise InputError(f"{path} is damaged, or no checkpoint ({reason}): get it anew") from error
+        raise InputError(f"{path} is damaged, or no checkpoint ({reason(error)}): get it anew") from error
 
 
 def _arrays(content: bytes) -> dict[str, np.ndarray]:
@@ -61,21 +59,15 @@ def _arrays(content: bytes) -> dict[str, np.ndarray]:
 def _zip(content: bytes) -> dict[str, np.ndarray]:
     with zipfile.ZipFile(io.BytesIO(content)) as file:
         members = {member.filename: member for member in file.infolist()}
-        if sum(member.file_size for member in members.values()) > LARGEST * len(content):
-            raise ValueError(f"a zip that unpacks to more than {LARGEST} times its size")
+        zips.check(list(members.values()))
         pickled = [name for name in members if name.endswith("/data.pkl") or name == "data.pkl"]
         if not pickled:
-            return _npz(content)
+            return zips.load_npz(io.BytesIO(content))
         root = pickled[0].removesuffix("data.pkl")
         if f"{root}byteorder" in members and file.read(f"{root}byteorder") == b"big":
             raise InputError("it was saved on a big-endian machine, which is not read")
         tree = inert.read(io.BytesIO(file.read(pickled[0])), [])
         return named_arrays(tree, lambda key: file.read(f"{root}data/{key}"), _typed)
-
-
-def _npz(content: bytes) -> dict[str, np.ndarray]:
-    with np.load(io.BytesIO(content), allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
 
 
 def _pickle(content: bytes) -> dict[str, np.ndarray]:

@@ -9,7 +9,6 @@ import hashlib
 import importlib.util
 import os
 import pathlib
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -20,6 +19,7 @@ import numpy as np
 
 from fmdp.errors import InputError
 from fmdp.files import replacing
+from fmdp.foreign import load_npz
 from fmdp.metrics.inception import Inception
 from fmdp.metrics.lpips import LPIPS
 from fmdp.metrics.published import inception_params, lpips_params, params_shapes
@@ -193,9 +193,8 @@ def save(path: pathlib.Path, weights: Weights) -> None:
 def _read(name: str, path: pathlib.Path) -> Weights:
     """What `save` wrote."""
     try:
-        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
-            flat = {key: file[key] for key in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        flat = load_npz(path)
+    except InputError as error:
         raise InputError(f"{path} is damaged ({error}); remove it, and the published file is converted anew") from error
     origin, network = str(flat.pop("origin", "")), SOURCES[name].network
     shapes = flax.traverse_util.flatten_dict(params_shapes(network), sep="/")

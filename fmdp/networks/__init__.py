@@ -1,6 +1,7 @@
 """The networks an average field can be made of, one backbone per file."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 
@@ -10,12 +11,15 @@ from fmdp.networks.unet import UNet
 
 BACKBONES: dict[str, type[nn.Module]] = {"mlp": MLP, "unet": UNet}
 
+FEW, MANY, LONGEST = (0, 128), (1, 2**16), 8  # of blocks; of anything else; in a list
+DTYPES = ("bfloat16", "float16", "float32", "float64")
+
 
 def make(name: str, options: Mapping) -> nn.Module:
     """The backbone called `name`; its fields are set from `options`.
 
     Raises:
-      InputError: the backbone, or one of the options, is not known.
+      InputError: the backbone, or one of the options, is not known, or a value is none that it can have.
     """
     if name not in BACKBONES:
         raise InputError(f"config.network.name = {name!r}: must be one of {', '.join(BACKBONES)}")
@@ -23,4 +27,25 @@ def make(name: str, options: Mapping) -> nn.Module:
     unknown = sorted(set(options) - known)
     if unknown:
         raise InputError(f"config.network.{unknown[0]}: {name} knows only {', '.join(sorted(known))}")
+    for key, value in options.items():
+        default = getattr(BACKBONES[name], key)
+        if not _fits(value, default, *(FEW if key == "blocks" else MANY), empty=key == "attention"):
+            raise InputError(
+                f"config.network.{key} = {str(value)[:60]!r}: must be of the kind of its default, {default!r}, with"
+                f" numbers up to {MANY[1]} (of blocks to {FEW[1]}), in lists of at most {LONGEST}"
+            )
     return BACKBONES[name](**options)
+
+
+def _fits(value: Any, default: Any, least: int, most: int, empty: bool) -> bool:
+    """Whether an option is of the kind of its default and within reason, for it may come out of a stranger's file."""
+    if isinstance(default, tuple):
+        listed = isinstance(value, tuple | list) and (0 if empty else 1) <= len(value) <= LONGEST
+        return listed and all(_fits(x, default[0], least, most, empty) for x in value)
+    if default is None:
+        return value is None or (isinstance(value, str) and value in DTYPES)
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(default, bool) and isinstance(value, bool)
+    if isinstance(default, int):
+        return isinstance(value, int) and least <= value <= most
+    return isinstance(value, int | float) and abs(value) <= most

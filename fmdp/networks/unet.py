@@ -145,7 +145,7 @@ class UNet(nn.Module):
       remat: recompute the blocks in the backward pass instead of keeping what is inside them.
 
     Raises:
-      InputError: H or W is not divisible.
+      InputError: H or W is not divisible, or resampling is no filter.
     """
 
     channels: int = 128
@@ -166,6 +166,8 @@ class UNet(nn.Module):
         coarsest = len(self.multipliers) - 1
         if height % 2**coarsest or width % 2**coarsest:
             raise InputError(f"an image of {height}x{width} pixels: both must be divisible by {2**coarsest}; pad it")
+        if len(self.resampling) < 2 or not 0 < abs(sum(self.resampling)) < math.inf:
+            raise InputError(f"resampling = {self.resampling}: a filter has two taps or more, with a sum that is not 0")
         precise = jnp.promote_types(x.dtype, jnp.float32)
         s, t = (jnp.broadcast_to(jnp.asarray(time, precise), batch).reshape(-1) for time in (s, t))
         h = x.reshape(-1, height, width, colours)

@@ -51,7 +51,7 @@ def motion_blur(
       boundary: "reflect" or "circular".
     """
     if kernel is None:
-        check_odd("motion_blur", kernel_size)
+        check_odd("motion_blur", kernel_size, min(image_shape[:2]))
         if not 0 <= intensity <= 1:
             raise InputError(f"motion_blur: intensity={intensity}: pass a number from 0 (straight) to 1 (scribble)")
         matrix = motion_kernel(key, kernel_size, intensity)

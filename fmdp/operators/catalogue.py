@@ -2,9 +2,10 @@
 
 import difflib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from fmdp.errors import InputError
@@ -42,6 +43,7 @@ OPERATORS: dict[str, Callable[..., Operator]] = {
 }
 """Builders (image_shape, key, **parameters) -> Operator."""
 
+LARGEST = 1e30  # above all numbers that are of use
 DRAWN = ("random_inpainting", "brush_inpainting", "motion_blur")
 
 
@@ -55,6 +57,23 @@ def make(name: str, image_shape: tuple[int, ...], key: PRNGKey | None = None, **
     Raises:
       InputError: an unknown name or parameter, a missing parameter or key, or a value that cannot be used.
     """
+    check(name, parameters)
+    if len(image_shape) != 3 or min(image_shape) < 1:
+        raise InputError(f"{name}: image_shape={image_shape} must be (height, width, channels)")
+    drawn = name in DRAWN and all(parameters.get(array) is None for array in ("mask", "kernel"))
+    if key is None and drawn:
+        raise InputError(f"{name} is drawn at random: pass key=jax.random.key(...)")
+    for parameter, spec in inspect.signature(OPERATORS[name]).parameters.items():
+        value = parameters.get(parameter)
+        if spec.annotation is float and isinstance(value, int):
+            parameters[parameter] = float(value)
+        elif isinstance(value, list | tuple):
+            parameters[parameter] = np.asarray(value, float)
+    return OPERATORS[name](tuple(image_shape), key, **parameters)
+
+
+def check(name: str, parameters: Mapping[str, Any]) -> None:
+    """Raises InputError for an unknown operator or parameter, a missing one, or a value of another kind."""
     if name not in OPERATORS:
         raise InputError(f"unknown operator {name!r}{nearest(name, OPERATORS)}; known: {', '.join(OPERATORS)}")
     known = dict(list(inspect.signature(OPERATORS[name]).parameters.items())[2:])
@@ -66,14 +85,31 @@ def make(name: str, image_shape: tuple[int, ...], key: PRNGKey | None = None, **
     if missing:
         raise InputError(f"{name}: missing parameter {missing[0]!r}: pass {missing[0]}=...")
     for parameter, value in parameters.items():
-        if known[parameter].annotation is int and not isinstance(value, (int, np.integer)):
-            raise InputError(f"{name}: {parameter}={value!r}: pass a whole number")
-    if len(image_shape) != 3 or min(image_shape) < 1:
-        raise InputError(f"{name}: image_shape={image_shape} must be (height, width, channels)")
-    given = any(parameters.get(array) is not None for array in ("mask", "kernel"))
-    if key is None and name in DRAWN and not given:
-        raise InputError(f"{name} is drawn at random: pass key=jax.random.key(...)")
-    return OPERATORS[name](tuple(image_shape), key, **parameters)
+        fault = _fault(known[parameter].annotation, value)
+        if fault:
+            raise InputError(f"{name}: {parameter}={' '.join(repr(value).split())[:60]}: {fault}")
+
+
+def _fault(kind: Any, value: Any) -> str:
+    """What is wrong with a value for a parameter of this kind, if anything; what is being traced cannot be read."""
+    if isinstance(value, jax.core.Tracer):
+        return ""
+    if kind is int:
+        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+        return "" if whole and abs(value) < 2**31 else "pass a whole number"
+    if kind is float:
+        number = isinstance(value, (int, float, np.number, np.ndarray, jax.Array)) and not isinstance(value, bool)
+        fine = number and np.ndim(value) == 0 and np.isreal(value) and abs(value) < LARGEST
+        return "" if fine else "pass a finite number"
+    if kind is str:
+        return "" if isinstance(value, str) else "pass a text"
+    if value is None:
+        return ""
+    try:
+        finite = bool(np.all(np.abs(np.asarray(value, float)) < LARGEST))
+    except (ValueError, TypeError, OverflowError):
+        finite = False
+    return "" if finite else "pass an array of finite numbers"
 
 
 def nearest(name: str, known) -> str:

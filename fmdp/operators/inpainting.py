@@ -13,6 +13,8 @@ from fmdp.errors import InputError
 from fmdp.operators.operator import Operator, operator, static
 from fmdp.types import PRNGKey
 
+MOST = 256  # strokes
+
 
 @operator
 class Inpainting(Operator):
@@ -68,8 +70,10 @@ def brush_inpainting(
             )
         mask = jnp.asarray(mask, float).reshape(height, columns, 1)
     else:
-        if strokes < 1 or width <= 0:
-            raise InputError(f"brush_inpainting: strokes={strokes}, width={width}: both must be positive")
+        if not 1 <= strokes <= MOST or not 0 < width <= MOST:
+            raise InputError(
+                f"brush_inpainting: strokes={strokes}, width={width}: both must be positive, and at most {MOST}"
+            )
         mask = _brush(key, height, columns, strokes, width * min(height, columns))
     return Inpainting(mask=mask, image_shape=image_shape, name="brush_inpainting")
 

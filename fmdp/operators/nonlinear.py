@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from fmdp.errors import InputError
 from fmdp.operators.operator import Operator, operator, static
 
+MOST = 64  # of oversampling: a transform of 17 times the sides
+
 
 @operator
 class PhaseRetrieval(Operator):
@@ -40,8 +42,8 @@ class HighDynamicRange(Operator):
 
 def phase_retrieval(image_shape, key, oversampling: float = 2.0) -> Operator:
     """Fourier modulus, the sides padded by oversampling / 8 of their length on both ends (DPS, arXiv 2209.14687)."""
-    if oversampling < 0:
-        raise InputError(f"phase_retrieval: oversampling={oversampling} must not be negative")
+    if not 0 <= oversampling <= MOST:
+        raise InputError(f"phase_retrieval: oversampling={oversampling} must not be negative, nor above {MOST}")
     padding = tuple(int(oversampling / 8 * side) for side in image_shape[:2])
     return PhaseRetrieval(padding=padding, image_shape=image_shape)
 

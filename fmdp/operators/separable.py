@@ -10,6 +10,8 @@ from fmdp.errors import InputError
 from fmdp.operators.blur import check_boundary, check_odd
 from fmdp.operators.operator import Operator, operator, static
 
+LEAST, MOST = 1e-3, 1e3  # pixels; below is no blur, above a kernel is flat
+
 
 @operator
 class Separable(Operator):
@@ -47,8 +49,8 @@ def gaussian_blur(image_shape, key, kernel_size: int, std: float, boundary: str 
     check_boundary("gaussian_blur", boundary)
     for side in image_shape[:2]:
         check_odd("gaussian_blur", kernel_size, side)
-    if not std > 0:
-        raise InputError(f"gaussian_blur: std={std} pixels must be positive")
+    if not LEAST <= std <= MOST:
+        raise InputError(f"gaussian_blur: std={std} pixels must be positive: pass a number from {LEAST} to {MOST}")
     delta = np.eye(1, kernel_size, kernel_size // 2)[0]
     weights = scipy.ndimage.gaussian_filter1d(delta, std)
 
