@@ -1,6 +1,7 @@
 """Writing a run's files so that a reader never meets half of one."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -37,6 +38,11 @@ def write_json(path: pathlib.Path, value: Any) -> None:
     """Write a JSON file, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1) + "\n")
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error, of whatever library, says that the disk is full or a quota used up."""
+    return any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT))
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from clu import parameter_overview
 from flax import struct
@@ -27,16 +28,37 @@ from fmdp.types import AverageField, PRNGKey
 
 Batch = dict[str, dict[str, Array]]
 Metrics = dict[str, Array]
+LOSSES = ("loss", "diagonal", "off_diagonal")
 
 
 @struct.dataclass
-class TrainState:
-    """Everything that training carries from one step to the next."""
+class Saved:
+    """What a checkpoint holds of a state."""
 
     step: Any
     params: Any
     ema: Any
     opt_state: Any
+
+
+@struct.dataclass
+class TrainState(Saved):
+    """Everything that training carries from one step to the next.
+
+    `skipped` [2] counts the updates left out because they were not finite: in a row up to now, and in all.
+    """
+
+    skipped: Any
+
+    def saved(self) -> Saved:
+        """What a checkpoint holds; the counts go into its progress."""
+        return Saved(self.step, self.params, self.ema, self.opt_state)
+
+    @classmethod
+    def going_on(cls, saved: Saved, skipped: int, step: Any = None) -> "TrainState":
+        """From a checkpoint, with so many updates skipped before it; at its own step unless given."""
+        step = saved.step if step is None else step
+        return cls(step, saved.params, saved.ema, saved.opt_state, np.array([0, skipped], np.int32))
 
 
 def make_network(config: ConfigDict) -> nn.Module:
@@ -78,7 +100,7 @@ def init_state(config: ConfigDict, image_shape: tuple[int, ...], key: PRNGKey) -
         params["log_variance"] = LogVariance().init(weight_key, time, time)["params"]
     opt_state = make_optimizer(config).init(params)
     ema = jax.tree.map(jnp.copy, params["network"])  # no shared buffers, so that a step may take the state over
-    return TrainState(step=jnp.zeros((), jnp.int32), params=params, ema=ema, opt_state=opt_state)
+    return TrainState(jnp.zeros((), jnp.int32), params, ema, opt_state, skipped=jnp.zeros(2, jnp.int32))
 
 
 def lattice(key: PRNGKey, row: Array) -> tuple[Array, Array]:
@@ -159,7 +181,8 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch, PRNGKey], tuple[TrainState, Metrics]]:
     """One step of training: (state, batch, key) -> (state, metrics).
 
-    The key is that of the run; each step folds its number in, so resuming needs no saved key.
+    The key is that of the run; each step folds its number in, so resuming needs no saved key. Where the loss or the
+    gradient is not finite the step counts, and nothing else of the state changes.
 
     Args:
       spread: over several devices, as `parallel.Parallel.compile` gives it.
@@ -175,12 +198,22 @@ def make_train_step(
         # A young average forgets its random start quickly.
         rate = jnp.minimum(decay, (1.0 + state.step) / (10.0 + state.step))
         ema = optax.incremental_update(params["network"], state.ema, 1 - rate)
+        gradient_norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(gradient_norm)
+        params, ema, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old),
+            (params, ema, opt_state),
+            (state.params, state.ema, state.opt_state),
+        )
+        skipped = jnp.where(finite, state.skipped * jnp.array([0, 1]), state.skipped + 1)
         metrics |= {
-            "gradient_norm": optax.tree.norm(grads),
+            "gradient_norm": gradient_norm,
             "update_norm": optax.tree.norm(updates),
             "parameter_norm": optax.tree.norm(params),
+            "skipped_in_a_row": skipped[0],
+            "skipped": skipped[1],
         }
-        return TrainState(step=state.step + 1, params=params, ema=ema, opt_state=opt_state), metrics
+        return TrainState(state.step + 1, params, ema, opt_state, skipped), metrics
 
     return train_step
 
@@ -192,7 +225,8 @@ def train(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tup
       The state at the end, over all devices of the run, and what summary.json says of the training.
 
     Raises:
-      InputError: the checkpoint cannot be used, there are no images, or the loss is not finite.
+      InputError: the checkpoint cannot be used, there are no images, no room on the disk, or the updates stay not
+        finite (`_go_back`).
       SystemExit: the run was asked to end (`preemption.watch`); this step is saved. The code is 128 + the signal.
     """
     devices, steps = jax.devices(), config.train.steps
@@ -211,7 +245,8 @@ def train(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tup
 
     with contextlib.closing(iterator), checkpoint.Checkpoints(workdir, config) as checkpoints:
         if checkpoints.latest_step is not None:
-            state, progress = checkpoints.restore(shapes, iterator, set_aside=True)
+            found, progress = checkpoints.restore(shapes.saved(), iterator, set_aside=True)
+            state = TrainState.going_on(found, progress.get("skipped", 0))
             print(f"resumed from step {progress['steps']} in {workdir}", flush=True)
         start = progress["steps"]
         if start >= steps:
@@ -224,6 +259,8 @@ def train(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tup
         step_fn = parallel.compile(lambda spread: make_train_step(config, spread), state)
         clock = time.monotonic() - progress["seconds"]
         late: tuple[int, Metrics] | None = None
+        stuck: list[tuple[int, dict[str, float]]] = []  # what was reported of updates skipped too often in a row
+        gone_back_to = None
         with (
             logs.ScalarLog(workdir, start) as log,
             tqdm(total=steps, initial=start, unit="step", disable=jax.process_index() > 0) as bar,
@@ -232,11 +269,8 @@ def train(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tup
 
             def report(step: int, metrics: Metrics) -> dict[str, float]:
                 scalars = {name: float(value) for name, value in jax.device_get(metrics).items()}
-                if not math.isfinite(scalars["loss"]):
-                    raise InputError(
-                        f"the loss is {scalars['loss']} at step {step}; the last checkpoint is kept:"
-                        " lower config.optimizer.learning_rate, or the share of the off-diagonal term"
-                    )
+                if scalars["skipped_in_a_row"] >= min(config.train.skip_limit, steps):
+                    stuck.append((step, scalars))
                 rate = bar.format_dict["rate"] or 0.0
                 log.write(step, scalars | {"examples_per_second": rate * batch_size})
                 bar.set_postfix_str(f"loss {scalars['loss']:.4f}, {rate * batch_size:.0f} examples/s")
@@ -254,18 +288,64 @@ def train(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tup
                     late = (step, metrics)
                 if saving:
                     scalars, late = report(step, metrics), None
+                # A state in the middle of skipped updates is not saved, so that every checkpoint is a good one.
+                kept = saving and (step == steps or not (stuck or scalars["skipped_in_a_row"]))
+                if stuck and (step == steps or not signal_number):  # a resumed run comes here by itself
+                    told = _told(*stuck[0], data.records(images, batch_size, config.seed, stuck[0][0] - 1))
+                    good, gone_back_to = _go_back(checkpoints, shapes.saved(), gone_back_to, told)
+                    in_all = int(jax.device_get(state.skipped)[1])
+                    state = parallel.place_state(TrainState.going_on(good, in_all, np.int32(step)))
+                    stuck, late = [], None
+                if kept:
                     seconds = time.monotonic() - clock
                     progress = {
                         "steps": step,
                         "seconds": seconds,
                         "examples_per_second": step * batch_size / seconds,
-                        **{name: scalars[name] for name in ("loss", "diagonal", "off_diagonal") if name in scalars},
+                        "skipped": int(scalars["skipped"]),
+                        **{name: x for name, x in scalars.items() if name in LOSSES and math.isfinite(x)},
                     }
-                    checkpoints.save(step, parallel.collect(state), iterator, progress)
+                    checkpoints.save(step, parallel.collect(state).saved(), iterator, progress)
                 if signal_number and step < steps:
-                    print(f"asked to end: step {step} is saved, the same command goes on from there", flush=True)
+                    done = "saved, the same command goes on from there"
+                    done = (
+                        done
+                        if kept
+                        else "not saved amid skipped updates, the same command goes on from the last checkpoint"
+                    )
+                    print(f"asked to end: step {step} is {done}", flush=True)
                     raise SystemExit(128 + signal_number)
     return parallel.collect(state), progress
+
+
+def _told(step: int, scalars: dict[str, float], records: np.ndarray) -> str:
+    """What is known of updates that were skipped in a row, the last of them at `step` on these images."""
+    return (
+        f"the loss is {scalars['loss']:.6g} at step {step}, the gradient norm {scalars['gradient_norm']:.6g}, and"
+        f" {scalars['skipped_in_a_row']:.0f} updates in a row were not finite and skipped; the last was on the training"
+        f" images {', '.join(map(str, np.sort(records)))}"
+    )
+
+
+def _go_back(checkpoints: checkpoint.Checkpoints, shapes: Saved, before: int | None, told: str) -> tuple[Saved, int]:
+    """The last good state and its step, to go on from with the batches that follow; once from one checkpoint.
+
+    Args:
+      before: the step that was gone back to last.
+      told: why.
+
+    Raises:
+      InputError: there is no checkpoint, or it was gone back to before.
+    """
+    checkpoints.wait()
+    remedy = "lower config.optimizer.learning_rate, or the share of the off-diagonal term"
+    if checkpoints.latest_step is None:
+        raise InputError(f"{told}; there is no checkpoint to go back to: {remedy}")
+    good, progress = checkpoints.restore(shapes)
+    if progress["steps"] == before:
+        raise InputError(f"{told}; step {before} was gone back to before, and its checkpoint is kept: {remedy}")
+    print(f"{told}; going on from the parameters of step {progress['steps']}", flush=True)
+    return good, progress["steps"]
 
 
 def restore(config: ConfigDict, image_shape: tuple[int, ...], workdir: pathlib.Path) -> tuple[TrainState, dict]:
@@ -276,7 +356,8 @@ def restore(config: ConfigDict, image_shape: tuple[int, ...], workdir: pathlib.P
     """
     if not checkpoint.exists(workdir):
         raise InputError(f"{workdir} holds no checkpoint: train first, with --mode=train")
-    with checkpoint.Checkpoints(workdir, config) as checkpoints:
+    with checkpoint.Checkpoints(workdir, config, reading=True) as checkpoints:
         shapes = jax.eval_shape(lambda: init_state(config, image_shape, jax.random.key(0)))
         parallel = parallel_modes.make(config.parallel.mode, jax.devices(), config.parallel.fsdp)
-        return checkpoints.restore(parallel.layout(shapes))
+        found, progress = checkpoints.restore(parallel.layout(shapes).saved())
+        return TrainState.going_on(found, progress.get("skipped", 0)), progress
