@@ -3,16 +3,19 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test test-fast lint
+.PHONY: demo test test-fast test-long lint
 
 demo: $(INSTALLED)
 	$(BIN)/python -m fmdp.main --config=configs/digits.py
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -q -n 2
+	$(BIN)/python -m pytest -q -n 2 -m "not long"
 
 test-fast: $(INSTALLED)
-	$(BIN)/python -m pytest -q -n 2 -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 -m "not slow and not long"
+
+test-long: $(INSTALLED)
+	$(BIN)/python -m pytest -q -m long
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
