@@ -1,11 +1,12 @@
 """Training: the step as a pure function of state, batch and key, and the loop around it."""
 
 import contextlib
+import functools
 import math
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -64,12 +65,19 @@ class TrainState(Saved):
 def make_network(config: ConfigDict) -> nn.Module:
     """The backbone that config.network describes."""
     options = dict(config.network)
-    return networks.make(options.pop("name"), options)
+    name = options.pop("name")  # lists as tuples, so that a network can be hashed
+    return networks.make(name, {key: tuple(x) if isinstance(x, list) else x for key, x in options.items()})
 
 
 def make_field(network: nn.Module, params: Any) -> AverageField:
     """The average field that a network is at given parameters: a pytree, so it can be passed to compiled functions."""
-    return Partial(network.apply, {"params": params})
+    return Partial(_apply(network), {"params": params})
+
+
+@functools.lru_cache(maxsize=8)
+def _apply(network: nn.Module) -> Callable[..., Array]:
+    """One function for all equal networks, so that what is compiled for one of them serves the others."""
+    return cast(Callable[..., Array], network.apply)
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
