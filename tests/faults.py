@@ -19,7 +19,7 @@ OPTIONS = (
     "--config.evaluate.rival_images=0", "--config.evaluate.draws=1", "--config.evaluate.points=3",
     "--config.evaluate.noise_levels=(0.5,)", "--config.evaluate.bootstrap=5",
 )  # fmt: skip
-PHASES = {"start": 4.0, "step": 0.05, "save": 0.03, "evaluation": 2.0}  # and how long after its begin a signal comes
+PHASES = {"start": 4.0, "step": 0.05, "save": 0.03, "evaluation": 3.0}  # and how long after its begin a signal comes
 GRACE = 30.0  # seconds from SIGTERM to the end, which is what Kubernetes and SLURM give unless told otherwise
 
 
@@ -74,7 +74,9 @@ class Run:
 
     def kill(self, number: signal.Signals, phase: str, step: int, rng: np.random.Generator) -> Kill:
         """Start it, and send it a signal at a random moment of a phase."""
-        process = command(*self.options)
+        trained, process = self.saved() == self.steps, command(*self.options)
+        if trained:  # it says so when it begins to measure, and shows it in no file
+            assert any("already trained" in line for line in process.stdout)
         while not self.is_in(phase, step) and process.poll() is None:
             time.sleep(0.002)
         time.sleep(rng.uniform(0.0, PHASES[phase]))
