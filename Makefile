@@ -9,10 +9,10 @@ demo: $(INSTALLED)
 	$(BIN)/python -m fmdp.main --config=configs/digits.py
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -q -n 2 -m "not long"
+	$(BIN)/python -m pytest -q -n 2
 
 test-fast: $(INSTALLED)
-	$(BIN)/python -m pytest -q -n 2 -m "not slow and not long"
+	$(BIN)/python -m pytest -q -n 2 -m "not slow"
 
 test-long: $(INSTALLED)
 	$(BIN)/python -m pytest -q -m long

@@ -25,6 +25,7 @@ def test_four_kills_change_nothing(tmp_path):
     check(faults.harass(tmp_path, kills=4, steps=120, seed=0))
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_twenty_five_kills_change_nothing(tmp_path, capsys):
     with capsys.disabled():

@@ -35,6 +35,7 @@ def grows(found, share=0.002):
     return [*more, *["memory"] * (certain > share * found["memory"])]
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_nothing_grows_in_a_loop_of_training_saving_and_measuring(capsys):
     """FMDP_SOAK_MINUTES=2 makes it short."""
