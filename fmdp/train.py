@@ -25,6 +25,7 @@ from fmdp import parallel as parallel_modes
 from fmdp.errors import InputError
 from fmdp.networks.log_variance import LogVariance
 from fmdp.parallel import Spread
+from fmdp.setback import Setback
 from fmdp.types import AverageField, PRNGKey
 
 Batch = dict[str, dict[str, Array]]
@@ -234,7 +235,7 @@ def train(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tup
 
     Raises:
       InputError: the checkpoint cannot be used, there are no images, no room on the disk, or the updates stay not
-        finite (`_go_back`).
+        finite (`Setback`).
       SystemExit: the run was asked to end (`preemption.watch`); this step is saved. The code is 128 + the signal.
     """
     devices, steps = jax.devices(), config.train.steps
@@ -267,8 +268,8 @@ def train(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tup
         step_fn = parallel.compile(lambda spread: make_train_step(config, spread), state)
         clock = time.monotonic() - progress["seconds"]
         late: tuple[int, Metrics] | None = None
-        stuck: list[tuple[int, dict[str, float]]] = []  # what was reported of updates skipped too often in a row
-        gone_back_to = None
+        records = functools.partial(data.records, images, batch_size, config.seed)
+        setback = Setback(checkpoints, shapes.saved(), min(config.train.skip_limit, steps), records)
         with (
             logs.ScalarLog(workdir, start) as log,
             tqdm(total=steps, initial=start, unit="step", disable=jax.process_index() > 0) as bar,
@@ -277,8 +278,7 @@ def train(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tup
 
             def report(step: int, metrics: Metrics) -> dict[str, float]:
                 scalars = {name: float(value) for name, value in jax.device_get(metrics).items()}
-                if scalars["skipped_in_a_row"] >= min(config.train.skip_limit, steps):
-                    stuck.append((step, scalars))
+                setback.look(step, scalars)
                 rate = bar.format_dict["rate"] or 0.0
                 log.write(step, scalars | {"examples_per_second": rate * batch_size})
                 bar.set_postfix_str(f"loss {scalars['loss']:.4f}, {rate * batch_size:.0f} examples/s")
@@ -297,13 +297,11 @@ def train(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tup
                 if saving:
                     scalars, late = report(step, metrics), None
                 # A state in the middle of skipped updates is not saved, so that every checkpoint is a good one.
-                kept = saving and (step == steps or not (stuck or scalars["skipped_in_a_row"]))
-                if stuck and (step == steps or not signal_number):  # a resumed run comes here by itself
-                    told = _told(*stuck[0], data.records(images, batch_size, config.seed, stuck[0][0] - 1))
-                    good, gone_back_to = _go_back(checkpoints, shapes.saved(), gone_back_to, told)
+                kept = saving and (step == steps or not (setback or scalars["skipped_in_a_row"]))
+                if setback and (step == steps or not signal_number):  # a resumed run comes here by itself
                     in_all = int(jax.device_get(state.skipped)[1])
-                    state = parallel.place_state(TrainState.going_on(good, in_all, np.int32(step)))
-                    stuck, late = [], None
+                    state = parallel.place_state(TrainState.going_on(setback.go_back(), in_all, np.int32(step)))
+                    late = None
                 if kept:
                     seconds = time.monotonic() - clock
                     progress = {
@@ -315,45 +313,10 @@ def train(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tup
                     }
                     checkpoints.save(step, parallel.collect(state).saved(), iterator, progress)
                 if signal_number and step < steps:
-                    done = "saved, the same command goes on from there"
-                    done = (
-                        done
-                        if kept
-                        else "not saved amid skipped updates, the same command goes on from the last checkpoint"
-                    )
-                    print(f"asked to end: step {step} is {done}", flush=True)
+                    done = "saved" if kept else "not saved amid skipped updates"
+                    print(f"asked to end: step {step} is {done}, the same command goes on from there", flush=True)
                     raise SystemExit(128 + signal_number)
     return parallel.collect(state), progress
-
-
-def _told(step: int, scalars: dict[str, float], records: np.ndarray) -> str:
-    """What is known of updates that were skipped in a row, the last of them at `step` on these images."""
-    return (
-        f"the loss is {scalars['loss']:.6g} at step {step}, the gradient norm {scalars['gradient_norm']:.6g}, and"
-        f" {scalars['skipped_in_a_row']:.0f} updates in a row were not finite and skipped; the last was on the training"
-        f" images {', '.join(map(str, np.sort(records)))}"
-    )
-
-
-def _go_back(checkpoints: checkpoint.Checkpoints, shapes: Saved, before: int | None, told: str) -> tuple[Saved, int]:
-    """The last good state and its step, to go on from with the batches that follow; once from one checkpoint.
-
-    Args:
-      before: the step that was gone back to last.
-      told: why.
-
-    Raises:
-      InputError: there is no checkpoint, or it was gone back to before.
-    """
-    checkpoints.wait()
-    remedy = "lower config.optimizer.learning_rate, or the share of the off-diagonal term"
-    if checkpoints.latest_step is None:
-        raise InputError(f"{told}; there is no checkpoint to go back to: {remedy}")
-    good, progress = checkpoints.restore(shapes)
-    if progress["steps"] == before:
-        raise InputError(f"{told}; step {before} was gone back to before, and its checkpoint is kept: {remedy}")
-    print(f"{told}; going on from the parameters of step {progress['steps']}", flush=True)
-    return good, progress["steps"]
 
 
 def restore(config: ConfigDict, image_shape: tuple[int, ...], workdir: pathlib.Path) -> tuple[TrainState, dict]:
