@@ -150,9 +150,7 @@ class Checkpoints:
                 iterator.set_state(run.get("data", {"next_index": run["progress"]["steps"]}))
             return restored, run["progress"]
         self._manager.reload()
-        if set(self._manager.all_steps()) - set(
-            damaged
-        ):  # a run that is writing has put newer ones in the place of these
+        if not damaged.keys() >= set(self._manager.all_steps()):  # a run that writes has replaced them by newer ones
             return self.restore(state, iterator, set_aside)
         newest = damaged[max(damaged)]
         raise InputError(
