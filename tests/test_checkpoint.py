@@ -86,6 +86,14 @@ def test_a_disk_that_fills_up_leaves_the_old_checkpoints_whole(small_disk):
     assert len(list((small_disk / "told" / "checkpoints").iterdir())) == len(kept)  # and nothing half-written
 
     shutil.rmtree(small_disk / "told")
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(shutil.disk_usage(small_disk).free))
+    full = command("--config=configs/digits.py:smoke", "--mode=train", f"--workdir={small_disk / 'full'}")
+    out, err = full.communicate(timeout=200)
+    assert (full.returncode, out, len(err.splitlines())) == (2, "", 1), err
+    assert "No space left on device: make room" in err
+    filler.unlink()
+
     run = small_disk / "run"
     program = [sys.executable, "-c", textwrap.dedent(TRAINED), str(run)]
     done = subprocess.run(program, capture_output=True, text=True, timeout=200)
