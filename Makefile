@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test test-fast lint
+.PHONY: demo test test-fast test-long lint
 
 demo: $(INSTALLED)
 	$(BIN)/python -m fmdp.main --config=configs/digits.py
@@ -13,6 +13,9 @@ test: $(INSTALLED)
 
 test-fast: $(INSTALLED)
 	$(BIN)/python -m pytest -q -n 2 -m "not slow"
+
+test-long: $(INSTALLED)
+	$(BIN)/python -m pytest -q -s -m long
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .

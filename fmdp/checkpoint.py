@@ -1,20 +1,27 @@
 """Checkpoints of a run: state and place in the data together, through orbax, by any number of processes."""
 
+import contextlib
+import errno
 import hashlib
 import json
+import os
 import pathlib
 import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import grain
 import jax
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
+from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from fmdp import config as configuration
 from fmdp.errors import InputError
+from fmdp.files import is_full
 from fmdp.fingerprint import fingerprint
 
+FORMAT = 1  # of what is written here; records of version 0.1.0 do not say it
 # What a state is made for; a checkpoint that differs here belongs to another run.
 IDENTITY = ("seed", "data", "network", "loss", "optimizer", "ema", "train.batch_size")
 # Where the data is, and how it is read and measured on, is free to change.
@@ -29,13 +36,24 @@ def exists(workdir: pathlib.Path) -> bool:
 class Checkpoints:
     """The checkpoints of one workdir, newest last; a context manager that waits for writing to end."""
 
-    def __init__(self, workdir: pathlib.Path, config: ConfigDict):
-        """Open (or prepare) `workdir`/checkpoints for the run that `config` describes."""
+    def __init__(self, workdir: pathlib.Path, config: ConfigDict, reading: bool = False):
+        """Open (or prepare) `workdir`/checkpoints for the run that `config` describes.
+
+        Args:
+          reading: leave half-written ones alone, which another process may be at.
+        """
         self._folder = workdir.absolute() / "checkpoints"  # orbax takes no other
         self._config = configuration.plain(config)
+        self._needed = 0
+        keep: list[Any] = [preservation_policy.LatestN(config.train.keep)]
+        if config.train.keep_every:
+            keep.append(preservation_policy.EveryNSteps(interval_steps=config.train.keep_every))
         self._manager = ocp.CheckpointManager(
             self._folder,
-            options=ocp.CheckpointManagerOptions(max_to_keep=config.train.keep, cleanup_tmp_directories=True),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=preservation_policy.AnyPreservationPolicy(keep),
+                cleanup_tmp_directories=not reading,
+            ),
             item_handlers={
                 "state": ocp.StandardCheckpointHandler(),
                 "run": ocp.JsonCheckpointHandler(),
@@ -46,8 +64,19 @@ class Checkpoints:
         return self
 
     def __exit__(self, *exception) -> None:
-        self._manager.wait_until_finished()
-        self._manager.close()
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+    def wait(self) -> None:
+        """Wait until what is being written is whole.
+
+        Raises:
+          InputError: there is no room for it.
+        """
+        with self._room():
+            self._manager.wait_until_finished()
 
     @property
     def latest_step(self) -> int | None:
@@ -62,16 +91,38 @@ class Checkpoints:
           state: over all devices of the run, as `parallel.Parallel.collect` gives it.
           iterator: of the training batches.
           progress: what is known of the training so far, as plain JSON.
+
+        Raises:
+          InputError: there is no room for this one, or there was none for the one before.
         """
+        self._needed = sum(x.nbytes for x in jax.tree.leaves(state)) * 11 // 10 + 2**17  # and what orbax notes on it
         # The iterator's state is the same in all processes; grain's own file would be one of each.
         run = {"config": self._config, "progress": progress, "data": iterator.get_state()}
-        run["fingerprint"] = fingerprint(state)
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run | {"digest": _digest(run)})
-            ),
-        )
+        run |= {"format": FORMAT, "fingerprint": fingerprint(state)}
+        items = {"state": ocp.args.StandardSave(state), "run": ocp.args.JsonSave(run | {"digest": _digest(run)})}
+        self.wait()
+        with self._room():
+            if shutil.disk_usage(self._folder).free < self._needed:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._manager.save(step, args=ocp.args.Composite(**items))
+
+    @contextlib.contextmanager
+    def _room(self) -> Iterator[None]:
+        """Tells a full disk from what else goes wrong in writing, and leaves nothing half-written on it."""
+        try:
+            yield
+        except Exception as error:  # orbax and tensorstore raise many kinds
+            if not is_full(error):
+                raise
+            if jax.process_index() == 0:
+                for half in self._folder.glob("*.orbax-checkpoint-tmp*"):
+                    shutil.rmtree(half, ignore_errors=True)
+            free = shutil.disk_usage(self._folder).free
+            raise InputError(
+                f"no room for a checkpoint in {self._folder}: it takes {self._needed / 1e6:,.1f} MB and"
+                f" {free / 1e6:,.1f} MB are free (there may be a quota): make room, or lower config.train.keep,"
+                " and start the same command again; the checkpoints of before are whole"
+            ) from error
 
     def restore(
         self, state: Any, iterator: grain.DatasetIterator | None = None, set_aside: bool = False
@@ -98,6 +149,9 @@ class Checkpoints:
             if iterator is not None:  # one batch a step; checkpoints of version 0.1.0 do not say so
                 iterator.set_state(run.get("data", {"next_index": run["progress"]["steps"]}))
             return restored, run["progress"]
+        self._manager.reload()
+        if not damaged.keys() >= set(self._manager.all_steps()):  # a run that writes has replaced them by newer ones
+            return self.restore(state, iterator, set_aside)
         newest = damaged[max(damaged)]
         raise InputError(
             f"{newest}, and no other is whole: remove it to start anew, or name another --workdir"
@@ -107,6 +161,11 @@ class Checkpoints:
         run = self._read(step, {"run": ocp.args.JsonRestore()})["run"]
         if not isinstance(run, dict) or run.pop("digest", None) not in (None, _digest(run)):
             raise _DamagedError(f"the checkpoint {self._folder / str(step)} is damaged (its record was changed)")
+        if run.get("format", 1) > FORMAT:
+            raise InputError(
+                f"the checkpoint {self._folder / str(step)} has format {run['format']}, and this version of fmdp reads"
+                f" up to format {FORMAT}: update fmdp, or name another --workdir"
+            )
         self._check(run["config"])
         restored = self._read(step, {"state": ocp.args.StandardRestore(state)})["state"]
         if run.get("fingerprint") not in (None, fingerprint(restored)):
@@ -118,6 +177,10 @@ class Checkpoints:
             was, now = (_at(c, key) for c in (config, self._config))
             if key == "data":
                 was, now = ({name: x for name, x in data.items() if name not in FREE} for data in (was, now))
+            if isinstance(was, dict) and isinstance(now, dict):
+                was, now = (
+                    {name: x for name, x in one.items() if was.get(name) != now.get(name)} for one in (was, now)
+                )
             if was != now:
                 raise InputError(
                     f"{self._folder} holds a checkpoint of another run: config.{key} was {was} and is now {now};"

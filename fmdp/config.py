@@ -67,7 +67,9 @@ def default() -> ConfigDict:
                 batch_size=256,
                 log_every=50,
                 checkpoint_every=1000,
-                keep=2,
+                keep=2,  # checkpoints, the newest ones
+                keep_every=0,  # and those whose step it divides, for good; 0: none
+                skip_limit=10,  # updates that are not finite, in a row, before the last checkpoint is gone back to
                 accumulate=1,  # parts of a batch, taken one after another for want of memory; the numbers stay
             ),
             parallel=dict(
@@ -130,8 +132,13 @@ def validate(config: ConfigDict, devices: int) -> None:
     options = dict(config.network)
     networks.make(str(options.pop("name", "")), options)
     train, loss, evaluate = config.train, config.loss, config.evaluate
-    for key in ("steps", "batch_size", "log_every", "checkpoint_every", "keep", "accumulate"):
+    for key in ("steps", "batch_size", "log_every", "checkpoint_every", "keep", "skip_limit", "accumulate"):
         require(train[key] >= 1, f"train.{key}", "must be 1 or more")
+    require(
+        train.keep_every >= 0 and train.keep_every % train.checkpoint_every == 0,
+        "train.keep_every",
+        f"must be 0 or a multiple of config.train.checkpoint_every = {train.checkpoint_every}",
+    )
     require(loss.off_diagonal in OFF_DIAGONAL, "loss.off_diagonal", f"must be one of {', '.join(OFF_DIAGONAL)}")
     require(loss.weighting in WEIGHTING, "loss.weighting", f"must be one of {', '.join(WEIGHTING)}")
     require(0 < loss.diagonal_share <= 1, "loss.diagonal_share", "must be in (0, 1]")

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.tree_util import Partial
 from ml_collections import ConfigDict
 
 from fmdp import residuals, rivals
@@ -199,7 +200,7 @@ def floors(split: Split, width: Array, resamplings: int, key: PRNGKey) -> dict[s
     vectors = features(jnp.asarray(np.concatenate([test, real])))
     strata = np.concatenate([split.test_labels[: len(test)], labels])
     measures = {
-        "kernel_distance": lambda x, y: perception.kernel_distance(x, y, width),
+        "kernel_distance": Partial(perception.kernel_distance, width=width),
         "frechet_distance": perception.frechet_distance,
         "variance_ratio": perception.variance_ratio,
     }

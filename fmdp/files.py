@@ -1,6 +1,7 @@
 """Writing a run's files so that a reader never meets half of one; reading those that may be of strangers."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -68,6 +69,11 @@ def named(text: str | os.PathLike) -> pathlib.Path:
         said = error.strerror if isinstance(error, OSError) else error
         raise InputError(f"{str(text)[:100]!r} can be no file ({said}): name another") from error
     return path
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error, of whatever library, says that the disk is full or a quota used up."""
+    return any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT))
 
 
 @contextlib.contextmanager

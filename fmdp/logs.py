@@ -1,13 +1,19 @@
 """Scalars of a training run, as JSON lines and TensorBoard events; the time that compiling takes."""
 
 import json
+import math
 import os
 import pathlib
+import time
 
 import jax
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import Summary
 
 from fmdp.files import replacing
+
+FLUSH = 10.0  # seconds between two waits for the disk to have the events
 
 
 class ScalarLog:
@@ -25,21 +31,34 @@ class ScalarLog:
             with replacing(path) as temporary:
                 temporary.write_text("".join(line + "\n" for line in kept))
         self._file = path.open("a")
-        self._events = SummaryWriter(str(workdir), purge_step=step + 1, write_to_disk=first)
+        # Written at once: the thread of tensorboardX's own writer would die on a full disk, and the run then hang.
+        self._events = EventsWriter(str(workdir / "events")) if first else None
+        self._flushed = -math.inf
+        self._add(step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def __enter__(self) -> "ScalarLog":
         return self
 
     def __exit__(self, *exception) -> None:
         self._file.close()
-        self._events.close()
+        if self._events:
+            self._events.close()
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
-        """Write the scalars of one step."""
-        self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+        """Write the scalars of one step; null stands for those that are not finite."""
+        finite = {name: value if math.isfinite(value) else None for name, value in scalars.items()}
+        self._file.write(json.dumps({"step": step, **finite}) + "\n")
         self._file.flush()
-        for name, value in scalars.items():
-            self._events.add_scalar(name, value, step)
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
+        self._add(step, summary=Summary(value=values))
+
+    def _add(self, step: int, **what) -> None:
+        if not self._events:
+            return
+        self._events.write_event(Event(step=step, wall_time=time.time(), **what))
+        if time.monotonic() - self._flushed > FLUSH:
+            self._events.flush()
+            self._flushed = time.monotonic()
 
 
 def _step(line: str) -> float:

@@ -33,7 +33,7 @@ from fmdp import config as configuration
 from fmdp.errors import InputError, printable, reason
 from fmdp.evaluate import Sweep, calibrate, evaluate
 from fmdp.exact import Gaussian
-from fmdp.files import held, open_workdir, read_json, write_json
+from fmdp.files import held, is_full, open_workdir, read_json, write_json
 from fmdp.metrics import learned
 from fmdp.types import PRNGKey
 
@@ -248,6 +248,10 @@ def cli(program: Callable[[list[str]], None] = main) -> None:
         cluster.run(lambda: app.run(program, flags_parser=parse_flags))
     except InputError as error:
         fail(str(error))
+    except OSError as error:
+        if not is_full(error):
+            raise
+        fail(f"{error}: make room, and start the same command again, which goes on from the last checkpoint")
 
 
 if __name__ == "__main__":

@@ -191,8 +191,12 @@ def _scatter(x: Array, spec: P) -> Array:
 
 def replicate(tree: Any) -> Any:
     """A state or part of one, sharded over the devices of the run, whole on each of them."""
-    whole = NamedSharding(make_mesh(tuple(jax.devices())), P())
-    return jax.jit(lambda tree: tree, out_shardings=whole)(tree)
+    return _copy(make_mesh(tuple(jax.devices())))(tree)
+
+
+@lru_cache(maxsize=8)
+def _copy(mesh: Mesh) -> Callable[[Any], Any]:
+    return jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, P()))
 
 
 def local(tree: Any) -> Any:

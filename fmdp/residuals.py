@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.tree_util import Partial
 
 from fmdp.average_field import flow_map
 from fmdp.exact.checks import check_times
@@ -79,27 +80,28 @@ def table(
       For each pair {"s", "t", "lagrangian", "eulerian", "semigroup"} and, with `exact`, "field_error": the root of
       the mean square error over all images and pixels, relative to the exact field's.
     """
-
-    @jax.jit
-    def measure(x, s, t):
-        row = {
-            "lagrangian": lagrangian(field, x, s, t).mean(),
-            "eulerian": eulerian(field, x, s, t).mean(),
-            "semigroup": semigroup(field, x, s, (s + t) / 2, t).mean(),
-        }
-        if exact is not None:
-            truth = exact(x, s, t)
-            row["field_error"] = jnp.linalg.norm(field(x, s, t) - truth) / jnp.linalg.norm(truth)
-        return row
-
+    fields = [f if f is None or isinstance(f, Partial) else Partial(f) for f in (field, exact)]
     noise = jax.random.normal(key, images.shape, images.dtype)
     rows = []
     for s, t in pairs:
         check_times(s, t)
         times = (jnp.full(len(images), time, images.dtype) for time in (s, t))
-        measured = measure(interpolate(noise, images, s), *times)
+        measured = _measure(*fields, interpolate(noise, images, s), *times)
         rows.append(dict(s=float(s), t=float(t), **{name: float(np.asarray(v)) for name, v in measured.items()}))
     return rows
+
+
+@jax.jit
+def _measure(field: AverageField, exact: AverageField | None, x: Array, s: Array, t: Array) -> dict[str, Array]:
+    row = {
+        "lagrangian": lagrangian(field, x, s, t).mean(),
+        "eulerian": eulerian(field, x, s, t).mean(),
+        "semigroup": semigroup(field, x, s, (s + t) / 2, t).mean(),
+    }
+    if exact is not None:
+        truth = exact(x, s, t)
+        row["field_error"] = jnp.linalg.norm(field(x, s, t) - truth) / jnp.linalg.norm(truth)
+    return row
 
 
 def _times(x: Array, *times: Time) -> list[Array]:

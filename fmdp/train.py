@@ -1,15 +1,17 @@
 """Training: the step as a pure function of state, batch and key, and the loop around it."""
 
 import contextlib
+import functools
 import math
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from clu import parameter_overview
 from flax import struct
@@ -23,15 +25,17 @@ from fmdp import parallel as parallel_modes
 from fmdp.errors import InputError
 from fmdp.networks.log_variance import LogVariance
 from fmdp.parallel import Spread
+from fmdp.setback import Setback
 from fmdp.types import AverageField, PRNGKey
 
 Batch = dict[str, dict[str, Array]]
 Metrics = dict[str, Array]
+LOSSES = ("loss", "diagonal", "off_diagonal")
 
 
 @struct.dataclass
-class TrainState:
-    """Everything that training carries from one step to the next."""
+class Saved:
+    """What a checkpoint holds of a state."""
 
     step: Any
     params: Any
@@ -39,15 +43,42 @@ class TrainState:
     opt_state: Any
 
 
+@struct.dataclass
+class TrainState(Saved):
+    """Everything that training carries from one step to the next.
+
+    `skipped` [2] counts the updates left out because they were not finite: in a row up to now, and in all.
+    """
+
+    skipped: Any
+
+    def saved(self) -> Saved:
+        """What a checkpoint holds; the counts go into its progress."""
+        return Saved(self.step, self.params, self.ema, self.opt_state)
+
+    @classmethod
+    def going_on(cls, saved: Saved, skipped: int, step: Any = None) -> "TrainState":
+        """From a checkpoint, with so many updates skipped before it; at its own step unless given."""
+        step = saved.step if step is None else step
+        return cls(step, saved.params, saved.ema, saved.opt_state, np.array([0, skipped], np.int32))
+
+
 def make_network(config: ConfigDict) -> nn.Module:
     """The backbone that config.network describes."""
     options = dict(config.network)
-    return networks.make(options.pop("name"), options)
+    name = options.pop("name")  # lists as tuples, so that a network can be hashed
+    return networks.make(name, {key: tuple(x) if isinstance(x, list) else x for key, x in options.items()})
 
 
 def make_field(network: nn.Module, params: Any) -> AverageField:
     """The average field that a network is at given parameters: a pytree, so it can be passed to compiled functions."""
-    return Partial(network.apply, {"params": params})
+    return Partial(_apply(network), {"params": params})
+
+
+@functools.lru_cache(maxsize=8)
+def _apply(network: nn.Module) -> Callable[..., Array]:
+    """One function for all equal networks, so that what is compiled for one of them serves the others."""
+    return cast(Callable[..., Array], network.apply)
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
@@ -78,7 +109,7 @@ def init_state(config: ConfigDict, image_shape: tuple[int, ...], key: PRNGKey) -
         params["log_variance"] = LogVariance().init(weight_key, time, time)["params"]
     opt_state = make_optimizer(config).init(params)
     ema = jax.tree.map(jnp.copy, params["network"])  # no shared buffers, so that a step may take the state over
-    return TrainState(step=jnp.zeros((), jnp.int32), params=params, ema=ema, opt_state=opt_state)
+    return TrainState(jnp.zeros((), jnp.int32), params, ema, opt_state, skipped=jnp.zeros(2, jnp.int32))
 
 
 def lattice(key: PRNGKey, row: Array) -> tuple[Array, Array]:
@@ -159,7 +190,8 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch, PRNGKey], tuple[TrainState, Metrics]]:
     """One step of training: (state, batch, key) -> (state, metrics).
 
-    The key is that of the run; each step folds its number in, so resuming needs no saved key.
+    The key is that of the run; each step folds its number in, so resuming needs no saved key. Where the loss or the
+    gradient is not finite the step counts, and nothing else of the state changes.
 
     Args:
       spread: over several devices, as `parallel.Parallel.compile` gives it.
@@ -175,12 +207,22 @@ def make_train_step(
         # A young average forgets its random start quickly.
         rate = jnp.minimum(decay, (1.0 + state.step) / (10.0 + state.step))
         ema = optax.incremental_update(params["network"], state.ema, 1 - rate)
+        gradient_norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(gradient_norm)
+        params, ema, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old),
+            (params, ema, opt_state),
+            (state.params, state.ema, state.opt_state),
+        )
+        skipped = jnp.where(finite, state.skipped * jnp.array([0, 1]), state.skipped + 1)
         metrics |= {
-            "gradient_norm": optax.tree.norm(grads),
+            "gradient_norm": gradient_norm,
             "update_norm": optax.tree.norm(updates),
             "parameter_norm": optax.tree.norm(params),
+            "skipped_in_a_row": skipped[0],
+            "skipped": skipped[1],
         }
-        return TrainState(step=state.step + 1, params=params, ema=ema, opt_state=opt_state), metrics
+        return TrainState(state.step + 1, params, ema, opt_state, skipped), metrics
 
     return train_step
 
@@ -192,7 +234,8 @@ def train(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tup
       The state at the end, over all devices of the run, and what summary.json says of the training.
 
     Raises:
-      InputError: the checkpoint cannot be used, there are no images, or the loss is not finite.
+      InputError: the checkpoint cannot be used, there are no images, no room on the disk, or the updates stay not
+        finite (`Setback`).
       SystemExit: the run was asked to end (`preemption.watch`); this step is saved. The code is 128 + the signal.
     """
     devices, steps = jax.devices(), config.train.steps
@@ -211,7 +254,8 @@ def train(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tup
 
     with contextlib.closing(iterator), checkpoint.Checkpoints(workdir, config) as checkpoints:
         if checkpoints.latest_step is not None:
-            state, progress = checkpoints.restore(shapes, iterator, set_aside=True)
+            found, progress = checkpoints.restore(shapes.saved(), iterator, set_aside=True)
+            state = TrainState.going_on(found, progress.get("skipped", 0))
             print(f"resumed from step {progress['steps']} in {workdir}", flush=True)
         start = progress["steps"]
         if start >= steps:
@@ -224,6 +268,8 @@ def train(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tup
         step_fn = parallel.compile(lambda spread: make_train_step(config, spread), state)
         clock = time.monotonic() - progress["seconds"]
         late: tuple[int, Metrics] | None = None
+        records = functools.partial(data.records, images, batch_size, config.seed)
+        setback = Setback(checkpoints, shapes.saved(), min(config.train.skip_limit, steps), records)
         with (
             logs.ScalarLog(workdir, start) as log,
             tqdm(total=steps, initial=start, unit="step", disable=jax.process_index() > 0) as bar,
@@ -232,11 +278,7 @@ def train(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tup
 
             def report(step: int, metrics: Metrics) -> dict[str, float]:
                 scalars = {name: float(value) for name, value in jax.device_get(metrics).items()}
-                if not math.isfinite(scalars["loss"]):
-                    raise InputError(
-                        f"the loss is {scalars['loss']} at step {step}; the last checkpoint is kept:"
-                        " lower config.optimizer.learning_rate, or the share of the off-diagonal term"
-                    )
+                setback.look(step, scalars)
                 rate = bar.format_dict["rate"] or 0.0
                 log.write(step, scalars | {"examples_per_second": rate * batch_size})
                 bar.set_postfix_str(f"loss {scalars['loss']:.4f}, {rate * batch_size:.0f} examples/s")
@@ -254,16 +296,25 @@ def train(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tup
                     late = (step, metrics)
                 if saving:
                     scalars, late = report(step, metrics), None
+                # A state in the middle of skipped updates is not saved, so that every checkpoint is a good one.
+                kept = saving and (step == steps or not (setback or scalars["skipped_in_a_row"]))
+                if setback and (step == steps or not signal_number):  # a resumed run comes here by itself
+                    in_all = int(jax.device_get(state.skipped)[1])
+                    state = parallel.place_state(TrainState.going_on(setback.go_back(), in_all, np.int32(step)))
+                    late = None
+                if kept:
                     seconds = time.monotonic() - clock
                     progress = {
                         "steps": step,
                         "seconds": seconds,
                         "examples_per_second": step * batch_size / seconds,
-                        **{name: scalars[name] for name in ("loss", "diagonal", "off_diagonal") if name in scalars},
+                        "skipped": int(scalars["skipped"]),
+                        **{name: x for name, x in scalars.items() if name in LOSSES and math.isfinite(x)},
                     }
-                    checkpoints.save(step, parallel.collect(state), iterator, progress)
+                    checkpoints.save(step, parallel.collect(state).saved(), iterator, progress)
                 if signal_number and step < steps:
-                    print(f"asked to end: step {step} is saved, the same command goes on from there", flush=True)
+                    done = "saved" if kept else "not saved amid skipped updates"
+                    print(f"asked to end: step {step} is {done}, the same command goes on from there", flush=True)
                     raise SystemExit(128 + signal_number)
     return parallel.collect(state), progress
 
@@ -276,7 +327,8 @@ def restore(config: ConfigDict, image_shape: tuple[int, ...], workdir: pathlib.P
     """
     if not checkpoint.exists(workdir):
         raise InputError(f"{workdir} holds no checkpoint: train first, with --mode=train")
-    with checkpoint.Checkpoints(workdir, config) as checkpoints:
+    with checkpoint.Checkpoints(workdir, config, reading=True) as checkpoints:
         shapes = jax.eval_shape(lambda: init_state(config, image_shape, jax.random.key(0)))
         parallel = parallel_modes.make(config.parallel.mode, jax.devices(), config.parallel.fsdp)
-        return checkpoints.restore(parallel.layout(shapes))
+        found, progress = checkpoints.restore(parallel.layout(shapes).saved())
+        return TrainState.going_on(found, progress.get("skipped", 0)), progress

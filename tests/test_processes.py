@@ -144,6 +144,19 @@ def test_a_killed_run_ends_with_a_message_and_goes_on_from_its_last_checkpoint(t
     assert f"resumed from step {newest}" in out
 
 
+def test_all_processes_stop_where_no_update_is_finite(tmp_path):
+    wild = (
+        "--config.optimizer.learning_rate=1e30",
+        "--config.optimizer.warmup_steps=1",
+        "--config.optimizer.decay=False",
+    )
+    stopped = local(*TINY, *wild, f"--workdir={tmp_path}", "--mode=train", "--config.train.skip_limit=3", devices=1)
+    _, err = stopped.communicate(timeout=120)
+    assert stopped.returncode == 2, err[-3000:]
+    assert "3 updates in a row were not finite and skipped" in err
+    assert "Traceback" not in err
+
+
 def test_what_cannot_run_ends_in_one_line_and_no_hang(tmp_path):
     main = ("-m", "fmdp.main", *TINY, f"--workdir={tmp_path / 'new'}", "--distributed=auto", "--distributed_timeout=8")
 

@@ -266,6 +266,7 @@ def test_checkpoints_of_others_and_damaged_ones_are_refused(tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_with_the_step(tmp_path):
     c = small_config()
+    c.train.skip_limit = 2
     images = IMAGES.copy()
     images[:] = np.nan
     with pytest.raises(InputError, match="loss is nan at step 2"):

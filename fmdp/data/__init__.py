@@ -2,7 +2,7 @@
 
 from fmdp.data.examples import Bytes, Images, to_float
 from fmdp.data.pictures import Frame, Pictures
-from fmdp.data.pipeline import batches, diagonal_count
+from fmdp.data.pipeline import batches, diagonal_count, records
 from fmdp.data.sources import digits, load
 from fmdp.data.splits import Split, pin, split
 from fmdp.data.targets import DRAWING_SEED, TARGETS
@@ -20,6 +20,7 @@ __all__ = [
     "digits",
     "load",
     "pin",
+    "records",
     "split",
     "to_float",
 ]

@@ -40,6 +40,13 @@ class ShuffledBatches(grain.sources.RandomAccessDataSource):
         return sys.maxsize // self._batch_size
 
     def __getitem__(self, k) -> np.ndarray:
+        index, flipped = self.records(k)
+        images = self._images[index]
+        images[flipped] = images[flipped, :, ::-1]
+        return images
+
+    def records(self, k) -> tuple[np.ndarray, np.ndarray]:
+        """Which images batch k consists of, and which of them are flipped; [b] each."""
         size = len(self._images)
         epochs, offsets = np.divmod(int(k) * self._batch_size + self._rows, size)
         index, flipped = np.empty_like(offsets), np.zeros(len(offsets), bool)
@@ -48,9 +55,7 @@ class ShuffledBatches(grain.sources.RandomAccessDataSource):
             index[here] = _order(self._seed, int(epoch), size)[offsets[here]]
             if self._flip:
                 flipped[here] = _coins(self._seed, int(epoch), size)[offsets[here]]
-        images = self._images[index]
-        images[flipped] = images[flipped, :, ::-1]
-        return images
+        return index, flipped
 
 
 class Batches(grain.DatasetIterator):
@@ -116,6 +121,11 @@ def diagonal_count(batch_size: int, share: float, devices: int) -> int:
 def _parts(rows: Sequence[np.ndarray], images: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
     names, parts = ("diagonal", "off_diagonal"), np.split(images, [len(rows[0])])
     return {name: {"image": x, "row": row} for name, x, row in zip(names, parts, rows, strict=True)}
+
+
+def records(images: Images, batch_size: int, seed: int, k: int) -> np.ndarray:
+    """Which of the images batch k (from 0) of `batches` consists of, over all processes, [batch_size]."""
+    return ShuffledBatches(images, batch_size, seed, np.arange(batch_size)).records(k)[0]
 
 
 def batches(

@@ -1,11 +1,13 @@
 """How far the law of restored images is from the law of real ones, measured between two sets of feature vectors."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.tree_util import Partial
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
@@ -84,17 +86,22 @@ def floor(distance, key: Array, real: Vectors, strata: np.ndarray, size: int, re
       size: of the first set.
       resamplings: how often.
     """
+    distance = distance if isinstance(distance, Partial) else Partial(distance)
+    return interval(_dealt(distance, jax.random.split(key, resamplings), real, jnp.asarray(strata), size))
 
+
+@partial(jax.jit, static_argnames="size")
+def _dealt(distance, keys: Array, real: Vectors, strata: Array, size: int) -> Array:
     def once(key):
         dealt = real[deal(key, strata)]
         return distance(dealt[:size], dealt[size:])
 
-    return interval(jax.lax.map(once, jax.random.split(key, resamplings)))
+    return jax.lax.map(once, keys)
 
 
-def deal(key: PRNGKey, strata: np.ndarray) -> Array:
+def deal(key: PRNGKey, strata: ArrayLike) -> Array:
     """A random order [n] of the indices of n vectors in which every index is one of the same stratum as its place."""
-    by_stratum, labels = jnp.asarray(np.argsort(strata, kind="stable")), jnp.asarray(np.sort(strata))
+    by_stratum, labels = jnp.argsort(jnp.asarray(strata), stable=True), jnp.sort(jnp.asarray(strata))
     within = jnp.lexsort((jax.random.uniform(key, labels.shape), labels))
     return jnp.zeros_like(by_stratum).at[by_stratum].set(by_stratum[within])
 

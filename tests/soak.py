@@ -1,0 +1,72 @@
+"""python -m tests.soak MINUTES: training, checkpoints and measuring in a loop, and what the process holds on to."""
+
+import contextlib
+import ctypes
+import gc
+import io
+import json
+import os
+import pathlib
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+from configs import digits
+from fmdp import main
+
+STEPS = 20  # a round
+
+
+def config_of_round(k: int):
+    """The digits for a few more steps than the round before, with a checkpoint every other few, measured briefly."""
+    c = digits.get_config("smoke")
+    c.train.update(steps=STEPS * (k + 1), checkpoint_every=STEPS // 2, log_every=2)
+    c.evaluate.update(noise_levels=(0.5,), points=3, draws=1, rival_images=30, rival_steps=2, bootstrap=5)
+    return c
+
+
+def held() -> dict[str, float]:
+    """Memory in MB, open files and threads of this process, once everything free is given back to the system."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    count = {name: len(os.listdir(f"/proc/self/{folder}")) for name, folder in (("files", "fd"), ("threads", "task"))}  # noqa: PTH208
+    return {"memory": pages * os.sysconf("SC_PAGE_SIZE") / 1e6, **count}
+
+
+def slope(minutes: np.ndarray, values: np.ndarray) -> tuple[float, float]:
+    """The slope of a straight line by least squares, and its standard error."""
+    centred = minutes - minutes.mean()
+    by = (centred @ values) / (centred @ centred)
+    residual = values - values.mean() - by * centred
+    return float(by), float(np.sqrt(residual @ residual / (len(values) - 2) / (centred @ centred)))
+
+
+def soak(minutes: float) -> dict:
+    """Go round for so many minutes; what is reported is of the second half, when every cache is filled."""
+    began, rows = time.monotonic(), []
+    with tempfile.TemporaryDirectory() as folder:
+        while not rows or rows[-1]["minutes"] < minutes:
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                main.run(config_of_round(len(rows)), pathlib.Path(folder), "train_and_evaluate")
+            rows.append({"minutes": (time.monotonic() - began) / 60} | held())
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    late = [row for row in rows if row["minutes"] > minutes / 2]
+    column = {name: np.array([row[name] for row in late]) for name in rows[0]}
+    by, error = slope(column["minutes"], column["memory"])
+    return {
+        "rounds": len(rows),
+        "steps": STEPS * len(rows),
+        "minutes": rows[-1]["minutes"],
+        "memory": column["memory"].mean(),
+        "memory_per_minute": by,
+        "standard_error": error,
+        "files": [int(column["files"][0]), int(column["files"].max())],
+        "threads": [int(column["threads"][0]), int(column["threads"].max())],
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(soak(float(sys.argv[1]))))
