@@ -1,6 +1,7 @@
 """The configuration of a run: every key with its default, and what is refused before anything starts."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import ml_collections
@@ -8,6 +9,7 @@ from ml_collections import ConfigDict
 
 from fmdp import networks
 from fmdp.data.pictures import MAX_PIXELS
+from fmdp.data.pipeline import diagonal_count
 from fmdp.errors import InputError
 from fmdp.losses import OFF_DIAGONAL, WEIGHTING
 from fmdp.metrics import weights
@@ -76,7 +78,7 @@ def default() -> ConfigDict:
                 mode="jit",  # parallel.MODES
                 fsdp=False,  # shard the parameters over the devices, too, where a model does not fit on one
                 devices=0,  # that the run must find; 0: as many as there are
-                cpu_devices=0,  # that the cores of one process are divided into; 0: one each, as far as they fit
+                cpu_devices=0,  # that the cores are divided into; 0: one each, as far as they fit a batch
             ),
             evaluate=dict(
                 noise_levels=(0.3, 0.5, 0.7),  # alpha = 1 - s
@@ -108,19 +110,39 @@ def default() -> ConfigDict:
 
 
 def validate(config: ConfigDict, devices: int) -> None:
-    """Refuse a configuration that cannot run.
+    """Refuse a configuration that cannot run on so many devices.
 
     Raises:
       InputError: naming the key, its value and what is possible.
     """
+    check(config)
+    require, train, share = partial(_require, config), config.train, config.loss.diagonal_share
+    require(
+        config.parallel.devices in (0, devices),
+        "parallel.devices",
+        f"this run found {devices}; 0 takes any number, and config.parallel.cpu_devices makes some of a CPU",
+    )
+    parts = f"{train.accumulate} parts (config.train.accumulate) on each of " if train.accumulate > 1 else ""
+    require(
+        train.batch_size % (devices * train.accumulate) == 0,
+        "train.batch_size",
+        f"must be divisible by the {parts}{devices} devices of this run",
+    )
+    diagonal = diagonal_count(train.batch_size, share, devices * train.accumulate)
+    require(
+        share == 1 or 0 < diagonal < train.batch_size,
+        "loss.diagonal_share",
+        f"leaves a part of {train.batch_size} examples on {parts}{devices} devices empty: take a larger batch, or 1.0",
+    )
 
-    def require(condition, key, remedy):
-        if not condition:
-            value = config
-            for part in key.split("."):
-                value = value[part]
-            raise InputError(f"config.{key} = {' '.join(repr(value).split())}: {remedy}")
 
+def check(config: ConfigDict) -> None:
+    """Refuse a configuration that could run on no devices.
+
+    Raises:
+      InputError: as `validate`.
+    """
+    require = partial(_require, config)
     for key, value, usual in _leaves(config, default()):
         listed = isinstance(usual, list | tuple)
         require(isinstance(value, list | tuple) == listed, key, "must be a list" if listed else "must be no list")
@@ -131,7 +153,20 @@ def validate(config: ConfigDict, devices: int) -> None:
     require(config.seed >= 0, "seed", "must be 0 or more")
     options = dict(config.network)
     networks.make(str(options.pop("name", "")), options)
-    train, loss, evaluate = config.train, config.loss, config.evaluate
+    _check_training(config)
+    _check_measuring(config)
+
+
+def _require(config: ConfigDict, condition: Any, key: str, remedy: str) -> None:
+    if not condition:
+        value = config
+        for part in key.split("."):
+            value = value[part]
+        raise InputError(f"config.{key} = {' '.join(repr(value).split())}: {remedy}")
+
+
+def _check_training(config: ConfigDict) -> None:
+    require, train, loss = partial(_require, config), config.train, config.loss
     for key in ("steps", "batch_size", "log_every", "checkpoint_every", "keep", "skip_limit", "accumulate"):
         require(train[key] >= 1, f"train.{key}", "must be 1 or more")
     require(
@@ -152,26 +187,21 @@ def validate(config: ConfigDict, devices: int) -> None:
         require(0 <= config.optimizer[key] < 1, f"optimizer.{key}", "must be in [0, 1)")
     require(config.ema.half_life > 0, "ema.half_life", "must be positive, in images")
     require(config.parallel.mode in ("jit", "pmap"), "parallel.mode", "must be jit or pmap")
+    require(0 <= config.parallel.cpu_devices <= 64, "parallel.cpu_devices", "must be from 0 to 64")
+    require(
+        not config.parallel.fsdp or config.parallel.mode == "jit", "parallel.fsdp", "needs config.parallel.mode=jit"
+    )
     require(0 < config.data.test_share < 1, "data.test_share", "must be between 0 and 1")
     require(config.data.channels in (1, 3), "data.channels", "must be 1 (gray) or 3 (colour)")
     for key in ("samples", "test_samples", "components"):
         require(config.data[key] >= 1, f"data.{key}", "must be 1 or more")
-    for key in ("data.size", "data.test_images", "data.memory_gb", "data.workers", "parallel.cpu_devices"):
-        section, name = key.split(".")
-        require(config[section][name] >= 0, key, "must be 0 or more")
+    for key in ("size", "test_images", "memory_gb", "workers"):
+        require(config.data[key] >= 0, f"data.{key}", "must be 0 or more")
     require(0 < config.data.max_pixels <= MAX_PIXELS, "data.max_pixels", f"must be from 1 to {MAX_PIXELS}")
-    require(
-        not config.parallel.fsdp or config.parallel.mode == "jit", "parallel.fsdp", "needs config.parallel.mode=jit"
-    )
-    require(
-        config.parallel.devices in (0, devices), "parallel.devices", f"this run found {devices}; 0 takes any number"
-    )
-    parts = f"{train.accumulate} parts (config.train.accumulate) on each of " if train.accumulate > 1 else ""
-    require(
-        train.batch_size % (devices * train.accumulate) == 0,
-        "train.batch_size",
-        f"must be divisible by the {parts}{devices} devices of this run",
-    )
+
+
+def _check_measuring(config: ConfigDict) -> None:
+    require, evaluate = partial(_require, config), config.evaluate
     require(len(evaluate.noise_levels) > 0, "evaluate.noise_levels", "must name at least one noise level")
     require(all(0 < a < 1 for a in evaluate.noise_levels), "evaluate.noise_levels", "must lie between 0 and 1")
     require(evaluate.points >= 3, "evaluate.points", "must be 3 or more, both ends of the knob included")

@@ -5,6 +5,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NoReturn
 
 import jax
@@ -197,7 +198,8 @@ def main(_) -> None:
     if DISTRIBUTED.value == "auto":
         cluster.join(TIMEOUT.value)
     else:
-        parallel.divide_cpu(CONFIG.value)
+        configuration.check(CONFIG.value)
+        parallel.divide_cpu(CONFIG.value.parallel.cpu_devices, partial(train.fits, CONFIG.value))
     configuration.validate(CONFIG.value, jax.device_count())
     workdir = open_workdir(WORKDIR.value or f"runs/{CONFIG.value.name}")
     if MODE.value == "inverse":

@@ -23,7 +23,6 @@ from jax import Array
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from ml_collections import ConfigDict
 
 from fmdp.errors import InputError
 
@@ -57,22 +56,21 @@ class Parallel(NamedTuple):
     compile: Callable[[Callable[[Spread], Callable], Any], Callable]
 
 
-def divide_cpu(config: ConfigDict | None = None) -> None:
+def divide_cpu(devices: int = 0, fits: Callable[[int], bool] = lambda devices: True) -> None:
     """Divide the cores of this process into devices, before JAX starts: one convolution keeps few of them busy.
 
-    As many as `config.parallel` says; else one each core, up to MOST and as far as they divide its batches. Nothing
-    changes where JAX_NUM_CPU_DEVICES or XLA_FLAGS says how many there shall be.
+    Nothing changes where JAX_NUM_CPU_DEVICES or XLA_FLAGS says how many there shall be.
+
+    Args:
+      devices: how many; 0 for one each core, up to MOST, or as many fewer as fit.
+      fits: whether so many do.
     """
     told = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if told or jax.config.jax_num_cpu_devices > 0:  # type: ignore[attr-defined]
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    asked, rows = 0, 0
-    if config is not None:
-        asked = config.parallel.cpu_devices or config.parallel.devices
-        rows = config.train.batch_size // max(config.train.accumulate, 1)
-    fitting = next(n for n in range(min(cores, MOST), 0, -1) if rows % n == 0)
-    jax.config.update("jax_num_cpu_devices", asked if asked > 0 else fitting)
+    fitting = next((n for n in range(min(cores, MOST), 1, -1) if fits(n)), 1)
+    jax.config.update("jax_num_cpu_devices", devices or fitting)
 
 
 def make(mode: str, devices: Sequence[jax.Device], fsdp: bool = False) -> Parallel:
@@ -236,23 +234,27 @@ def everywhere(tree: Any) -> Any:
     return jax.device_put(tree, NamedSharding(make_mesh(tuple(jax.local_devices())), P()))
 
 
-def each(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """`function` of (shared, rows) by every device on its own rows, for what the compiler would not split by itself."""
-    mesh = make_mesh(tuple(jax.devices()))
+def each(function: Callable[[Any, Any], Any], devices: Sequence[jax.Device] | None = None) -> Callable[[Any, Any], Any]:
+    """`function` of (shared, rows) by every device on its own rows, for what the compiler would not split by itself.
+
+    Args:
+      devices: all of the run unless given.
+    """
+    mesh = make_mesh(tuple(devices or jax.devices()))
     return jax.shard_map(function, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(AXIS), check_vma=False)
 
 
 def map_rows(function: Callable[[Any, Array], Array], shared: Any, rows: Array, size: int) -> Array:
     """`function(shared, row)` for all rows [n, ...], each device its own ones, at most `size` at once.
 
-    For use within compiled functions, whose `shared` arrays come from `everywhere`.
+    For use within compiled functions of one process, whose `shared` arrays come from `everywhere`.
     """
 
     def several(shared, rows):
         return jax.lax.map(lambda row: function(shared, row), rows, batch_size=min(size, len(rows)))
 
-    n, devices = len(rows), jax.device_count()
-    if devices == 1:
+    n, devices = len(rows), jax.local_devices()
+    if len(devices) == 1:
         return several(shared, rows)
-    filled = rows[np.arange(-(-n // devices) * devices) % n]
-    return each(several)(shared, filled)[:n]
+    filled = rows[np.arange(-(-n // len(devices)) * len(devices)) % n]
+    return each(several, devices)(shared, filled)[:n]

@@ -100,6 +100,13 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     )
 
 
+def fits(config: ConfigDict, devices: int) -> bool:
+    """Whether so many devices share a batch evenly, and divide it into the parts that one device would."""
+    size, share, parts = config.train.batch_size, config.loss.diagonal_share, config.train.accumulate
+    same = data.diagonal_count(size, share, devices * parts) == data.diagonal_count(size, share, parts)
+    return size % (devices * parts) == 0 and same
+
+
 def init_state(config: ConfigDict, image_shape: tuple[int, ...], key: PRNGKey) -> TrainState:
     """The state at step 0 for images of shape [H, W, C]."""
     time = jnp.zeros(())

@@ -123,9 +123,13 @@ def test_bad_input_ends_in_one_line_and_exit_code_2(tmp_path):
     file = tmp_path / "file"
     file.write_text("kept")
     digits, work = "--config=configs/digits.py:smoke", f"--workdir={tmp_path / 'new'}"
+    (tmp_path / "odd.py").write_text(
+        "import ml_collections\nget_config = lambda: ml_collections.ConfigDict({'name': 'a'})"
+    )
     cases = {
         "no such config": (["--config=configs/digitz.py", work], "configs/digitz.py"),
         "no config": ([work], "--config is missing"),
+        "config of another form": ([f"--config={tmp_path / 'odd.py'}", work], "begin with fmdp.config.default()"),
         "unknown variant": (["--config=configs/digits.py:smok", work], "'smok'"),
         "unknown key": ([digits, work, "--config.train.step=5"], "no key step. Did you mean steps"),
         "wrong type": ([digits, work, "--config.train.steps=many"], "many"),

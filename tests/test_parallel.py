@@ -2,12 +2,13 @@ import os
 import subprocess
 import sys
 import textwrap
+from functools import partial
 
 import jax
 import numpy as np
 import pytest
 
-from fmdp import cluster, config, files, hlo, logs, parallel
+from fmdp import cluster, config, files, hlo, logs, parallel, train
 from fmdp.errors import InputError
 
 
@@ -24,11 +25,10 @@ def test_parameters_are_sharded_along_their_largest_divisible_axis():
         (2, {}, {}, 2),
         (6, {}, {}, 4),  # 256 examples do not divide by 6
         (64, {}, {}, parallel.MOST),
-        (6, {"train.accumulate": 128}, {}, 2),
-        (6, {"train.batch_size": 0}, {}, 6),  # refused later
-        (6, {"parallel.cpu_devices": 1}, {}, 1),
-        (6, {"parallel.devices": 3}, {}, 3),
-        (6, {"parallel.devices": -3}, {}, 4),  # refused later
+        (8, {"train.batch_size": 16}, {}, 4),  # 12 on the diagonal do not divide by 8
+        (8, {"train.batch_size": 9}, {}, 1),
+        (6, {"train.accumulate": 32}, {}, 2),
+        (6, {"parallel.cpu_devices": 3}, {}, 3),
         (6, {}, {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}, None),
     ],
 )
@@ -40,7 +40,7 @@ def test_a_cpu_is_divided_into_devices_that_divide_the_batch(cores, changes, env
         monkeypatch.setenv(name, value)
     c = config.default()
     c.update_from_flattened_dict(changes)
-    parallel.divide_cpu(c)
+    parallel.divide_cpu(c.parallel.cpu_devices, partial(train.fits, c))
     assert told.get("jax_num_cpu_devices") == devices
 
 
@@ -63,6 +63,8 @@ def test_what_does_not_fit_the_devices_is_refused():
         ("train.batch_size", 255, "train.batch_size = 255: must be divisible by the 4 devices"),
         ("train.accumulate", 3, r"must be divisible by the 3 parts \(config.train.accumulate\) on each of 4 devices"),
         ("parallel.devices", 8, "parallel.devices = 8: this run found 4"),
+        ("train.batch_size", 4, "diagonal_share = 0.75: leaves a part of 4 examples on 4 devices empty"),
+        ("parallel.cpu_devices", 65, "parallel.cpu_devices = 65: must be from 0 to 64"),
     ):
         wrong = c.copy_and_resolve_references()
         wrong.update_from_flattened_dict({key: value})

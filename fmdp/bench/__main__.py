@@ -22,19 +22,23 @@ accelerator, not a promise.
 import json
 import pathlib
 import platform
+from functools import partial
 
 import jax
 from absl import flags
 
-from fmdp import bench, parallel
+from fmdp import bench, parallel, train
+from fmdp import config as configuration
 from fmdp.errors import InputError
 from fmdp.files import write_json
 from fmdp.main import CONFIG, cli
 
 ONLY = flags.DEFINE_list("only", [], "The sections to measure; all of them unless given.")
-BATCH = flags.DEFINE_integer("batch", 0, "Images at a time; those of config.train.batch_size unless given.")
-ROUNDS = flags.DEFINE_integer("rounds", 15, "How often each time is taken.")
-DEVICES = flags.DEFINE_integer("devices", 0, "Devices to simulate on a CPU.")
+BATCH = flags.DEFINE_integer(
+    "batch", None, "Images at a time; those of config.train.batch_size unless given.", lower_bound=1
+)
+ROUNDS = flags.DEFINE_integer("rounds", 15, "How often each time is taken.", lower_bound=1)
+DEVICES = flags.DEFINE_integer("devices", None, "Devices to simulate on a CPU.", lower_bound=1)
 OUT = flags.DEFINE_string("out", None, "A JSON file for what was measured, which is printed too.")
 
 
@@ -42,17 +46,20 @@ def main(_) -> None:
     """Measure what the flags ask for."""
     if CONFIG.value is None:
         raise InputError("--config is missing: name a file in configs/, such as --config=configs/celeba.py")
-    if DEVICES.value:
-        jax.config.update("jax_num_cpu_devices", DEVICES.value)
-    parallel.divide_cpu(CONFIG.value)
+    config = CONFIG.value
+    configuration.check(config)
+    if BATCH.value:
+        config.train.batch_size = BATCH.value
+    parallel.divide_cpu(DEVICES.value or config.parallel.cpu_devices, partial(train.fits, config))
+    configuration.validate(config, jax.device_count())
     measured = {
-        "config": CONFIG.value.name,
-        "network": CONFIG.value.network.to_dict(),
-        "batch": BATCH.value or CONFIG.value.train.batch_size,
+        "config": config.name,
+        "network": config.network.to_dict(),
+        "batch": config.train.batch_size,
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
         "versions": {"jax": jax.__version__, "python": platform.python_version()},
-    } | bench.measure(CONFIG.value, ONLY.value, BATCH.value, ROUNDS.value)
+    } | bench.measure(config, ONLY.value, config.train.batch_size, ROUNDS.value)
     print(json.dumps(measured, indent=2))
     if OUT.value:
         write_json(pathlib.Path(OUT.value), measured)

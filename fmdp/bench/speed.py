@@ -37,6 +37,7 @@ def forward(subject: Subject) -> dict[str, Any]:
     peak = ceilings(subject)["flops_per_second"]
     runs = {"forward": lambda: run(*field.args, *inputs), "bare": bare}
     devices = jax.device_count()
+    peak_of_all = peak * (1 if jax.default_backend() == "cpu" else devices)  # those of a CPU share its cores
     if devices > 1:
         runs["on all"] = _on_all(subject)
         _, runs["bare on all"] = _bare(jax.tree.map(lambda x: x[: len(x) // devices], inputs), field, everywhere=True)
@@ -55,7 +56,7 @@ def forward(subject: Subject) -> dict[str, Any]:
             "seconds": found["on all"],
             "over_bare_products": found["on all"] / found["bare on all"],
             "over_bare_products_of_one_device": found["on all"] / found["bare"],
-            "utilisation": gflop * 1e9 / found["on all"] / peak,
+            "utilisation": gflop * 1e9 / found["on all"] / peak_of_all,
         }
     return measured
 
