@@ -1,5 +1,6 @@
 """Scalars of a training run, as JSON lines and TensorBoard events; the time that compiling takes."""
 
+import functools
 import json
 import math
 import os
@@ -69,13 +70,19 @@ def _step(line: str) -> float:
         return float("inf")
 
 
-class Compiling:
-    """Counts the seconds in which JAX traces and compiles, or fetches what is compiled from its cache, from now on."""
+@functools.cache
+def _heard() -> list[float]:
+    """The seconds of every compilation in this process from the first call on."""
+    seconds: list[float] = []
 
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        jax.monitoring.register_event_duration_secs_listener(self._hear)
-
-    def _hear(self, event: str, duration_secs: float, **_) -> None:
+    def hear(event: str, duration_secs: float, **_) -> None:
         if event.startswith("/jax/core/compile/"):
-            self.seconds += duration_secs
+            seconds.append(duration_secs)
+
+    jax.monitoring.register_event_duration_secs_listener(hear)
+    return seconds
+
+
+def compiling() -> float:
+    """Seconds in which JAX traced and compiled, or fetched what is compiled from its cache, since the first call."""
+    return math.fsum(_heard())

@@ -51,7 +51,7 @@ MODE = flags.DEFINE_enum("mode", "train_and_evaluate", MODES, "What to do.")
 
 def run(config: ConfigDict, workdir: pathlib.Path, mode: str) -> None:
     """Train and measure what the configuration describes, and leave the results in the workdir."""
-    began, compiling = time.monotonic(), logs.Compiling()
+    began, compiled = time.monotonic(), logs.compiling()
     split = data.load(config.data)
     if mode == "evaluate":
         state, progress = train.restore(config, split.train.shape[1:], workdir)
@@ -89,7 +89,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, mode: str) -> None:
         if split.target is not None:
             summary |= known(split.target, split, sweeps, workdir, config, keys[1])
         summary["seconds"] = {"train": progress["seconds"], "evaluate": time.monotonic() - started}
-        summary["seconds"] |= {"compile": compiling.seconds, "total": time.monotonic() - began}
+        summary["seconds"] |= {"compile": logs.compiling() - compiled, "total": time.monotonic() - began}
     before = previous(workdir)
     same = before.get("train") == progress  # the same network: what else is known of it stays
     if same:
