@@ -12,7 +12,9 @@ from typing import Any
 
 import grain
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
@@ -30,7 +32,7 @@ FREE = {"path", "origin", "test_images", "strict", "max_pixels", "memory_gb", "w
 
 def exists(workdir: pathlib.Path) -> bool:
     """Whether `workdir` holds a finished checkpoint; looks without opening, which would make folders and threads."""
-    return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
+    return any(path.name.isdigit() and path.is_dir() for path in (workdir / "checkpoints").glob("*"))
 
 
 class Checkpoints:
@@ -102,7 +104,8 @@ class Checkpoints:
         items = {"state": ocp.args.StandardSave(state), "run": ocp.args.JsonSave(run | {"digest": _digest(run)})}
         self.wait()
         with self._room():
-            if shutil.disk_usage(self._folder).free < self._needed:
+            short = np.int32(shutil.disk_usage(self._folder).free < self._needed)
+            if multihost_utils.broadcast_one_to_all(short):  # so that no process waits for another that gave up
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self._manager.save(step, args=ocp.args.Composite(**items))
 
@@ -144,7 +147,9 @@ class Checkpoints:
             except _DamagedError as error:
                 damaged[step] = error
                 continue
-            for found, reason in damaged.items() if set_aside and jax.process_count() == 1 else ():
+            if damaged and set_aside and jax.process_count() > 1:  # what stays newest, orbax saves nothing before
+                raise InputError(f"{damaged[max(damaged)]}: remove it, and the run goes on from step {step}")
+            for found, reason in damaged.items() if set_aside else ():
                 print(f"{reason}; set aside in {self._put_away(found)}", flush=True)
             if iterator is not None:  # one batch a step; checkpoints of version 0.1.0 do not say so
                 iterator.set_state(run.get("data", {"next_index": run["progress"]["steps"]}))
@@ -152,6 +157,8 @@ class Checkpoints:
         self._manager.reload()
         if not damaged.keys() >= set(self._manager.all_steps()):  # a run that writes has replaced them by newer ones
             return self.restore(state, iterator, set_aside)
+        if not damaged:
+            raise InputError(f"{self._folder} holds no checkpoint: train first, with --mode=train")
         newest = damaged[max(damaged)]
         raise InputError(
             f"{newest}, and no other is whole: remove it to start anew, or name another --workdir"
