@@ -54,7 +54,8 @@ def run() -> None:
     if BUDGET.value is not None:
         setting = lookahead_for(BUDGET.value, wanted, pretrained.find(checkpoint))
         wanted = dataclasses.replace(wanted, lookaheads=(setting,))
-    done, faults = restore_files.run(load(checkpoint), wanted, source, output, {"checkpoint": str(checkpoint)})
+    made_by = {"checkpoint": str(checkpoint), "given": PARAMETER.value}
+    done, faults = restore_files.run(load(checkpoint), wanted, source, output, made_by)
     print(printable(f"{done} restored, {len(faults)} not; results in {output}"), flush=True)
     if not done:
         sys.exit(2)

@@ -158,7 +158,7 @@ def write(target: pathlib.Path, path: pathlib.Path, restored: Restored, request:
     )
     settings |= {"white_of_std": largest} if largest else {}
     settings |= {"jax": jax.__version__, "backend": jax.default_backend()}
-    write_json(target.with_name(f"{target.name}.json"), json.loads(json.dumps(settings, default=str)))
+    write_json(target.with_name(f"{target.name}.json"), json.loads(json.dumps(settings, default=_plain)))
 
 
 def draw_sheet(path: pathlib.Path, restored: Restored, request: Request) -> None:
@@ -191,6 +191,11 @@ def _told(restored: Restored, request: Request) -> list[str]:
         height, width, _ = facts["tile"]
         lines.append(f"restored in {facts['tiles']} overlapping tiles of {height}x{width}, the size trained on")
     return lines
+
+
+def _plain(value: Any) -> Any:
+    """Masks and kernels by their shape, as the command that names their files is told too; other things by name."""
+    return f"array of shape {value.shape}" if isinstance(value, np.ndarray | jax.Array) else str(value)
 
 
 def _inside(path: pathlib.Path, folder: pathlib.Path) -> bool:

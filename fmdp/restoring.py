@@ -4,6 +4,7 @@ import math
 import warnings
 from dataclasses import dataclass, field
 from functools import partial
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import jax
@@ -82,6 +83,14 @@ class Request:
             )
         else:
             operators.check(self.name, self.parameters)
+        numbers = {"lookahead": self.lookaheads, "sigma": (self.sigma or 1.0,), "gain": (self.gain,)}
+        whole = {"draws": self.draws, "steps": self.steps, "seed": self.seed}
+        for name, values in numbers.items():
+            if not isinstance(values, tuple | list) or not values or not all(isinstance(x, Real) for x in values):
+                raise InputError(f"{name} {values!r}: must be numbers{', in a tuple' * (name == 'lookahead')}")
+        for name, value in whole.items():
+            if not isinstance(value, Integral):
+                raise InputError(f"{name} {value!r}: must be a whole number")
         for r in self.lookaheads:
             if not 0 <= r <= 1:
                 raise InputError(f"--lookahead={r:g}: must be from 0 (minimum error) to 1 (perfect perception)")
@@ -202,13 +211,13 @@ def _to_be_restored(
     if not np.issubdtype(picture.dtype, np.floating) or not np.isfinite(picture).all():
         raise InputError(f"a picture of {picture.dtype}: give finite floating-point numbers in [-1, 1] (x / 127.5 - 1)")
     picture = picture.astype(np.float32)
+    if picture.ndim == 2 and not (request.degraded and isinstance(request.operator, Operator)):
+        picture = picture[..., None]
     if isinstance(request.operator, Operator):
         if request.operator.image_shape[2] != tile[2]:
             wanted = request.operator.image_shape
             raise InputError(f"{request.name} takes images of shape {wanted}, but the prior's have {tile[2]} channels")
         return request.operator, picture
-    if picture.ndim == 2:
-        picture = picture[..., None]
     if picture.ndim != 3 or picture.shape[-1] not in (1, 3) or not picture.size:
         raise InputError(f"a picture of shape {picture.shape}: give [height, width, 1 or 3]")
     picture = _channels(picture, tile[2], request, notes)

@@ -148,6 +148,7 @@ def test_noise_is_estimated_where_it_is_not_told():
         (Request(lookaheads=(1.2,)), "--lookahead=1.2: must be from 0"),
         (Request(sigma=-1.0), "--sigma=-1: must be positive"),
         (Request(gain=0.0), "--gain=0: must be positive"),
+        (Request(lookaheads=()), "lookahead (): must be numbers, in a tuple"),
         (Request(draws=2), "--draws=2: denoising draws nothing"),
         (Request(operator="hdr", steps=0), "--steps=0"),
         (Request(operator="decimation", parameters={"factor": "two"}), "decimation: factor='two'"),
@@ -168,6 +169,22 @@ def test_requests_that_cannot_be_met_are_one_line(request_, message):
         restore(PRIOR, picture(8, 8), request_)
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("lookaheads", 0.5, "lookahead 0.5: must be numbers, in a tuple"),
+        ("draws", 2.5, "draws 2.5: must be a whole number"),
+        ("sigma", "x", "sigma ('x',): must be numbers"),
+    ],
+)
+def test_requests_of_the_wrong_kind_are_one_line(name, value, message):
+    request = Request()
+    object.__setattr__(request, name, value)  # no type is checked outside the tests
+    with pytest.raises(InputError) as refused:
+        restore(PRIOR, picture(8, 8), request)
+    assert message in str(refused.value)
 
 
 def save(path, pixels, **options):
