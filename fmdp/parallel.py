@@ -12,6 +12,7 @@ so that all of them go the same way, and only process 0 writes (`fmdp.files`).
 """
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -59,18 +60,21 @@ class Parallel(NamedTuple):
 def divide_cpu(devices: int = 0, fits: Callable[[int], bool] = lambda devices: True) -> None:
     """Divide the cores of this process into devices, before JAX starts: one convolution keeps few of them busy.
 
-    Nothing changes where JAX_NUM_CPU_DEVICES or XLA_FLAGS says how many there shall be.
+    Where JAX_NUM_CPU_DEVICES or XLA_FLAGS says how many there shall be, there are. XLA gets more threads than cores
+    (NPROC), unless told otherwise: a device that waits in an exchange keeps a thread, and the others need theirs.
 
     Args:
       devices: how many; 0 for one each core, up to MOST, or as many fewer as fit.
       fits: whether so many do.
     """
-    told = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if told or jax.config.jax_num_cpu_devices > 0:  # type: ignore[attr-defined]
-        return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    fitting = next((n for n in range(min(cores, MOST), 1, -1) if fits(n)), 1)
-    jax.config.update("jax_num_cpu_devices", devices or fitting)
+    flag = re.search(r"xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
+    count = int(flag[1]) if flag else max(jax.config.jax_num_cpu_devices, 0)  # type: ignore[attr-defined]
+    if not count:
+        count = devices or next((n for n in range(min(cores, MOST), 1, -1) if fits(n)), 1)
+        jax.config.update("jax_num_cpu_devices", count)
+    if count > 1:
+        os.environ.setdefault("NPROC", str(cores + count))
 
 
 def make(mode: str, devices: Sequence[jax.Device], fsdp: bool = False) -> Parallel:

@@ -44,6 +44,7 @@ def start(options: argparse.Namespace, arguments: list[str]) -> list[subprocess.
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(options.devices),
+        "NPROC": str((os.cpu_count() or 1) + options.devices),  # threads, as parallel.divide_cpu has it
         "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
         "JAX_NUM_PROCESSES": str(options.processes),
     }

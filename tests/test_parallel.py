@@ -36,12 +36,15 @@ def test_a_cpu_is_divided_into_devices_that_divide_the_batch(cores, changes, env
     told = {}
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)), raising=False)
     monkeypatch.setattr(jax.config, "update", told.__setitem__)
+    monkeypatch.setenv("NPROC", "")  # so that it is put back
+    monkeypatch.delenv("NPROC")
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     c = config.default()
     c.update_from_flattened_dict(changes)
     parallel.divide_cpu(c.parallel.cpu_devices, partial(train.fits, c))
     assert told.get("jax_num_cpu_devices") == devices
+    assert os.environ.get("NPROC") == (None if devices == 1 else str(cores + (devices or 3)))
 
 
 def test_collectives_are_read_from_the_text_of_a_program():
