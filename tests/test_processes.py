@@ -146,7 +146,7 @@ def test_a_killed_run_ends_with_a_message_and_goes_on_from_its_last_checkpoint(t
 
 def test_all_processes_stop_where_no_update_is_finite(tmp_path):
     wild = (
-        "--config.optimizer.learning_rate=1e30",
+        "--config.optimizer.learning_rate=1e29",
         "--config.optimizer.warmup_steps=1",
         "--config.optimizer.decay=False",
     )
