@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from fmdp.errors import InputError
+from fmdp.errors import InputError, reason
 
 
 @contextlib.contextmanager
@@ -49,7 +49,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
-        said = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0][:100]
+        said = error.strerror if isinstance(error, OSError) else reason(error)
         raise InputError(f"{path} is damaged ({said}): get it anew, or remove it") from error
     if not isinstance(value, dict):
         raise InputError(f"{path} is damaged (it holds no object with keys): get it anew, or remove it")

@@ -6,10 +6,9 @@ Sections: `ceilings` (what the device does at best: a large matrix product, a co
 own convolutions and matrix products run bare, one after another), `step` (the training step of every loss against a
 forward pass, and against its bare products), `solve` (plug-and-play of N steps against N forward passes), `sweep` (K
 lookaheads against K single ones), `input` (batches delivered against batches trained on, and a loop over fresh batches
-against one over the same), `compile` (the training step,
-cold and from the persistent cache), `devices` (the training step on 1, 2, 4 and 8 of them, and the bytes that they
-exchange; --devices=8 simulates them on a CPU), `memory` (of the training step, planned and not run: fixed and for each
-example, and the batch that fits devices of 16, 32 and 80 GB).
+against one over the same), `compile` (the training step, cold and from the persistent cache), `devices` (the training
+step on 1, 2, 4 and 8 of them, and the bytes that they exchange; --devices=8 simulates them on a CPU), `memory` (of the
+training step, planned and not run: fixed and for each example, and the batch that fits devices of 16, 32 and 80 GB).
 
 `forward` and `step` are measured on one device and, under `all_devices`, on all that a run would use: on a CPU, one
 each core (`parallel.divide_cpu`).

@@ -68,7 +68,7 @@ def _bare(inputs: Any, function: Callable, everywhere: bool = False) -> tuple[in
     if everywhere:
         mesh = parallel_modes.make_mesh(tuple(jax.devices()))
         bare = jax.shard_map(bare, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)
-        operands = jax.device_put(operands, NamedSharding(mesh, P()))
+        operands = parallel_modes.everywhere(operands)
     return len(equations), partial(jax.jit(bare).lower(operands).compile(), operands)
 
 
@@ -76,9 +76,9 @@ def _on_all(subject: Subject) -> Callable[[], Any]:
     """A forward pass of every device on its rows."""
     field, inputs = subject.field, (subject.images, *subject.times)
     mesh = parallel_modes.make_mesh(tuple(jax.devices()))
-    whole, rows = NamedSharding(mesh, P()), NamedSharding(mesh, P(parallel_modes.AXIS))
+    rows = NamedSharding(mesh, P(parallel_modes.AXIS))
     run = jax.jit(parallel_modes.each(lambda args, inputs: field.func(*args, *inputs)))
-    return partial(run, jax.device_put(field.args, whole), jax.device_put(inputs, rows))
+    return partial(run, parallel_modes.everywhere(field.args), jax.device_put(inputs, rows))
 
 
 def step(subject: Subject) -> dict[str, Any]:
