@@ -7,8 +7,8 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import grain
 import jax
@@ -28,6 +28,9 @@ FORMAT = 1  # of what is written here; records of version 0.1.0 do not say it
 IDENTITY = ("seed", "data", "network", "loss", "optimizer", "ema", "train.batch_size")
 # Where the data is, and how it is read and measured on, is free to change.
 FREE = {"path", "origin", "test_images", "strict", "max_pixels", "memory_gb", "workers"}
+LOOKS = 20  # at a folder that changes, before it is given up
+
+T = TypeVar("T")
 
 
 def exists(workdir: pathlib.Path) -> bool:
@@ -50,16 +53,18 @@ class Checkpoints:
         keep: list[Any] = [preservation_policy.LatestN(config.train.keep)]
         if config.train.keep_every:
             keep.append(preservation_policy.EveryNSteps(interval_steps=config.train.keep_every))
-        self._manager = ocp.CheckpointManager(
-            self._folder,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=preservation_policy.AnyPreservationPolicy(keep),
-                cleanup_tmp_directories=not reading,
-            ),
-            item_handlers={
-                "state": ocp.StandardCheckpointHandler(),
-                "run": ocp.JsonCheckpointHandler(),
-            },
+        self._manager = _looking(
+            lambda: ocp.CheckpointManager(
+                self._folder,
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=preservation_policy.AnyPreservationPolicy(keep),
+                    cleanup_tmp_directories=not reading,
+                ),
+                item_handlers={
+                    "state": ocp.StandardCheckpointHandler(),
+                    "run": ocp.JsonCheckpointHandler(),
+                },
+            )
         )
 
     def __enter__(self) -> "Checkpoints":
@@ -154,7 +159,7 @@ class Checkpoints:
             if iterator is not None:  # one batch a step; checkpoints of version 0.1.0 do not say so
                 iterator.set_state(run.get("data", {"next_index": run["progress"]["steps"]}))
             return restored, run["progress"]
-        self._manager.reload()
+        _looking(self._manager.reload)
         if not damaged.keys() >= set(self._manager.all_steps()):  # a run that writes has replaced them by newer ones
             return self.restore(state, iterator, set_aside)
         if not damaged:
@@ -214,6 +219,14 @@ class Checkpoints:
 
 class _DamagedError(Exception):
     """A checkpoint that cannot be read, or is not what was written."""
+
+
+def _looking(look: Callable[[], T]) -> T:
+    """Look through the checkpoints, anew where a run that writes removed one of them meanwhile."""
+    for _ in range(LOOKS - 1):
+        with contextlib.suppress(FileNotFoundError):
+            return look()
+    return look()
 
 
 def _at(config: dict[str, Any], key: str) -> Any:

@@ -8,6 +8,7 @@ import textwrap
 from collections import namedtuple
 
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from fmdp import checkpoint, train
@@ -162,6 +163,16 @@ def test_reading_disturbs_no_writing_and_follows_what_is_replaced(tmp_path, monk
         monkeypatch.setattr(checkpoint.Checkpoints, "_read", read)
         return read(self, step, items)
 
+    names = type(ocp.path.step.standard_name_format())
+    find = names.find_all
+
+    def removed(self, folder):
+        monkeypatch.setattr(names, "find_all", find)
+        found = list(find(self, folder))
+        shutil.rmtree(folder / "4")
+        return found
+
+    monkeypatch.setattr(names, "find_all", removed)
     monkeypatch.setattr(checkpoint.Checkpoints, "_read", overtaken)
     state, progress = train.restore(c, SHAPE, tmp_path / "run")
     assert progress["steps"] == 12
