@@ -187,6 +187,8 @@ def main(_) -> None:
     """Run what the flags ask for."""
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # the libraries' own news only on request
+    for name in strangers(MODE.value):
+        raise InputError(f"--{name} does not go with --mode={MODE.value}: leave one of them out")
     if MODE.value == "restore":
         if DISTRIBUTED.value != "none":
             raise InputError("--mode=restore runs in one process: leave --distributed out")
@@ -206,6 +208,12 @@ def main(_) -> None:
         compare(CONFIG.value, workdir)
     else:
         run(CONFIG.value, workdir, MODE.value)
+
+
+def strangers(mode: str) -> list[str]:
+    """The flags given that another mode takes: a configuration and its workdir, or what and how to restore."""
+    restoring = [flag.name for flag in flags.FLAGS.flags_by_module_dict()[restore_cli.__name__]]
+    return [name for name in (["config", "workdir"] if mode == "restore" else restoring) if flags.FLAGS[name].present]
 
 
 def parse_flags(argv: list[str]) -> list[str]:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from fmdp.data import folder
 from fmdp.data.pictures import MAX_PIXELS, SUFFIXES, Frame, UnusableError, open_file
 from fmdp.errors import InputError, printable
-from fmdp.files import replacing, write_json
+from fmdp.files import is_full, replacing, write_json
 from fmdp.report import as_picture
 from fmdp.restoring import Request, Restored, restore
 from fmdp.types import SizedField
@@ -112,7 +112,7 @@ def run(
       How many were restored, and one line for each that could not be.
 
     Raises:
-      InputError: there are no pictures, or the request or the folders cannot be used.
+      InputError: there are no pictures, the request or the folders cannot be used, or the disk is full.
     """
     request.check()
     paths = find(source, output)
@@ -130,6 +130,9 @@ def run(
                 for line in _told(restored, request):
                     bar.write(printable(f"{path}: {line}"))
             except (UnusableError, InputError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
+                if is_full(error):
+                    room = f"no room in {output}, {done} restored before {path}"
+                    raise InputError(f"{room}: make room, and start the same command again") from error
                 if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
                     raise
                 short = isinstance(error, MemoryError | jax.errors.JaxRuntimeError)

@@ -1,5 +1,6 @@
 import os
 import pathlib
+import subprocess
 
 import jax
 import pytest
@@ -25,3 +26,15 @@ def reference():
     if not folder.is_dir():
         pytest.skip("no reference arrays beside this checkout (FMDP_SHARED names their parent folder)")
     return folder
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 2 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "fmdp", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("file systems cannot be mounted here")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)

@@ -9,7 +9,7 @@ from absl import flags
 from absl.testing import flagsaver
 from PIL import Image
 
-from fmdp import networks, pretrained, restore_cli
+from fmdp import main, networks, pretrained, restore_cli
 from fmdp.calibration import Calibration
 from fmdp.errors import InputError
 from tests.test_main import command
@@ -72,6 +72,25 @@ def test_nothing_restored_is_exit_code_2(checkpoint, pictures, tmp_path):
         run(checkpoint=str(checkpoint), input=str(pictures), output=str(tmp_path / "out"))
     assert ended.value.code == 2
     assert not list(tmp_path.glob("out/*"))
+
+
+def test_a_full_disk_ends_it_in_one_line(checkpoint, pictures, small_disk):
+    (small_disk / "other").write_bytes(bytes(2**21 - 2**14))
+    with pytest.raises(InputError, match=f"no room in {small_disk}/out, 0 restored before {pictures}/a.png: make"):
+        run(checkpoint=str(checkpoint), input=str(pictures), output=str(small_disk / "out"), sweep=True, sigma=0.1)
+    assert not list(small_disk.rglob("*.json"))
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "another"),
+    [("config", "restore", "train"), ("workdir", "restore", "inverse"), ("lookahead", "evaluate", "restore")],
+)
+def test_flags_of_another_mode_are_refused(name, mode, another):
+    with flagsaver.flagsaver():
+        assert main.strangers(mode) == []
+        flags.FLAGS[name].present = 1
+        assert main.strangers(mode) == [name]
+        assert main.strangers(another) == []
 
 
 def test_a_budget_becomes_a_lookahead(checkpoint, pictures, tmp_path):
