@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from fmdp import config as configuration
-from fmdp.errors import InputError
+from fmdp.errors import InputError, reason
 from fmdp.files import is_full
 from fmdp.fingerprint import fingerprint
 
@@ -46,6 +46,9 @@ class Checkpoints:
 
         Args:
           reading: leave half-written ones alone, which another process may be at.
+
+        Raises:
+          InputError: the folder cannot be opened.
         """
         self._folder = workdir.absolute() / "checkpoints"  # orbax takes no other
         self._config = configuration.plain(config)
@@ -53,19 +56,19 @@ class Checkpoints:
         keep: list[Any] = [preservation_policy.LatestN(config.train.keep)]
         if config.train.keep_every:
             keep.append(preservation_policy.EveryNSteps(interval_steps=config.train.keep_every))
-        self._manager = _looking(
-            lambda: ocp.CheckpointManager(
-                self._folder,
-                options=ocp.CheckpointManagerOptions(
-                    preservation_policy=preservation_policy.AnyPreservationPolicy(keep),
-                    cleanup_tmp_directories=not reading,
-                ),
-                item_handlers={
-                    "state": ocp.StandardCheckpointHandler(),
-                    "run": ocp.JsonCheckpointHandler(),
-                },
-            )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=preservation_policy.AnyPreservationPolicy(keep), cleanup_tmp_directories=not reading
         )
+        handlers = {"state": ocp.StandardCheckpointHandler(), "run": ocp.JsonCheckpointHandler()}
+        try:
+            self._manager = _looking(
+                lambda: ocp.CheckpointManager(self._folder, options=options, item_handlers=handlers)
+            )
+        except Exception as error:  # orbax raises many kinds for damaged metadata
+            raise InputError(
+                f"{self._folder} cannot be opened ({reason(error)}): remove what is damaged in it, or name another"
+                " --workdir"
+            ) from error
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -154,8 +157,8 @@ class Checkpoints:
                 continue
             if damaged and set_aside and jax.process_count() > 1:  # what stays newest, orbax saves nothing before
                 raise InputError(f"{damaged[max(damaged)]}: remove it, and the run goes on from step {step}")
-            for found, reason in damaged.items() if set_aside else ():
-                print(f"{reason}; set aside in {self._put_away(found)}", flush=True)
+            for found, fault in damaged.items() if set_aside else ():
+                print(f"{fault}; set aside in {self._put_away(found)}", flush=True)
             if iterator is not None:  # one batch a step; checkpoints of version 0.1.0 do not say so
                 iterator.set_state(run.get("data", {"next_index": run["progress"]["steps"]}))
             return restored, run["progress"]
@@ -171,7 +174,7 @@ class Checkpoints:
 
     def _read_whole(self, step: int, state: Any) -> tuple[Any, dict[str, Any]]:
         run = self._read(step, {"run": ocp.args.JsonRestore()})["run"]
-        if not isinstance(run, dict) or run.pop("digest", None) not in (None, _digest(run)):
+        if not _is_record(run) or run.pop("digest", None) not in (None, _digest(run)):
             raise _DamagedError(f"the checkpoint {self._folder / str(step)} is damaged (its record was changed)")
         if run.get("format", 1) > FORMAT:
             raise InputError(
@@ -187,9 +190,9 @@ class Checkpoints:
     def _check(self, config: dict[str, Any]) -> None:
         for key in IDENTITY:
             was, now = (_at(c, key) for c in (config, self._config))
-            if key == "data":
-                was, now = ({name: x for name, x in data.items() if name not in FREE} for data in (was, now))
             if isinstance(was, dict) and isinstance(now, dict):
+                if key == "data":
+                    was, now = ({name: x for name, x in data.items() if name not in FREE} for data in (was, now))
                 was, now = (
                     {name: x for name, x in one.items() if was.get(name) != now.get(name)} for one in (was, now)
                 )
@@ -203,9 +206,8 @@ class Checkpoints:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:  # orbax and tensorstore raise many kinds for a damaged file
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
             raise _DamagedError(
-                f"the checkpoint {self._folder / str(step)} is damaged or incomplete ({reason})"
+                f"the checkpoint {self._folder / str(step)} is damaged or incomplete ({reason(error)})"
             ) from error
 
     def _put_away(self, step: int) -> pathlib.Path:
@@ -229,9 +231,18 @@ def _looking(look: Callable[[], T]) -> T:
     return look()
 
 
-def _at(config: dict[str, Any], key: str) -> Any:
+def _is_record(run: Any) -> bool:
+    """Whether this is what `Checkpoints.save` notes of a run, as far as it is relied on."""
+    if not isinstance(run, dict) or not isinstance(run.get("progress"), dict):
+        return False
+    relied_on = (run.get("format", 1), run["progress"].get("steps"), run["progress"].get("seconds"))
+    return isinstance(run.get("config"), dict) and all(isinstance(x, int | float) for x in relied_on)
+
+
+def _at(config: Any, key: str) -> Any:
+    """What a configuration has under a key such as train.batch_size, None where it has none."""
     for part in key.split("."):
-        config = config[part]
+        config = config.get(part) if isinstance(config, dict) else None
     return config
 
 

@@ -125,12 +125,7 @@ def from_workdir(workdir: pathlib.Path) -> Prior:
     except Exception as error:  # whatever ConfigDict raises of values of other kinds
         raise InputError(f"{workdir / 'config.json'} is damaged ({reason(error)}): it is no folder of a run") from error
     _check_room(state, workdir)
-    try:
-        state, progress = train.restore(config, shape, workdir)
-    except InputError:
-        raise
-    except Exception as error:  # orbax raises many kinds for damaged metadata
-        raise InputError(f"{workdir} holds no checkpoint that can be read ({reason(error)}): get it anew") from error
+    state, progress = train.restore(config, shape, workdir)
     about = About(name=config.name, config=configuration.plain(config), train=progress)
     params = parallel.local(parallel.replicate(state.ema))
     return Prior(params=params, network=network, image_shape=shape, about=about)

@@ -97,7 +97,7 @@ def test_a_disk_that_fills_up_leaves_the_old_checkpoints_whole(small_disk):
 
 
 @pytest.mark.slow
-def test_a_newer_format_is_refused_and_one_without_a_number_is_read(tmp_path, monkeypatch):
+def test_records_of_other_formats_and_those_that_lie(tmp_path):
     c = small_config()
     state, _ = train.train(c, IMAGES, tmp_path)
     record = tmp_path / "checkpoints" / "8" / "run" / "metadata"
@@ -118,6 +118,17 @@ def test_a_newer_format_is_refused_and_one_without_a_number_is_read(tmp_path, mo
     assert progress["steps"] == 8
     for a, b in zip(leaves(old), leaves(state), strict=True):
         np.testing.assert_array_equal(a, b)
+
+    for lie in (dict(format="x"), dict(config=[]), dict(progress=3), dict(progress={"steps": "8", "seconds": 1.0})):
+        write(**lie)
+        assert train.restore(c, SHAPE, tmp_path)[1]["steps"] == 4, lie
+    write(config=whole["config"] | {"data": 3})
+    with pytest.raises(InputError, match=r"config.data was 3 and is now \{"):
+        train.restore(c, SHAPE, tmp_path)
+    for half in (tmp_path / "checkpoints").glob("*/_CHECKPOINT_METADATA"):
+        half.write_text("[" * 10**5)
+    with pytest.raises(InputError, match=r"checkpoints cannot be opened .*: remove what is damaged in it"):
+        train.restore(c, SHAPE, tmp_path)
 
 
 @pytest.mark.slow
