@@ -17,6 +17,8 @@ from configs import digits
 from fmdp import main
 
 STEPS = 20  # a round
+AMOUNTS = ("memory", "allocated", "objects")  # reported as mean, slope a round and its standard error
+COUNTS = ("files", "threads")  # reported as the first and the most
 
 
 def config_of_round(k: int):
@@ -27,18 +29,37 @@ def config_of_round(k: int):
     return c
 
 
+class _Mallinfo2(ctypes.Structure):
+    """What malloc has, as glibc's malloc.h declares it; the names of what is used here are its own."""
+
+    _fields_ = tuple((name, ctypes.c_size_t) for name in ("a", "b", "c", "d", "hblkhd", "e", "f", "uordblks", "g", "h"))
+
+
 def held() -> dict[str, float]:
-    """Memory in MB, open files and threads of this process, once everything free is given back to the system."""
+    """What this process holds on to, once everything free is given back to the system (with glibc).
+
+    Returns:
+      memory: resident, MB; allocated: of that what malloc has lent and not got back, MB; objects: Python's own blocks;
+      files and threads: how many.
+    """
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
+    libc = ctypes.CDLL(None)
+    libc.malloc_trim(0)
+    libc.mallinfo2.restype = _Mallinfo2
+    lent = libc.mallinfo2()
     pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
     count = {name: len(os.listdir(f"/proc/self/{folder}")) for name, folder in (("files", "fd"), ("threads", "task"))}  # noqa: PTH208
-    return {"memory": pages * os.sysconf("SC_PAGE_SIZE") / 1e6, **count}
+    return {
+        "memory": pages * os.sysconf("SC_PAGE_SIZE") / 1e6,
+        "allocated": (lent.uordblks + lent.hblkhd) / 1e6,
+        "objects": sys.getallocatedblocks(),
+        **count,
+    }
 
 
-def slope(minutes: np.ndarray, values: np.ndarray) -> tuple[float, float]:
-    """The slope of a straight line by least squares, and its standard error."""
-    centred = minutes - minutes.mean()
+def slope(values: np.ndarray) -> tuple[float, float]:
+    """The slope of a straight line through equally spaced values by least squares, and its standard error."""
+    centred = np.arange(len(values)) - (len(values) - 1) / 2
     by = (centred @ values) / (centred @ centred)
     residual = values - values.mean() - by * centred
     return float(by), float(np.sqrt(residual @ residual / (len(values) - 2) / (centred @ centred)))
@@ -55,16 +76,12 @@ def soak(minutes: float) -> dict:
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     late = [row for row in rows if row["minutes"] > minutes / 2]
     column = {name: np.array([row[name] for row in late]) for name in rows[0]}
-    by, error = slope(column["minutes"], column["memory"])
     return {
         "rounds": len(rows),
         "steps": STEPS * len(rows),
         "minutes": rows[-1]["minutes"],
-        "memory": column["memory"].mean(),
-        "memory_per_minute": by,
-        "standard_error": error,
-        "files": [int(column["files"][0]), int(column["files"].max())],
-        "threads": [int(column["threads"][0]), int(column["threads"].max())],
+        **{name: (column[name].mean(), *slope(column[name])) for name in AMOUNTS},
+        **{name: [int(column[name][0]), int(column[name].max())] for name in COUNTS},
     }
 
 
