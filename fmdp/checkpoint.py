@@ -174,7 +174,7 @@ class Checkpoints:
 
     def _read_whole(self, step: int, state: Any) -> tuple[Any, dict[str, Any]]:
         run = self._read(step, {"run": ocp.args.JsonRestore()})["run"]
-        if not _is_record(run) or run.pop("digest", None) not in (None, _digest(run)):
+        if not _is_record(run):
             raise _DamagedError(f"the checkpoint {self._folder / str(step)} is damaged (its record was changed)")
         if run.get("format", 1) > FORMAT:
             raise InputError(
@@ -183,7 +183,8 @@ class Checkpoints:
             )
         self._check(run["config"])
         restored = self._read(step, {"state": ocp.args.StandardRestore(state)})["state"]
-        if run.get("fingerprint") not in (None, fingerprint(restored)):
+        same = run.get("fingerprint") in (None, fingerprint(restored)) and restored.step == run["progress"]["steps"]
+        if not same:
             raise _DamagedError(f"the checkpoint {self._folder / str(step)} is damaged (an array was changed)")
         return restored, run
 
@@ -232,11 +233,16 @@ def _looking(look: Callable[[], T]) -> T:
 
 
 def _is_record(run: Any) -> bool:
-    """Whether this is what `Checkpoints.save` notes of a run, as far as it is relied on."""
-    if not isinstance(run, dict) or not isinstance(run.get("progress"), dict):
+    """Whether this is what `Checkpoints.save` notes of a run; version 0.1.0 noted neither format, digest nor data."""
+    if not isinstance(run, dict) or not all(isinstance(run.get(name), dict) for name in ("config", "progress")):
         return False
-    relied_on = (run.get("format", 1), run["progress"].get("steps"), run["progress"].get("seconds"))
-    return isinstance(run.get("config"), dict) and all(isinstance(x, int | float) for x in relied_on)
+    if "format" in run and run.get("digest") != _digest({name: x for name, x in run.items() if name != "digest"}):
+        return False
+    progress, data = run["progress"], run.get("data", {"next_index": 0})
+    place = data.get("next_index") if isinstance(data, dict) else None
+    counts = (run.get("format", 1), progress.get("steps"), progress.get("skipped", 0), place)
+    whole = all(isinstance(x, int) and 0 <= x < 2**31 for x in counts)
+    return whole and isinstance(progress.get("seconds"), int | float)
 
 
 def _at(config: Any, key: str) -> Any:

@@ -119,7 +119,12 @@ def test_records_of_other_formats_and_those_that_lie(tmp_path):
     for a, b in zip(leaves(old), leaves(state), strict=True):
         np.testing.assert_array_equal(a, b)
 
-    for lie in (dict(format="x"), dict(config=[]), dict(progress=3), dict(progress={"steps": "8", "seconds": 1.0})):
+    progress = whole["progress"]
+    for lie in (
+        dict(format="x"), dict(config=[]), dict(progress=3), dict(data=3), dict(data={"next_index": -5}),
+        *(dict(progress=progress | changed) for changed in ({"steps": "8"}, {"steps": 3}, {"steps": -3}, {"steps": 8.0},
+          {"skipped": 2**40}, {"seconds": None})),
+    ):  # fmt: skip
         write(**lie)
         assert train.restore(c, SHAPE, tmp_path)[1]["steps"] == 4, lie
     write(config=whole["config"] | {"data": 3})
