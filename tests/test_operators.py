@@ -244,6 +244,9 @@ def test_any_function_is_an_operator():
         operators.from_function(jnp.tanh, shape, linear=True)
     with pytest.raises(InputError, match=r"'mine' fails on images of shape \(4, 5, 1\)"):
         operators.from_function(lambda x: x @ jnp.ones((3, 3)), shape, name="mine")
+    for function, kind in ((lambda x: jnp.fft.fft2(x[..., 0]), "complex64"), (lambda x: x > 0, "bool")):
+        with pytest.raises(InputError, match=f"operator 'custom' returns {kind}: return real floating-point numbers"):
+            operators.from_function(function, shape, linear=True)
 
 
 BAD = [

@@ -9,7 +9,7 @@
 ['box_inpainting', 'brush_inpainting', 'colorization']
 """
 
-from fmdp.operators.catalogue import OPERATORS, check, make, nearest
+from fmdp.operators.catalogue import DRAWN, OPERATORS, check, make, nearest
 from fmdp.operators.operator import Operator, adjoint, from_function, norm
 
-__all__ = ["OPERATORS", "Operator", "adjoint", "check", "from_function", "make", "nearest", "norm"]
+__all__ = ["DRAWN", "OPERATORS", "Operator", "adjoint", "check", "from_function", "make", "nearest", "norm"]

@@ -45,6 +45,7 @@ OPERATORS: dict[str, Callable[..., Operator]] = {
 
 LARGEST = 1e30  # above all numbers that are of use
 DRAWN = ("random_inpainting", "brush_inpainting", "motion_blur")
+"""Those that are drawn from the key, unless a mask or kernel is given."""
 
 
 def make(name: str, image_shape: tuple[int, ...], key: PRNGKey | None = None, **parameters: Any) -> Operator:

@@ -104,21 +104,28 @@ def from_function(
     fmdp.errors.InputError: operator 'custom' has no transpose, it is not linear: pass linear=False
 
     Args:
-      function: [H, W, C] -> array of any shape. Arrays bound with `jax.tree_util.Partial(f, mask)` become leaves.
+      function: [H, W, C] -> array of real numbers, of any shape. Arrays bound with `jax.tree_util.Partial(f, mask)`
+        become leaves.
       linear: promise that it is linear, as some solvers require; adjoints are then transposes.
 
     Raises:
-      InputError: a function that fails on such images, or one promised linear that does not map zero to zero.
+      InputError: a function that fails on such images or does not return real numbers, or one promised linear that does
+        not map zero to zero.
     """
     if not isinstance(function, jax.tree_util.Partial):
         function = jax.tree_util.Partial(function)
     made = Custom(function=function, image_shape=image_shape, name=name, linear=linear)
     try:
-        shape = made.output_shape
+        measured = jax.eval_shape(made, jax.ShapeDtypeStruct(image_shape, float))
+        shape, kind = measured.shape, measured.dtype
     except Exception as error:  # whatever the user's function raises
         raise InputError(
             f"operator {name!r} fails on images of shape {image_shape}: {error}".splitlines()[0]
         ) from error
+    if not jnp.issubdtype(kind, jnp.floating):
+        raise InputError(
+            f"operator {name!r} returns {kind}: return real floating-point numbers, such as jnp.stack([y.real, y.imag])"
+        )
     if linear:
         try:
             jax.eval_shape(partial(adjoint, made), jax.ShapeDtypeStruct(shape, float))
