@@ -13,6 +13,7 @@ and `fmdp.frontier` the best that any denoiser could do.
 """
 
 import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ __all__ = sorted(_HOMES)
 
 def __getattr__(name: str) -> Any:
     """The public names, imported when they are first asked for: what needs only one of them loads quickly."""
+    if name == "__version__":
+        return importlib.metadata.version("fmdp")
     if name not in _HOMES:
         raise AttributeError(f"module 'fmdp' has no attribute {name!r}: it has {', '.join(_HOMES)}")
     if not _HOMES[name]:

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -46,6 +47,7 @@ TIMEOUT = flags.DEFINE_integer("distributed_timeout", 300, "Seconds to wait for 
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept; runs/<config name> unless given.")
 LEAST_SECONDS = "jax_persistent_cache_min_compile_time_secs"
 MODES = ["train_and_evaluate", "train", "evaluate", "inverse", "restore"]
+flags.adopt_module_key_flags(restore_cli)  # so that --help shows them
 MODE = flags.DEFINE_enum("mode", "train_and_evaluate", MODES, "What to do.")
 
 
@@ -258,6 +260,9 @@ def cli(program: Callable[[list[str]], None] = main) -> None:
         cluster.run(lambda: app.run(program, flags_parser=parse_flags))
     except InputError as error:
         fail(str(error))
+    except KeyboardInterrupt:
+        print("fmdp: interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     except OSError as error:
         if not is_full(error):
             raise

@@ -98,7 +98,9 @@ def find(path: str | os.PathLike) -> pathlib.Path:
     if not folder.exists() and (SHIPPED / str(path)).is_dir() and len(pathlib.PurePath(path).parts) == 1:
         return SHIPPED / str(path)
     if not folder.exists():
-        raise InputError(f"no checkpoint {str(path)!r}: name a folder of one, or one of {', '.join(shipped())}")
+        beside = (found.parent for found in sorted(folder.parent.glob("*/config.json")))
+        known = ", ".join([*shipped(), *(str(run) for run in beside)][:20])
+        raise InputError(f"no checkpoint {str(path)!r}: name a folder of one, or one of {known}")
     return folder
 
 

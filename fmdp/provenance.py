@@ -13,16 +13,13 @@ from fmdp import config as configuration
 LIBRARIES = ("fmdp", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "scikit-learn", "matplotlib")
 
 
-def made(config: ConfigDict) -> dict[str, Any]:
-    """{"command", "versions" by library, "config"} of this process, ready for JSON."""
+def made(config: ConfigDict | None = None) -> dict[str, Any]:
+    """{"command", "versions" by library, and "config" where there is one} of this process, ready for JSON."""
     versions = {"python": platform.python_version()}
     for library in LIBRARIES:
         try:
             versions[library] = metadata.version(library)
         except metadata.PackageNotFoundError:
             versions[library] = "not installed as a package"
-    return {
-        "command": shlex.join(["python", *sys.orig_argv[1:]]),
-        "versions": versions,
-        "config": configuration.plain(config),
-    }
+    found = {"command": shlex.join(["python", *sys.orig_argv[1:]]), "versions": versions}
+    return found | ({} if config is None else {"config": configuration.plain(config)})

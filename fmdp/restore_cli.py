@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from fmdp import load, pretrained, restore_files
+from fmdp import load, pretrained, provenance, restore_files
 from fmdp.calibration import Calibration
 from fmdp.data.pictures import UnusableError
 from fmdp.errors import InputError, printable
@@ -29,7 +29,9 @@ PARAMETER = flags.DEFINE_multi_string(
 )
 DEGRADED = flags.DEFINE_bool("already_degraded", False, "restore: the pictures are degraded; do not do it again.")
 SIGMA = flags.DEFINE_float("sigma", None, "restore: of the noise, 1 being half of the range of pixels.")
-LOOKAHEAD = flags.DEFINE_float("lookahead", None, "restore: from 0 (least error, the default) to 1 (best perception).")
+LOOKAHEAD = flags.DEFINE_float(
+    "lookahead", None, "restore: from 0 (the default: least error) to 1 (the look of the data)."
+)
 BUDGET = flags.DEFINE_float("budget_db", None, "restore: instead, the decibels to give up for perception.")
 ALL = flags.DEFINE_bool("sweep", False, f"restore: instead, at lookaheads {SWEEP}, and a contact sheet.")
 DRAWS = flags.DEFINE_integer("draws", 1, "restore: of the solver's noise; their mean and spread are written.")
@@ -48,13 +50,16 @@ def run() -> None:
     chosen = [flag.name for flag in (LOOKAHEAD, BUDGET) if flag.value is not None] + ["sweep"] * ALL.value
     if len(chosen) > 1:
         raise InputError(f"--{chosen[0]} and --{chosen[1]} exclude each other: keep one")
+    for flag in (STEPS, GAIN):
+        if OPERATOR.value == "denoising" and flag.present:
+            raise InputError(f"--{flag.name} is of plug-and-play, and denoising is one evaluation: leave it out")
     restore_files.find(source, output)  # before anything slow
     wanted = request()
     wanted.check()
     if BUDGET.value is not None:
         setting = lookahead_for(BUDGET.value, wanted, pretrained.find(checkpoint))
         wanted = dataclasses.replace(wanted, lookaheads=(setting,))
-    made_by = {"checkpoint": str(checkpoint), "given": PARAMETER.value}
+    made_by = {"checkpoint": str(checkpoint), "given": PARAMETER.value} | provenance.made()
     done, faults = restore_files.run(load(checkpoint), wanted, source, output, made_by)
     print(printable(f"{done} restored, {len(faults)} not; results in {output}"), flush=True)
     if not done:
@@ -69,7 +74,7 @@ def request() -> Request:
     """
     return Request(
         operator=OPERATOR.value,
-        parameters=dict(parameter(text) for text in PARAMETER.value),
+        parameters=parameters(PARAMETER.value),
         degraded=DEGRADED.value,
         sigma=SIGMA.value,
         lookaheads=SWEEP if ALL.value else (LOOKAHEAD.value or 0.0,),
@@ -84,6 +89,21 @@ def _needed(flag: flags.FlagHolder) -> pathlib.Path:
     if flag.value is None:
         raise InputError(f"--{flag.name} is missing: --mode=restore needs --checkpoint, --input and --output")
     return named(flag.value)
+
+
+def parameters(texts: list[str]) -> dict[str, Any]:
+    """All parameters of an operator.
+
+    Raises:
+      InputError: one of them cannot be read, or is there twice.
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, value = parameter(text)
+        if name in found:
+            raise InputError(f"--parameter={text}: {name} is there twice: keep one")
+        found[name] = value
+    return found
 
 
 def parameter(text: str) -> tuple[str, Any]:

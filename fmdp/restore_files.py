@@ -19,7 +19,7 @@ from tqdm import tqdm
 from fmdp.data import folder
 from fmdp.data.pictures import MAX_PIXELS, SUFFIXES, Frame, UnusableError, open_file
 from fmdp.errors import InputError, printable
-from fmdp.files import is_full, replacing, write_json
+from fmdp.files import is_full, read_json, replacing, write_json
 from fmdp.report import as_picture
 from fmdp.restoring import Request, Restored, restore
 from fmdp.types import SizedField
@@ -117,11 +117,13 @@ def run(
     request.check()
     paths = find(source, output)
     done, faults = 0, []
+    sources = {os.path.realpath(path) for path in paths}
     with tqdm(paths, unit="picture") as bar:
         for path, target in zip(bar, outputs(paths, source, output, request), strict=True):
             try:
                 if not _inside(target.parent, output):
                     raise InputError(f"{target.parent} leads out of --output={output}: name another folder")
+                _check_free(target, request, sources)
                 began = time.monotonic()
                 restored = restore(prior, read(path), request)
                 seconds = time.monotonic() - began
@@ -149,7 +151,7 @@ def write(target: pathlib.Path, path: pathlib.Path, restored: Restored, request:
     for name, draws in zip(names, restored.images, strict=True):
         _save(target.with_name(f"{target.name}{name}.png"), draws.mean(0))
         if request.draws > 1:
-            spread = draws.std(0).mean(-1)
+            spread = np.sqrt(draws.var(0, ddof=1).mean(-1))
             largest.append(float(spread.max()))
             _save(target.with_name(f"{target.name}{name}_std.png"), 2 * spread[..., None] / max(largest[-1], 1e-12) - 1)
     if restored.measured.ndim == 3 and restored.measured.shape[-1] in (1, 3):
@@ -160,7 +162,7 @@ def write(target: pathlib.Path, path: pathlib.Path, restored: Restored, request:
         {"input": path.name} | vars(request) | {"operator": request.name} | made_by | restored.facts
     )
     settings |= {"white_of_std": largest} if largest else {}
-    settings |= {"jax": jax.__version__, "backend": jax.default_backend()}
+    settings |= {"backend": jax.default_backend()}
     write_json(target.with_name(f"{target.name}.json"), json.loads(json.dumps(settings, default=_plain)))
 
 
@@ -170,9 +172,9 @@ def draw_sheet(path: pathlib.Path, restored: Restored, request: Request) -> None
     if restored.measured.ndim == 3 and restored.measured.shape[-1] in (1, 3):
         tiles.append((restored.measured, "measured"))
     for i, r in enumerate(request.lookaheads):
-        psnr = f"\n{np.mean(restored.facts['psnr'][i]):.2f} dB" if "psnr" in restored.facts else ""
-        name = {0.0: " (least error)", 1.0: " (best perception)"}.get(r, "")
-        tiles.append((restored.images[i].mean(0), f"lookahead {r:g}{name}{psnr}"))
+        psnr = f"\n{restored.facts['psnr'][i]:.2f} dB" if "psnr" in restored.facts else ""
+        ends = {0.0: " (least error)", 1.0: " (best perception)"} if request.name == "denoising" else {}
+        tiles.append((restored.images[i].mean(0), f"lookahead {r:g}{ends.get(r, '')}{psnr}"))
     figure = Figure(figsize=(2.4 * len(tiles), 3.0), layout="constrained")
     for axis, (image, title) in zip(figure.subplots(1, len(tiles), squeeze=False)[0], tiles, strict=True):
         axis.imshow(as_picture(image), cmap=colormaps["gray"], vmin=0, vmax=255, interpolation="nearest")
@@ -186,7 +188,7 @@ def _told(restored: Restored, request: Request) -> list[str]:
     facts = restored.facts
     lines = list(facts["notes"])
     if "psnr" in facts:
-        found = ", ".join(f"{np.mean(psnr):.2f}" for psnr in facts["psnr"])
+        found = ", ".join(f"{psnr:.2f}" for psnr in facts["psnr"])
         lines.append(f"PSNR {found} dB at lookahead {', '.join(f'{r:.3g}' for r in request.lookaheads)}")
     if facts["sigma_estimated"]:
         lines.append(f"noise estimated: --sigma={facts['sigma']:.4f}")
@@ -194,6 +196,18 @@ def _told(restored: Restored, request: Request) -> list[str]:
         height, width, _ = facts["tile"]
         lines.append(f"restored in {facts['tiles']} overlapping tiles of {height}x{width}, the size trained on")
     return lines
+
+
+def _check_free(target: pathlib.Path, request: Request, sources: set[str]) -> None:
+    """Raises InputError where something other than an earlier restoration would be replaced."""
+    settings = target.with_name(f"{target.name}.json")
+    try:
+        ours = "lookaheads" in read_json(settings)
+    except InputError:
+        ours = False
+    for file in (target.with_name(target.name + ending) for ending in endings(request)):
+        if os.path.realpath(file) in sources or (os.path.lexists(file) and not ours):
+            raise InputError(f"{file} is there already, and not from restoring: name another --output, or remove it")
 
 
 def _plain(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from numbers import Integral, Real
@@ -30,6 +31,11 @@ MOST = 100_000  # draws or steps
 SIGMA = 0.05  # of the noise that we add, unless told
 LEAST_SIGMA = 1 / 255  # what eight bits leave of no noise
 SHRINKING = ("super_resolution", "decimation")  # by `factor` along each axis
+CUT = 0.05  # of the pixels at black or white, from where on it is told
+LARGEST = 10.0  # of a picture in [-1, 1] with its noise; 0 to 255 is not meant
+LUMA = (0.299, 0.587, 0.114)
+GRAY = "converted to gray: this prior knows no colour"
+AT_ONCE = 8  # draws of one tile
 UNSEEN = ("phase_retrieval",)  # whose measurements are no pictures
 
 
@@ -48,8 +54,10 @@ class Request:
         one evaluation of the field, everything else plug-and-play.
       parameters: of an operator by name.
       degraded: the picture is the measurement; otherwise it is measured first, so that the error can be told.
-      sigma: of the noise on the [-1, 1] scale; None: SIGMA, or estimated where the picture is degraded.
-      lookaheads: relative ones, from 0 (minimum error) to 1 (perfect perception).
+      sigma: of the noise on the [-1, 1] scale; None: SIGMA, or estimated where a degraded picture is denoised.
+        Plug-and-play weighs the data by its gain and does not ask for it.
+      lookaheads: relative ones, from 0 to 1. Denoising walks from minimum error to perfect perception; within
+        plug-and-play, where the knob sets every denoiser on the way, that is only the tendency.
       draws: of the solver's noise.
       steps: of plug-and-play.
       gain: of its data step; at 1 it never overshoots a linear operator.
@@ -76,6 +84,10 @@ class Request:
         if isinstance(self.operator, Operator):
             if self.parameters:
                 raise InputError(f"{self.name} has its parameters already: leave parameters out")
+        elif callable(self.operator):
+            raise InputError("an operator of your own: make it with operators.from_function")
+        elif not isinstance(self.parameters, Mapping):
+            raise InputError(f"parameters {self.parameters!r}: must be a dictionary")
         elif self.name not in operators.OPERATORS:
             raise InputError(
                 f"--operator={self.name}{operators.nearest(self.name, operators.OPERATORS)}:"
@@ -104,6 +116,9 @@ class Request:
             raise InputError(f"--seed={self.seed}: must be a number of 64 bits")
         if self.draws > 1 and self.operator == "denoising":
             raise InputError(f"--draws={self.draws}: denoising draws nothing, it is one evaluation: leave it out")
+        if self.degraded and self.operator in operators.DRAWN and not {"mask", "kernel"} & self.parameters.keys():
+            told = "kernel=FILE" if self.operator == "motion_blur" else "mask=FILE with --operator=brush_inpainting"
+            raise InputError(f"--already_degraded: {self.operator} would be drawn anew: tell it, --parameter={told}")
         if self.degraded and self.operator in UNSEEN:
             raise InputError(f"--already_degraded: what {self.operator} measures is no picture: give the clean one")
 
@@ -153,17 +168,29 @@ def restore(prior: SizedField, picture: ArrayLike, request: Request = Request())
     keys = jax.random.split(jax.random.key(request.seed), 3)
     operator, picture = _to_be_restored(picture, request, tile, keys[0], notes)
     shape, clean = operator.image_shape, None if request.degraded else picture
+    sigma, denoising = request.sigma or SIGMA, request.operator == "denoising"
+    estimated = denoising and request.degraded and request.sigma is None
     if request.degraded:
-        measured, sigma = jnp.asarray(picture), request.sigma or estimate_noise(picture)
+        measured = jnp.asarray(picture)
+        if operator.name.endswith("inpainting"):
+            measured = operator(measured)  # what is hidden was not measured, whatever stands there
+        if estimated:
+            sigma = estimate_noise(picture, notes)
+        elif GRAY in notes:
+            sigma *= math.hypot(*LUMA)  # the noise of the channels is averaged, too
     else:
-        sigma = request.sigma or SIGMA
         measured = observation.observe(operator, observation.Gaussian(sigma=sigma), jnp.asarray(picture), keys[1]).y
     canvas = canvas_shape(shape, tile)
     if canvas != tile:
         prior = everywhere(prior)
     lookaheads = jnp.asarray(request.lookaheads, jnp.float32)
-    facts: dict[str, Any] = {"sigma": sigma, "sigma_estimated": request.degraded and request.sigma is None}
-    if request.operator == "denoising":
+    facts: dict[str, Any] = {"sigma": sigma} if denoising or not request.degraded else {}
+    facts["sigma_estimated"] = estimated
+    if canvas[:2] != shape[:2]:
+        notes.append(f"padded from {shape[0]}x{shape[1]} to {canvas[0]}x{canvas[1]}, and cropped again")
+    if not denoising and request.degraded and request.sigma is not None:
+        notes.append(f"--sigma={request.sigma:g} changes nothing: plug-and-play weighs the data by --gain")
+    if denoising:
         s = float(time_of_sigma(sigma))
         images = _denoise(prior, pad(s * measured, canvas), jnp.float32(s), lookaheads, canvas, tile)[:, None]
         facts |= {"s": s, "evaluations": 1}
@@ -182,15 +209,22 @@ def restore(prior: SizedField, picture: ArrayLike, request: Request = Request())
     facts |= {"tiles": len(corners(canvas, tile)), "tile": list(tile), "notes": notes}
     images = np.asarray(crop(images, shape))
     if clean is not None:
-        error = np.square(np.clip(images, -1, 1) - clean).mean((-3, -2, -1))
-        facts["psnr"] = (10 * np.log10(4 / error)).tolist()
+        facts["psnr"] = _psnr(images.mean(1), clean).tolist()
+        if request.draws > 1:
+            facts["psnr_of_draws"] = _psnr(images, clean).tolist()
     return Restored(images, np.asarray(measured), clean, facts)
 
 
-def estimate_noise(picture: np.ndarray) -> float:
+def _psnr(images: np.ndarray, clean: np.ndarray) -> np.ndarray:
+    """In dB, of images [..., H, W, C] cut off at black and white."""
+    return 10 * np.log10(4 / np.square(np.clip(images, -1, 1) - clean).mean((-3, -2, -1)))
+
+
+def estimate_noise(picture: np.ndarray, notes: list[str] | None = None) -> float:
     """The standard deviation of the noise in a picture [h, w, C], from its wavelet coefficients, at least LEAST_SIGMA.
 
-    Donoho's estimator: the median of the finest diagonal coefficients. It takes fine texture for noise.
+    Donoho's estimator: the median of the finest diagonal coefficients. It takes fine texture for noise, and finds too
+    little where noise was cut off at black and white, which is added to `notes`.
 
     Raises:
       InputError: an array of another form.
@@ -200,6 +234,9 @@ def estimate_noise(picture: np.ndarray) -> float:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of pictures too small for an estimate, for which it gives NaN
         found = [float(estimate_sigma(channel)) for channel in np.moveaxis(picture, -1, 0)]
+    cut = float(np.mean(np.abs(picture) >= 1))
+    if notes is not None and cut > CUT:
+        notes.append(f"{cut:.0%} of it is black or white, where noise is cut off: if the estimate is low, say --sigma")
     return max(float(np.nan_to_num(np.mean(found))), LEAST_SIGMA)
 
 
@@ -211,7 +248,10 @@ def _to_be_restored(
     if not np.issubdtype(picture.dtype, np.floating) or not np.isfinite(picture).all():
         raise InputError(f"a picture of {picture.dtype}: give finite floating-point numbers in [-1, 1] (x / 127.5 - 1)")
     picture = picture.astype(np.float32)
-    if picture.ndim == 2 and not (request.degraded and isinstance(request.operator, Operator)):
+    measured = request.degraded and isinstance(request.operator, Operator)  # of any scale
+    if picture.size and not measured and np.abs(picture).max() > LARGEST:
+        raise InputError(f"a picture of values up to {np.abs(picture).max():.3g}: give [-1, 1] (x / 127.5 - 1)")
+    if picture.ndim == 2 and not measured:
         picture = picture[..., None]
     if isinstance(request.operator, Operator):
         if request.operator.image_shape[2] != tile[2]:
@@ -245,8 +285,8 @@ def _channels(picture: np.ndarray, wanted: int, request: Request, notes: list[st
     if have == wanted:
         return picture
     if wanted == 1:
-        notes.append("converted to gray: this prior knows no colour")
-        return picture @ np.array([[0.299], [0.587], [0.114]], picture.dtype)
+        notes.append(GRAY)
+        return picture @ np.array(LUMA, picture.dtype)[:, None]
     notes.append("gray, restored in colour")
     return np.repeat(picture[..., :1], wanted, -1)
 
@@ -275,4 +315,5 @@ def _solve(
             whole, observed, key, steps=steps, lookahead=lookahead, knob="relative", gain=gain, schedule="safe"
         )
 
-    return jax.lax.map(lambda r: jax.lax.map(lambda key: one(r, key), draws), lookaheads)
+    at_once = AT_ONCE if canvas == tile else 1  # several tiles are shared out already
+    return jax.lax.map(lambda r: jax.lax.map(lambda key: one(r, key), draws, batch_size=at_once), lookaheads)

@@ -93,6 +93,20 @@ def test_flags_of_another_mode_are_refused(name, mode, another):
         assert main.strangers(another) == []
 
 
+def test_settings_of_plug_and_play_are_not_for_denoising(checkpoint, pictures, tmp_path):
+    with flagsaver.flagsaver():
+        flags.FLAGS["gain"].present = 1
+        with pytest.raises(InputError, match="--gain is of plug-and-play"):
+            run(checkpoint=str(checkpoint), input=str(pictures), output=str(tmp_path / "out"))
+
+
+def test_checkpoints_that_exist_are_listed(checkpoint, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text("{}")
+    with pytest.raises(InputError, match=rf"or one of fashion_mnist, {tmp_path}/mine$"):
+        pretrained.find(tmp_path / "nobody")
+
+
 def test_a_budget_becomes_a_lookahead(checkpoint, pictures, tmp_path):
     sigma = 0.05 / 0.95
     run(checkpoint=str(checkpoint), input=str(pictures), output=str(tmp_path / "out"), sigma=sigma, budget_db=0.41)
@@ -123,6 +137,7 @@ def test_masks_and_kernels_are_pictures(tmp_path):
         (dict(budget_db=9.0, sigma=0.1), "a budget of 9 dB cannot be spent"),
         (dict(budget_db=0.1, sigma=9.0), "--sigma=9: this checkpoint is calibrated from 0.0526 to 0.429"),
         (dict(parameter=["size"]), "--parameter=size: write NAME=VALUE"),
+        (dict(parameter=["size=3", "size=4"], operator="box_inpainting"), "--parameter=size=4: size is there twice"),
         (dict(parameter=["mask=/nowhere.png"]), "--parameter=mask=/nowhere.png"),
         (dict(operator="blur"), "--operator=blur"),
         (dict(operator="hdr", parameter=["scale=" + "[" * 10**5]), "hdr: scale='[["),

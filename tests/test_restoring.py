@@ -1,4 +1,6 @@
+import dataclasses
 import json
+import re
 import shutil
 from dataclasses import dataclass, field
 from typing import Any
@@ -61,7 +63,11 @@ def test_what_is_hidden_is_filled_in_and_what_is_seen_is_kept():
     assert np.abs(restored.images[0] - x)[:, seen].max() < 0.06
     assert restored.images[0][:, ~seen].mean() == pytest.approx(0, abs=0.1)  # as the prior has it
     assert restored.images[0][:, ~seen].std() == pytest.approx(0.5, rel=0.15)
-    assert len(restored.facts["psnr"][0]) == 16
+    assert len(restored.facts["psnr_of_draws"][0]) == 16
+    error = np.square(restored.images[0].mean(0).clip(-1, 1) - x).mean()
+    assert restored.facts["psnr"] == [pytest.approx(10 * np.log10(4 / error), abs=1e-4)]
+    assert restored.facts["psnr"][0] > max(restored.facts["psnr_of_draws"][0])
+    assert restored.facts["notes"] == ["padded from 10x8 to 12x8, and cropped again"]
     again = restore(PRIOR, x, request)
     np.testing.assert_array_equal(again.images, restored.images)
 
@@ -82,7 +88,7 @@ def test_a_small_picture_is_enlarged_and_an_odd_one_cropped():
     assert restore(PRIOR, picture(6, 5), request).images.shape == (1, 1, 12, 10, 1)
     restored = restore(PRIOR, picture(9, 7), Request(operator="decimation", parameters={"factor": 2}, steps=5))
     assert restored.clean.shape == (8, 6, 1)
-    assert restored.facts["notes"] == ["cropped from 9x7 to 8x6, which 2 divides"]
+    assert restored.facts["notes"][0] == "cropped from 9x7 to 8x6, which 2 divides"
 
 
 def test_an_operator_of_your_own_measures_pictures_of_its_size():
@@ -99,7 +105,6 @@ def test_an_operator_of_your_own_measures_pictures_of_its_size():
     for given, changes, message in [
         (picture(8, 8), {}, "even_rows takes images of shape (12, 9, 1), got (8, 8, 1)"),
         (picture(8, 8), dict(degraded=True), "y has shape (8, 8, 1) but even_rows"),
-        (restored.measured, dict(degraded=True), "--sigma: noise is estimated of pictures only, not of shape (6, 9)"),
         (x, dict(parameters={"size": 3}), "even_rows has its parameters already"),
     ]:
         with pytest.raises(InputError) as refused:
@@ -116,6 +121,7 @@ def test_an_operator_of_your_own_measures_pictures_of_its_size():
         (np.full((8, 8, 1), np.nan), "give finite floating-point numbers"),
         (np.zeros((8, 8, 4)), "a picture of shape (8, 8, 4): give [height, width, 1 or 3]"),
         (np.zeros((0, 8)), "a picture of shape (0, 8, 1)"),
+        (np.full((8, 8, 1), 200.0), "a picture of values up to 200: give [-1, 1]"),
     ],
 )
 def test_arrays_that_are_no_pictures_are_one_line(given, message):
@@ -139,6 +145,28 @@ def test_noise_is_estimated_where_it_is_not_told():
         assert facts["sigma_estimated"]
         assert facts["sigma"] == pytest.approx(sigma, rel=0.1)
     assert estimate_noise(np.zeros((1, 1, 1), np.float32)) == LEAST_SIGMA
+    facts = restore(PRIOR, np.clip(noisy - 0.9, -1, 1), Request(degraded=True)).facts
+    assert facts["sigma"] < 0.17  # of 0.2
+    assert re.search(r"\d\d% of it is black or white, where noise is cut off", facts["notes"][-1])
+
+
+def test_noise_of_colours_is_averaged_where_they_become_gray():
+    gray = restore(PRIOR, picture(8, 8, 3), Request(degraded=True, sigma=0.3)).facts["sigma"]
+    noise = np.random.default_rng(0).normal(0, 0.3, (100, 100, 3)) @ [0.299, 0.587, 0.114]
+    assert gray == pytest.approx(noise.std(), rel=0.03)
+
+
+def test_plug_and_play_asks_for_no_noise_and_what_is_hidden_is_no_measurement():
+    request = Request(operator="box_inpainting", parameters={"size": 4}, degraded=True, steps=10)
+    black, gray = 0.5 * picture(8, 8), 0.5 * picture(8, 8)
+    black[2:6, 2:6], gray[2:6, 2:6] = -1, 0
+    plain = restore(PRIOR, black, request)
+    assert "sigma" not in plain.facts
+    assert plain.facts["notes"] == []
+    told = restore(PRIOR, gray, dataclasses.replace(request, sigma=0.3))
+    assert "--sigma=0.3 changes nothing" in told.facts["notes"][0]
+    np.testing.assert_allclose(told.images, plain.images, atol=1e-6)
+    np.testing.assert_allclose(told.facts["data_residual"], plain.facts["data_residual"], atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -162,6 +190,14 @@ def test_noise_is_estimated_where_it_is_not_told():
             "--parameter=factor=1000000: makes 8000000x8000000, more than",
         ),
         (Request(operator="phase_retrieval", degraded=True), "--already_degraded: what phase_retrieval measures"),
+        (
+            Request(operator="random_inpainting", parameters={"ratio": 0.5}, degraded=True),
+            "random_inpainting would be drawn anew: tell it, --parameter=mask=FILE with --operator=brush_inpainting",
+        ),
+        (
+            Request(operator="motion_blur", degraded=True),
+            "motion_blur would be drawn anew: tell it, --parameter=kernel",
+        ),
     ],
 )
 def test_requests_that_cannot_be_met_are_one_line(request_, message):
@@ -177,6 +213,8 @@ def test_requests_that_cannot_be_met_are_one_line(request_, message):
         ("lookaheads", 0.5, "lookahead 0.5: must be numbers, in a tuple"),
         ("draws", 2.5, "draws 2.5: must be a whole number"),
         ("sigma", "x", "sigma ('x',): must be numbers"),
+        ("parameters", None, "parameters None: must be a dictionary"),
+        ("operator", lambda x: x, "an operator of your own: make it with operators.from_function"),
     ],
 )
 def test_requests_of_the_wrong_kind_are_one_line(name, value, message):
@@ -228,7 +266,8 @@ def test_a_folder_of_mixed_files(tmp_path, capsys):
     assert "converted to gray" in json.loads((output / "sub" / "photo.json").read_text())["notes"][0]
     clear = load(source / "palette.png") == 0  # indices
     assert 0 < clear.sum() < clear.size
-    white = 127.5 * (1 + 0.25 / 0.26)
+    averaged = 0.01 * np.square([0.299, 0.587, 0.114]).sum()  # the variance of the noise, once in gray
+    white = 127.5 * (1 + 0.25 / (0.25 + averaged))
     np.testing.assert_allclose(load(output / "palette_r0.00.png")[clear], white, atol=1)
     deep = load(source / "deep.png") / 257
     np.testing.assert_allclose(load(output / "deep_r0.00.png"), 127.5 + (deep - 127.5) * 0.25 / 0.26, atol=1.1)
@@ -282,13 +321,32 @@ def test_restoring_writes_nothing_outside_its_output(tmp_path):
     (output / "plain.png").symlink_to(elsewhere / "b.png")
     before = {path: path.read_bytes() for path in [*elsewhere.rglob("*"), *source.rglob("*")] if path.is_file()}
     done, faults = restore_files.run(PRIOR, Request(degraded=True, sigma=0.1), source, output, {})
-    assert done == 2
-    assert len(faults) == 2
-    assert all("leads out of --output" in line for line in faults)
+    assert done == 1
+    assert sum("leads out of --output" in line for line in faults) == 2
+    assert sum("out/plain.png is there already, and not from restoring" in line for line in faults) == 1
     after = {path: path.read_bytes() for path in [*elsewhere.rglob("*"), *source.rglob("*")] if path.is_file()}
     assert after == before
-    assert not (output / "plain.png").is_symlink()
     assert {path.name for path in (output / "link").iterdir()} == {"b.png", "b_measured.png", "b.json"}
+
+
+def test_nothing_but_earlier_restorations_is_replaced(tmp_path):
+    """Not what a link leads to, nor what lies where the results shall be."""
+    originals = tmp_path / "originals"
+    for name in ("a.png", "sub/c.png"):
+        flat(originals / name)
+    source = tmp_path / "links"
+    source.mkdir()
+    (source / "a.png").symlink_to(originals / "a.png")
+    (source / "sub").symlink_to(originals / "sub")
+    request = Request(degraded=True, sigma=0.1)
+    done, faults = restore_files.run(PRIOR, request, source, originals, {})
+    assert (done, len(faults)) == (0, 2)
+    assert all("is there already, and not from restoring" in line for line in faults)
+    assert {path.name for path in originals.rglob("*")} == {"a.png", "sub", "c.png"}
+    for _ in range(2):
+        assert restore_files.run(PRIOR, request, source, tmp_path / "out", {}) == (2, [])
+    (tmp_path / "out" / "a.json").write_text("{}")
+    assert restore_files.run(PRIOR, request, source, tmp_path / "out", {})[0] == 1
 
 
 def test_no_two_pictures_are_restored_into_one_file(tmp_path):
