@@ -1,7 +1,10 @@
+import inspect
 import pathlib
 import re
 
 import pytest
+
+from fmdp import operators
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = {path.name: path for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
@@ -44,3 +47,9 @@ def test_pictures_and_links_of_the_pages_lead_somewhere(name):
         assert not anchor or anchor in headings(path), link
     for picture in re.findall(r"!\[.*?\]\((.*?)\)", text):
         assert (PAGES[name].parent / picture).stat().st_size > 10_000
+
+
+def test_every_operator_is_told_with_its_parameters():
+    for name, build in operators.OPERATORS.items():
+        (row,) = re.findall(rf"^\| `{name}` \|(.*)$", PAGES["library.md"].read_text(), re.M)
+        assert all(f"`{parameter}`" in row for parameter in list(inspect.signature(build).parameters)[2:]), name
