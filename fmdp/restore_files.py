@@ -158,9 +158,9 @@ def write(target: pathlib.Path, path: pathlib.Path, restored: Restored, request:
         _save(target.with_name(f"{target.name}_measured.png"), restored.measured)
     if len(request.lookaheads) > 1:
         draw_sheet(target.with_name(f"{target.name}_sheet.png"), restored, request)
-    settings: dict[str, Any] = (
-        {"input": path.name} | vars(request) | {"operator": request.name} | made_by | restored.facts
-    )
+    unused = ("draws", "steps", "gain") if request.operator == "denoising" else ()
+    asked = {name: value for name, value in vars(request).items() if name not in unused}
+    settings: dict[str, Any] = {"input": path.name} | asked | {"operator": request.name} | made_by | restored.facts
     settings |= {"white_of_std": largest} if largest else {}
     settings |= {"backend": jax.default_backend()}
     write_json(target.with_name(f"{target.name}.json"), json.loads(json.dumps(settings, default=_plain)))

@@ -264,6 +264,7 @@ def test_a_folder_of_mixed_files(tmp_path, capsys):
     assert made == {stem + ending for stem in stems for ending in endings}
     assert load(output / "sub" / "photo_r0.00.png").shape == (14, 8)
     assert "converted to gray" in json.loads((output / "sub" / "photo.json").read_text())["notes"][0]
+    assert not {"draws", "steps", "gain"} & json.loads((output / "deep.json").read_text()).keys()
     clear = load(source / "palette.png") == 0  # indices
     assert 0 < clear.sum() < clear.size
     averaged = 0.01 * np.square([0.299, 0.587, 0.114]).sum()  # the variance of the noise, once in gray
