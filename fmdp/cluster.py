@@ -5,6 +5,7 @@ out on SLURM, Cloud TPU, GKE and Open MPI.
 """
 
 import os
+import re
 import socket
 import sys
 import threading
@@ -32,6 +33,8 @@ def join(timeout: int) -> None:
       InputError: the environment says something impossible.
     """
     given = _given()
+    if given.get("process_id") == 0:
+        _check_port(given["coordinator_address"])
     where = given.get("coordinator_address", "the coordinator")
     alarm = threading.Timer(timeout, lambda: leave(_missing(where, given.get("num_processes"), timeout)))
     alarm.daemon = True
@@ -65,14 +68,28 @@ def _given() -> dict[str, Any]:
     if not 0 <= process < processes:
         raise InputError(f"{PROCESS}={process}: must be from 0 to {PROCESSES} - 1 = {processes - 1}")
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        raise InputError(f"{COORDINATOR}={address}: must be HOST:PORT of process 0")
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 2**16:
+        raise InputError(f"{COORDINATOR}={address}: must be HOST:PORT of process 0, with a port from 1 to 65535")
     return {
         "coordinator_address": address,
         "num_processes": processes,
         "process_id": process,
         "cluster_detection_method": "deactivate",
     }
+
+
+def _check_port(address: str) -> None:
+    """Raises InputError where process 0 cannot listen; JAX would end the program with a dump of its stack."""
+    port = int(address.rpartition(":")[2])
+    with socket.socket(socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind(("", port))
+        except OSError as error:
+            raise InputError(
+                f"{COORDINATOR}={address}: process 0 cannot listen there ({error.strerror}): is another run, or another"
+                f" process of {PROCESS}=0, there already? Name another port"
+            ) from error
 
 
 def _missing(address: str, processes: int | None, timeout: int) -> str:

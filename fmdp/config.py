@@ -19,6 +19,7 @@ from fmdp.solvers import SOLVERS
 from fmdp.solvers.pnp import KNOBS
 
 WHOLE, WIDE, LARGEST = 2**31, 2**63, 1e30  # above all whole numbers; the seed; other numbers
+MOST_DEVICES = 64  # that a CPU is divided into
 
 
 def default() -> ConfigDict:
@@ -187,7 +188,8 @@ def _check_training(config: ConfigDict) -> None:
         require(0 <= config.optimizer[key] < 1, f"optimizer.{key}", "must be in [0, 1)")
     require(config.ema.half_life > 0, "ema.half_life", "must be positive, in images")
     require(config.parallel.mode in ("jit", "pmap"), "parallel.mode", "must be jit or pmap")
-    require(0 <= config.parallel.cpu_devices <= 64, "parallel.cpu_devices", "must be from 0 to 64")
+    devices = config.parallel.cpu_devices
+    require(0 <= devices <= MOST_DEVICES, "parallel.cpu_devices", f"must be from 0 to {MOST_DEVICES}")
     require(
         not config.parallel.fsdp or config.parallel.mode == "jit", "parallel.fsdp", "needs config.parallel.mode=jit"
     )

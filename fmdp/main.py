@@ -43,7 +43,7 @@ CONFIG = config_flags.DEFINE_config_file("config", help_string="The configuratio
 DISTRIBUTED = flags.DEFINE_enum(
     "distributed", "none", ["none", "auto"], "Be one of several processes: auto finds the others, see fmdp/cluster.py."
 )
-TIMEOUT = flags.DEFINE_integer("distributed_timeout", 300, "Seconds to wait for all processes.", lower_bound=1)
+TIMEOUT = flags.DEFINE_integer("distributed_timeout", 300, "Seconds to wait for all processes.", 1, 86_400)
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept; runs/<config name> unless given.")
 LEAST_SECONDS = "jax_persistent_cache_min_compile_time_secs"
 MODES = ["train_and_evaluate", "train", "evaluate", "inverse", "restore"]
@@ -204,7 +204,7 @@ def main(_) -> None:
     else:
         configuration.check(CONFIG.value)
         parallel.divide_cpu(CONFIG.value.parallel.cpu_devices, partial(train.fits, CONFIG.value))
-    configuration.validate(CONFIG.value, jax.device_count())
+    configuration.validate(CONFIG.value, parallel.count())
     workdir = open_workdir(WORKDIR.value or f"runs/{CONFIG.value.name}")
     if MODE.value == "inverse":
         compare(CONFIG.value, workdir)
@@ -213,9 +213,10 @@ def main(_) -> None:
 
 
 def strangers(mode: str) -> list[str]:
-    """The flags given that another mode takes: a configuration and its workdir, or what and how to restore."""
+    """The flags given that are not for this mode, or for fmdp.bench."""
     restoring = [flag.name for flag in flags.FLAGS.flags_by_module_dict()[restore_cli.__name__]]
-    return [name for name in (["config", "workdir"] if mode == "restore" else restoring) if flags.FLAGS[name].present]
+    foreign = {"restore": ["config", "workdir"], "bench": ["workdir", "mode", "distributed", *restoring]}
+    return [name for name in foreign.get(mode, restoring) if flags.FLAGS[name].present]
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -264,9 +265,12 @@ def cli(program: Callable[[list[str]], None] = main) -> None:
         print("fmdp: interrupted", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     except OSError as error:
-        if not is_full(error):
+        if is_full(error):
+            fail(f"{error}: make room, and start the same command again, which goes on from the last checkpoint")
+        if error.filename is None:
             raise
-        fail(f"{error}: make room, and start the same command again, which goes on from the last checkpoint")
+        place = error.filename2 or error.filename
+        fail(f"{place}: {error.strerror}: see what is there and who may write to it, or name another place")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from fmdp.errors import InputError
+from fmdp.errors import InputError, reason
 
 AXIS = "data"
 MODES = ("jit", "pmap")
@@ -46,8 +46,9 @@ class Parallel(NamedTuple):
       collect: the step's form, to one over all devices.
       place_batch: puts a host batch (this process's rows of it) on the devices.
       compile: turns `make_step(spread)`, which builds (state, batch, key) -> (state, metrics), into the compiled step
-        for states like the given one, in the step's form. The state handed to it is used up. `spread` turns a gradient,
-        (params, batch, key) -> (values, gradient), into that of the whole batch, the mean over the devices.
+        for states like the given one, in the step's form; in `jit` mode the state handed to it is used up. `spread`
+        turns a gradient, (params, batch, key) -> (values, gradient), into that of the whole batch, the mean over the
+        devices.
     """
 
     layout: Callable[[Any], Any]
@@ -75,6 +76,21 @@ def divide_cpu(devices: int = 0, fits: Callable[[int], bool] = lambda devices: T
         jax.config.update("jax_num_cpu_devices", count)
     if count > 1:
         os.environ.setdefault("NPROC", str(cores + count))
+
+
+def count() -> int:
+    """The devices of this run; JAX starts here.
+
+    Raises:
+      InputError: it cannot start.
+    """
+    try:
+        return jax.device_count()
+    except (RuntimeError, AssertionError) as error:
+        wanted = os.environ.get("JAX_PLATFORMS") or "any"
+        raise InputError(
+            f"no device of JAX_PLATFORMS={wanted} starts ({reason(error)}): install JAX for it, or JAX_PLATFORMS=cpu"
+        ) from error
 
 
 def make(mode: str, devices: Sequence[jax.Device], fsdp: bool = False) -> Parallel:

@@ -30,8 +30,9 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--grace", type=int, default=30, help="seconds to save and end in after a signal (30)")
     options = parser.parse_args(argv[:end])
     for name, value in vars(options).items():
-        if value < 1:
-            parser.error(f"--{name}={value} must be 1 or more")
+        most = {"processes": 64, "devices": 64}.get(name, 86_400)
+        if not 1 <= value <= most:
+            parser.error(f"--{name}={value} must be from 1 to {most}")
     return options, argv[end + 1 :]
 
 

@@ -6,9 +6,12 @@ import sys
 import jax
 import jax.numpy as jnp
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 
 from configs import celeba, digits
 from fmdp import bench, costs
+from fmdp.bench import __main__ as program
 from fmdp.errors import InputError
 
 
@@ -82,6 +85,20 @@ def test_what_all_devices_do_is_held_against_one(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_step_that_is_configured_is_measured(tmp_path):
+    """Sharded parameters are gathered and their gradient scattered; pmap exchanges one gradient."""
+    for changes, exchanged in (
+        (("parallel.fsdp=True", "network.width=128"), {"all-gather", "reduce-scatter", "all-reduce"}),
+        (("parallel.mode=pmap",), {"all-reduce"}),
+    ):
+        out = tmp_path / "bench.json"
+        arguments = ["--config=configs/digits.py:smoke", "--only=devices", "--devices=2", "--rounds=1", f"--out={out}"]
+        command = [sys.executable, "-m", "fmdp.bench", *arguments, *(f"--config.{change}" for change in changes)]
+        subprocess.run(command, check=True, capture_output=True)
+        assert set(json.loads(out.read_text())["devices"]["2"]["collective_bytes"]) == exchanged
+
+
+@pytest.mark.slow
 def test_memory_grows_with_the_batch_and_holds_the_state(tiny):
     (found,) = bench.measure(tiny, ["memory"], 0, 1).values()
     state = jax.eval_shape(bench.Subject(tiny, (8, 8, 3), 4, 1).init)
@@ -97,3 +114,15 @@ def test_memory_grows_with_the_batch_and_holds_the_state(tiny):
 def test_unknown_sections_are_refused(tiny):
     with pytest.raises(InputError, match="--only=speed: must be among ceilings, forward"):
         bench.measure(tiny, ["speed"], 0, 1)
+
+
+def test_flags_that_cannot_be_used_are_refused_before_anything_is_measured(tmp_path):
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+    for path in (tmp_path, tmp_path / "nowhere" / "x.json"):
+        with flagsaver.flagsaver(out=str(path)), pytest.raises(InputError, match=f"--out={path}: name a file"):
+            program.main([])
+    with flagsaver.flagsaver():
+        flags.FLAGS["workdir"].present = 1
+        with pytest.raises(InputError, match=r"--workdir does nothing in fmdp\.bench"):
+            program.main([])

@@ -1,4 +1,5 @@
 import os
+import socket
 import subprocess
 import sys
 import textwrap
@@ -85,6 +86,8 @@ def test_what_does_not_fit_the_devices_is_refused():
         ({"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "2", "JAX_COORDINATOR_ADDRESS": "a:1"}, "must be from 0 to"),
         ({"JAX_NUM_PROCESSES": "two", "JAX_PROCESS_ID": "0", "JAX_COORDINATOR_ADDRESS": "a:1"}, "whole numbers"),
         ({"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0", "JAX_COORDINATOR_ADDRESS": "host"}, "must be HOST:PORT"),
+        ({"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0", "JAX_COORDINATOR_ADDRESS": "a:\u00b2"}, "must be HOST:PORT"),
+        ({"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0", "JAX_COORDINATOR_ADDRESS": "a:65536"}, "from 1 to 65535"),
     ],
 )
 def test_an_impossible_cluster_is_refused(environment, message, monkeypatch):
@@ -92,6 +95,27 @@ def test_an_impossible_cluster_is_refused(environment, message, monkeypatch):
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match=message):
         cluster.join(1)
+
+
+def test_a_port_that_is_taken_is_refused(monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        address = f"localhost:{taken.getsockname()[1]}"
+        for name, value in (("ADDRESS", address), ("NUM_PROCESSES", "2"), ("PROCESS_ID", "0")):
+            monkeypatch.setenv(f"JAX_{'COORDINATOR_' * (name == 'ADDRESS')}{name}", value)
+        with pytest.raises(InputError, match=f"{address}: process 0 cannot listen there"):
+            cluster.join(1)
+
+
+def test_devices_that_do_not_start_are_told(monkeypatch):
+    def fails():
+        raise RuntimeError("Unable to initialize backend 'cuda': no driver")
+
+    monkeypatch.setattr(parallel.jax, "device_count", fails)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    with pytest.raises(InputError, match=r"no device of JAX_PLATFORMS=cuda starts \(Unable .*: no driver\): install"):
+        parallel.count()
 
 
 @pytest.mark.slow
@@ -105,7 +129,7 @@ def test_one_gradient_is_exchanged_a_step_and_batches_do_not_feel_the_devices():
         from tests.test_train import IMAGES, small_config
         c = small_config()
         c.train.accumulate = 2
-        for mode, n in (("jit", 1), ("jit", 2), ("jit", 4), ("jit", 8), ("pmap", 8)):
+        for mode, n in (("jit", 1), ("jit", 2), ("jit", 4), ("jit", 8), ("pmap", 2), ("pmap", 4), ("pmap", 8)):
             run = parallel.make(mode, jax.devices()[:n])
             state = run.place_state(train.init_state(c, IMAGES.shape[1:], jax.random.key(0)))
             step = run.compile(lambda spread: train.make_train_step(c, spread), state)

@@ -19,7 +19,6 @@ accelerator, not a promise.
 """
 
 import json
-import pathlib
 import platform
 from functools import partial
 
@@ -29,20 +28,25 @@ from absl import flags
 from fmdp import bench, parallel, train
 from fmdp import config as configuration
 from fmdp.errors import InputError
-from fmdp.files import write_json
-from fmdp.main import CONFIG, cli
+from fmdp.files import named, write_json
+from fmdp.main import CONFIG, cli, strangers
 
 ONLY = flags.DEFINE_list("only", [], "The sections to measure; all of them unless given.")
 BATCH = flags.DEFINE_integer(
     "batch", None, "Images at a time; those of config.train.batch_size unless given.", lower_bound=1
 )
 ROUNDS = flags.DEFINE_integer("rounds", 15, "How often each time is taken.", lower_bound=1)
-DEVICES = flags.DEFINE_integer("devices", None, "Devices to simulate on a CPU.", lower_bound=1)
+DEVICES = flags.DEFINE_integer("devices", None, "Devices to simulate on a CPU.", 1, configuration.MOST_DEVICES)
 OUT = flags.DEFINE_string("out", None, "A JSON file for what was measured, which is printed too.")
 
 
 def main(_) -> None:
     """Measure what the flags ask for."""
+    for name in strangers("bench"):
+        raise InputError(f"--{name} does nothing in fmdp.bench: leave it out")
+    out = named(OUT.value) if OUT.value else None
+    if out and (out.is_dir() or not out.parent.is_dir()):
+        raise InputError(f"--out={out}: name a file, in a folder that exists")
     if CONFIG.value is None:
         raise InputError("--config is missing: name a file in configs/, such as --config=configs/celeba.py")
     config = CONFIG.value
@@ -50,7 +54,7 @@ def main(_) -> None:
     if BATCH.value:
         config.train.batch_size = BATCH.value
     parallel.divide_cpu(DEVICES.value or config.parallel.cpu_devices, partial(train.fits, config))
-    configuration.validate(config, jax.device_count())
+    configuration.validate(config, parallel.count())
     measured = {
         "config": config.name,
         "network": config.network.to_dict(),
@@ -60,8 +64,8 @@ def main(_) -> None:
         "versions": {"jax": jax.__version__, "python": platform.python_version()},
     } | bench.measure(config, ONLY.value, config.train.batch_size, ROUNDS.value)
     print(json.dumps(measured, indent=2))
-    if OUT.value:
-        write_json(pathlib.Path(OUT.value), measured)
+    if out:
+        write_json(out, measured)
 
 
 if __name__ == "__main__":

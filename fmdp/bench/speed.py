@@ -159,7 +159,7 @@ def input_pipeline(subject: Subject) -> dict[str, Any]:
         return {"not_measured": str(error)}
     diagonal = data.diagonal_count(subject.size, config.loss.diagonal_share, len(devices))
     iterator = data.batches(images, subject.size, diagonal, 0, flip=config.data.flip, workers=config.data.workers)
-    place = parallel_modes.make("jit", devices).place_batch
+    place = parallel_modes.make(config.parallel.mode, devices).place_batch
     steps = max(subject.rounds, 50)
     same, fresh = subject.run(devices), subject.run(devices, lambda: place(next(iterator)))
 

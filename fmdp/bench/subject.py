@@ -80,7 +80,7 @@ class Subject:
 
     def compile(self, devices: Sequence[jax.Device]) -> Compiled:
         """The training step over some devices, with a state and a batch placed there."""
-        parallel = parallel_modes.make("jit", devices)
+        parallel = parallel_modes.make(self.config.parallel.mode, devices, self.config.parallel.fsdp)
         state = parallel.place_state(jax.tree.map(jnp.copy, self.state))
         step = parallel.compile(partial(train.make_train_step, self.config), state)
         diagonal = data.diagonal_count(self.size, self.config.loss.diagonal_share, len(devices))
