@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from matplotlib.ticker import SymmetricalLogLocator
 
 from fmdp.errors import InputError
 from fmdp.evaluate import Sweep
 from fmdp.files import replacing
 from fmdp.foreign import load_npz
 from fmdp.inverse import Picture
-from fmdp.report import NAMES, PERCEPTION, as_picture
+from fmdp.report import NAMES, PERCEPTION, WIDE, as_picture, stretch
 
 Pictures = dict[str, np.ndarray]
 """By name: uint8, "denoise/<level>/<clean|noisy|restored>" and "inverse/<task>/...", levels and tasks by number.
@@ -30,7 +29,6 @@ LEGEND = NAMES | {
     "chord": "chord: the two ends mixed",
     "blend": "estimate and posterior sample mixed",
 }
-WIDE = 6  # times its linear part an axis spans before it becomes logarithmic
 OMITTED = ("_std", "seeds", "reference")
 
 
@@ -131,11 +129,8 @@ def set_scales(axis, plane: Plane) -> None:
     x = np.concatenate([curve.x for curve in plane.curves])
     if "x" in plane.log and np.nanmax(x) > WIDE * np.nanmin(x) > 0:
         axis.set_xscale("log")
-    if "y" in plane.log and np.ptp(axis.get_ylim()) > WIDE * plane.linear > 0:
-        axis.set_yscale("symlog", linthresh=plane.linear)
-        decade = 10.0 ** math.ceil(math.log10(plane.linear))
-        axis.autoscale()  # the margins, on the new scale
-        axis.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=decade))
+    if "y" in plane.log:
+        stretch(axis, plane.linear)
 
 
 def _levels(summary: dict[str, Any], pictures: Pictures) -> list[View]:
