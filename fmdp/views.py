@@ -156,7 +156,7 @@ def _levels(summary: dict[str, Any], pictures: Pictures) -> list[View]:
                 group="Denoising",
                 name=f"noise level {level:g}",
                 planes=planes,
-                positions=[f"t = {point['t']:.2f}" for point in points],
+                positions=_times([point["t"] for point in points]),
                 clean=pictures.get(f"denoise/{index}/clean"),
                 measured=pictures.get(f"denoise/{index}/noisy"),
                 restored=pictures.get(f"denoise/{index}/restored"),
@@ -164,6 +164,15 @@ def _levels(summary: dict[str, Any], pictures: Pictures) -> list[View]:
             )
         )
     return found
+
+
+def _times(times: list[float]) -> list[str]:
+    """The lookaheads by name, with as many decimals as tell them apart."""
+    for decimals in range(2, 7):
+        names = [f"t = {t:.{decimals}f}" for t in times]
+        if len(set(names)) == len(set(times)):
+            break
+    return names
 
 
 def _denoise_plane(curves: list[dict[str, Any]], measure: str, floor: dict[str, float]) -> Plane:

@@ -161,6 +161,19 @@ def decoded(uri):
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))))
 
 
+@pytest.mark.parametrize(("settings", "last"), [(3, "t = 1.00"), (15, "t = 1.000"), (100, "t = 1.0000")])
+def test_positions_within_a_view_are_told_apart(settings, last):
+    summary, _ = run(settings=settings)
+    for curve in summary["denoise"]:
+        for point, r in zip(curve["points"], np.linspace(0, 1, settings), strict=False):
+            point["t"] = 0.5 + 0.5 * float(1 - (1 - r) ** 2)  # as in a sweep: close together towards t = 1
+    found = views.views(summary, {})
+    assert len(found) == 4
+    for view in found:
+        assert len(set(view.positions)) == len(view.positions)
+    assert found[0].positions[-1] == last
+
+
 def test_names_and_values_are_shown_as_text():
     text = report_page.page(*run(name=EVIL, task=EVIL))
     assert "<script>alert" not in text
