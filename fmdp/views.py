@@ -62,10 +62,14 @@ class Plane:
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """One noise level or one task: its planes, where the slider can stand, its pictures and its tables of rows."""
+    """One noise level or one task: its planes, where the slider can stand, its pictures and its tables of rows.
+
+    `parameters` are those of the task, where they are known.
+    """
 
     group: str
     name: str
+    parameters: dict[str, Any] = field(default_factory=dict)
     planes: list[Plane]
     positions: list[str]
     clean: np.ndarray | None = None
@@ -225,6 +229,7 @@ def _truth_plane(level: dict[str, Any]) -> Plane:
 
 def _tasks(summary: dict[str, Any], pictures: Pictures) -> list[View]:
     rows, floor = summary.get("inverse", []), summary.get("inverse_floor", {})
+    given = summary.get("inverse_made", {}).get("config", {}).get("inverse", {}).get("tasks", {})
     found = []
     for index, task in enumerate(dict.fromkeys(row["task"] for row in rows)):
         mine = [row for row in rows if row["task"] == task]
@@ -258,6 +263,7 @@ def _tasks(summary: dict[str, Any], pictures: Pictures) -> list[View]:
             View(
                 group="Inverse problems",
                 name=str(task).replace("_", " "),
+                parameters=given.get(task, {}),
                 planes=planes if slid else [],
                 positions=[f"lookahead {fine[k]['t_or_lookahead']:g}" for k in slid],
                 clean=pictures.get(f"inverse/{index}/clean") if whole else None,
