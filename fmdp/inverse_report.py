@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from fmdp.files import replacing
 from fmdp.inverse import ITERATES, Picture
-from fmdp.report import as_picture, verbatim
+from fmdp.report import STYLE, as_picture, verbatim
 
 BASELINES = {
     "pnp_flow": ("D", "#3b8540"),
@@ -72,11 +72,14 @@ def _draw_plane(axis, rows: list[dict[str, Any]]) -> None:
             curves.setdefault((row["knob"], row["steps"]), []).append(row)
     shades = dict(zip(sorted({steps for _, steps in curves}, reverse=True), SHADES, strict=False))
     for (knob, steps), points in curves.items():
-        style = {"color": "#c4651c", "ls": "--"} if knob == "chord" else {"color": shades.get(steps, SHADES[-1])}
-        name = f"chord, {2 * steps} evaluations" if knob == "chord" else f"lookahead, {steps} evaluations"
+        if knob == "chord":
+            style, name = STYLE["chord"], f"chord, {2 * steps} evaluations"
+        else:
+            color = shades.get(steps, SHADES[-1])
+            style, name = STYLE["lookahead"] | {"color": color}, f"lookahead, {steps} evaluations"
         x, y, dx, dy = _coordinates(points)
-        axis.errorbar(x, y, dy, dx, marker="o", ms=3, lw=1.4, elinewidth=0.5, label=name, zorder=3, **style)
-        axis.plot(x[:1], y[:1], "o", ms=7, color=style["color"], zorder=3)
+        axis.errorbar(x, y, dy, dx, elinewidth=0.5, label=name, **style)
+        axis.plot(x[:1], y[:1], **style | {"ms": 7.5 if knob == "chord" else 6, "label": ""})
     for row in rows:
         if row["solver"] in BASELINES:
             marker, color = BASELINES[row["solver"]]

@@ -52,8 +52,8 @@ def _frames(view: View) -> list[Image.Image]:
 def _draw_plane(axis, plane: Plane) -> None:
     for curve in plane.curves:
         if curve.style in ("lookahead", "chord"):
-            style = STYLE[curve.style] | {"marker": "."}
-            axis.plot(curve.x, curve.y, lw=2, label=curve.name, **style)
+            style = STYLE[curve.style] | {"marker": ".", "ms": 6, "lw": 2}
+            axis.plot(curve.x, curve.y, label=curve.name, **style)
         elif curve.style == "frontier":
             axis.plot(curve.x, curve.y, color="0.6", lw=4, label="optimal frontier", zorder=0)
     axis.margins(0.1)

@@ -1,22 +1,26 @@
 """The files of an evaluation: the table and the pictures."""
 
 import csv
+import math
 import pathlib
 from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from matplotlib.ticker import SymmetricalLogLocator
 
 from fmdp.evaluate import Sweep
 from fmdp.files import replacing
 
-STYLE: dict[str, dict[str, str]] = {
-    "lookahead": {"color": "#1764ab", "marker": "o"},
-    "chord": {"color": "#c4651c", "marker": "s", "ls": "--"},
-    "mean_of_samples": {"color": "#3b8540", "marker": "^", "ls": ":"},
-    "scaled_diffusion": {"color": "#8a4fa3", "marker": "v", "ls": ":"},
-    "blend": {"color": "#808080", "marker": "x", "ls": ":"},
+BEHIND: dict[str, Any] = {"mfc": "none", "ms": 5.5, "lw": 0.9, "zorder": 2.5}
+"""Of what may lie where the lookahead does, which is drawn over it, small and filled."""
+STYLE: dict[str, dict[str, Any]] = {
+    "lookahead": {"color": "#1764ab", "marker": "o", "ms": 3, "lw": 1.4, "zorder": 3},
+    "chord": {"color": "#c4651c", "marker": "s", "ls": "--"} | BEHIND,
+    "mean_of_samples": {"color": "#3b8540", "marker": "^", "ls": ":"} | BEHIND,
+    "scaled_diffusion": {"color": "#8a4fa3", "marker": "v", "ls": ":"} | BEHIND,
+    "blend": {"color": "#808080", "marker": "x", "ls": ":"} | BEHIND,
 }
 NAMES = {"mean_of_samples": "mean of n posterior samples", "scaled_diffusion": "scaled reverse diffusion"}
 PERCEPTION = {
@@ -27,9 +31,21 @@ PERCEPTION = {
 }
 
 
+WIDE = 6  # times its linear part an axis spans before it becomes logarithmic
+
+
 def verbatim(name: str) -> str:
     """A name as matplotlib shows it and does not take it for a formula."""
     return name.replace("$", r"\$")
+
+
+def stretch(axis, linear: float) -> None:
+    """Make y logarithmic beyond the width `linear` where it goes far beyond it, with a tick for each power of ten."""
+    if np.ptp(axis.get_ylim()) > WIDE * linear > 0:
+        axis.set_yscale("symlog", linthresh=linear)
+        axis.autoscale()  # the margins, on the new scale
+        decade = 10.0 ** math.ceil(math.log10(linear))
+        axis.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=decade))
 
 
 def write_curves(path: pathlib.Path, curves: list[dict[str, Any]]) -> None:
@@ -56,17 +72,19 @@ def draw_plane(path: pathlib.Path, evaluation: dict[str, Any]) -> None:
     for row, measure in zip(axes, measures, strict=True):
         for axis, level in zip(row, levels, strict=True):
             chosen = [c for c in curves if c["noise_level"] == level and measure in c["points"][0]]
+            axis.margins(0.12)
             _draw_curves(axis, chosen, measure)
             axis.axhspan(floor[measure]["low"], floor[measure]["high"], color="0.5", alpha=0.25, lw=0)
             axis.axhline(floor[measure]["mean"], color="0.5", lw=0.8, label="real against real")
             if measure in ("kernel_distance", "kid"):
-                axis.set_yscale("symlog", linthresh=max(abs(floor[measure][end]) for end in ("low", "high")))
+                stretch(axis, max(abs(floor[measure][end]) for end in ("low", "high")))
             axis.set_title(f"noise level {level:g}")
             axis.set_xlabel("mean squared error per pixel")
         row[0].set_ylabel(PERCEPTION[measure])
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
     figure.suptitle(
-        "Lower is better on both axes. Each point is one setting of a knob on the same network.\n"
+        "Lower is better on both axes. Each point is one setting of a knob on the same network; the lookahead goes from"
+        " t = s (least error) to t = 1 (looks real).\n"
         f"{evaluation['images']} held-out images, {evaluation['draws']} draws of the noise (bars: their standard"
         " deviation; of the dotted knobs one draw), one trained network; band: 95 % of real sets against real ones",
         fontsize=9,
@@ -81,10 +99,11 @@ def _draw_curves(axis, curves: list[dict[str, Any]], measure: str) -> None:
         x, y, dx, dy = (
             [point[key] for point in points] for key in ("mse", measure, "mse_draw_std", f"{measure}_draw_std")
         )
-        axis.errorbar(x, y, dy, dx, ms=3.5, lw=1.2, elinewidth=0.6, label=_label(curve), **style)
+        axis.errorbar(x, y, dy, dx, elinewidth=0.6, label=_label(curve), **style)
         if curve["knob"] == "lookahead":
-            axis.annotate("t = s: least error", (x[0], y[0]), (6, 2), textcoords="offset points", fontsize=8)
-            axis.annotate("t = 1", (x[-1], y[-1]), (-2, 9), textcoords="offset points", fontsize=8, ha="right")
+            at = {"textcoords": "offset points", "fontsize": 8, "ha": "right", "va": "top"}
+            axis.annotate("t = s", (x[0], y[0]), (-7, 2), **at)
+            axis.annotate("t = 1", (x[-1], y[-1]), (-7, -5), **at)
 
 
 def _label(curve: dict[str, Any]) -> str:

@@ -55,7 +55,7 @@ def page(summary: dict[str, Any], pictures: Pictures) -> str:
     laid = [_lay_out(view) for view in views(summary, pictures)]
     levels = [index for index, view in enumerate(laid) if view["group"] == "Denoising"]
     made = {name: summary[key] for name, key in (("run", "made"), ("inverse run", "inverse_made")) if key in summary}
-    data = [{key: view[key] for key in ("positions", "planes", "pictures")} for view in laid]
+    data = [{key: view[key] for key in ("group", "ends", "positions", "planes", "pictures")} for view in laid]
     for view in data:
         view["planes"] = [
             {key: plane[key] for key in ("measure", "title", "marker", "readout")} for plane in view["planes"]
@@ -79,12 +79,27 @@ def _lay_out(view: View) -> dict[str, Any]:
     return {
         "group": view.group,
         "name": view.name,
+        "parameters": _parameters(view.parameters),
+        "ends": _ends(view),
         "positions": view.positions,
         "planes": [_draw(plane, view.positions) for plane in view.planes],
         "pictures": _rows(view),
         "others": {name: data_uri(images[0]) for name, images in view.others.items()},
         "tables": [{"title": title} | _table(rows) for title, rows in view.tables.items()],
     }
+
+
+def _parameters(parameters: dict[str, Any]) -> str:
+    """The parameters of a task, its operator first."""
+    names = sorted(parameters, key=lambda name: (name != "operator", name))
+    return ", ".join(f"{name.replace('_', ' ')} {parameters[name]}" for name in names)
+
+
+def _ends(view: View) -> tuple[str, str]:
+    """What stands at the two ends of the slider. Only of one step of denoising is it known what they lead to."""
+    if view.group == "Denoising":
+        return "t = s: for least error", "t = 1: to look real"
+    return (view.positions[0], view.positions[-1]) if view.positions else ("", "")
 
 
 def _rows(view: View) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from fmdp.report import NAMES, STYLE, as_picture
 
 def draw_truth(path: pathlib.Path, levels: list[dict[str, Any]], images: int) -> None:
     """Draw every curve beside the optimal frontier, and below it each curve's excess over that optimum."""
-    figure = Figure(figsize=(4.2 * len(levels), 7), layout="constrained")
+    figure = Figure(figsize=(4.2 * len(levels), 7.5), layout="constrained")
     above, below = figure.subplots(2, len(levels), squeeze=False)
     for plane, excess, level in zip(above, below, levels, strict=True):
         rows = level["frontier"]
@@ -27,19 +27,19 @@ def draw_truth(path: pathlib.Path, levels: list[dict[str, Any]], images: int) ->
             x = [point["mse"] for point in curve["points"]]
             bounds = np.array([[point["squared_w2"][side] for side in ("low", "high")] for point in curve["points"]])
             y = np.sqrt(bounds)
-            plane.errorbar(x, y.mean(1), np.ptp(y, 1) / 2, ms=3, lw=1, elinewidth=0.8, label=name, **style)
+            plane.errorbar(x, y.mean(1), np.ptp(y, 1) / 2, elinewidth=0.8, label=name, **style)
             if curve["knob"] in ("lookahead", "chord"):
                 shown = [point for point in curve["points"] if point["excess"]["low"] is not None]
                 r = [point["setting"] for point in shown]
                 e = 100 * np.array([[point["excess"][side] for side in ("low", "high")] for point in shown])
                 if len(e):
-                    excess.errorbar(r, e.mean(1), np.ptp(e, 1) / 2, ms=3, lw=1, elinewidth=0.8, label=name, **style)
+                    excess.errorbar(r, e.mean(1), np.ptp(e, 1) / 2, elinewidth=0.8, label=name, **style)
         plane.set(title=f"noise level {level['noise_level']:.2g}", xlabel="mean squared error per pixel")
         excess.set(xlabel="setting of the knob (0: least error, 1: t = 1)")
         excess.axhline(0, color="0.3", lw=0.8)
     above[0].set_ylabel("W2 distance to the data, per root pixel")
     below[0].set_ylabel("MSE above the optimum at equal W2 (%)")
-    above[0].legend(fontsize=7)
+    figure.legend(*above[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     figure.suptitle(
         f"Lower left is better; nothing can lie left of the frontier. {images} images of a known distribution, one draw"
         " of the noise, one trained network.\nBars: what is known of a distance (bounds), or nothing where it is exact",
@@ -49,7 +49,7 @@ def draw_truth(path: pathlib.Path, levels: list[dict[str, Any]], images: int) ->
         figure.savefig(temporary, dpi=120)
 
 
-def _truth_style(curve: dict[str, Any]) -> dict[str, str]:
+def _truth_style(curve: dict[str, Any]) -> dict[str, Any]:
     style = dict(STYLE[curve["knob"]])
     if curve["field"] == "exact":
         style |= {"color": {"lookahead": "#000000", "chord": "#d62728"}[curve["knob"]], "marker": ""}

@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from matplotlib.ticker import SymmetricalLogLocator
 
 from fmdp.errors import InputError
 from fmdp.evaluate import Sweep
 from fmdp.files import replacing
 from fmdp.foreign import load_npz
 from fmdp.inverse import Picture
-from fmdp.report import NAMES, PERCEPTION, as_picture
+from fmdp.report import NAMES, PERCEPTION, WIDE, as_picture, stretch
 
 Pictures = dict[str, np.ndarray]
 """By name: uint8, "denoise/<level>/<clean|noisy|restored>" and "inverse/<task>/...", levels and tasks by number.
@@ -30,7 +29,6 @@ LEGEND = NAMES | {
     "chord": "chord: the two ends mixed",
     "blend": "estimate and posterior sample mixed",
 }
-WIDE = 6  # times its linear part an axis spans before it becomes logarithmic
 OMITTED = ("_std", "seeds", "reference")
 
 
@@ -64,10 +62,14 @@ class Plane:
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """One noise level or one task: its planes, where the slider can stand, its pictures and its tables of rows."""
+    """One noise level or one task: its planes, where the slider can stand, its pictures and its tables of rows.
+
+    `parameters` are those of the task, where they are known.
+    """
 
     group: str
     name: str
+    parameters: dict[str, Any] = field(default_factory=dict)
     planes: list[Plane]
     positions: list[str]
     clean: np.ndarray | None = None
@@ -131,11 +133,8 @@ def set_scales(axis, plane: Plane) -> None:
     x = np.concatenate([curve.x for curve in plane.curves])
     if "x" in plane.log and np.nanmax(x) > WIDE * np.nanmin(x) > 0:
         axis.set_xscale("log")
-    if "y" in plane.log and np.ptp(axis.get_ylim()) > WIDE * plane.linear > 0:
-        axis.set_yscale("symlog", linthresh=plane.linear)
-        decade = 10.0 ** math.ceil(math.log10(plane.linear))
-        axis.autoscale()  # the margins, on the new scale
-        axis.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=decade))
+    if "y" in plane.log:
+        stretch(axis, plane.linear)
 
 
 def _levels(summary: dict[str, Any], pictures: Pictures) -> list[View]:
@@ -161,7 +160,7 @@ def _levels(summary: dict[str, Any], pictures: Pictures) -> list[View]:
                 group="Denoising",
                 name=f"noise level {level:g}",
                 planes=planes,
-                positions=[f"t = {point['t']:.2f}" for point in points],
+                positions=_times([point["t"] for point in points]),
                 clean=pictures.get(f"denoise/{index}/clean"),
                 measured=pictures.get(f"denoise/{index}/noisy"),
                 restored=pictures.get(f"denoise/{index}/restored"),
@@ -169,6 +168,15 @@ def _levels(summary: dict[str, Any], pictures: Pictures) -> list[View]:
             )
         )
     return found
+
+
+def _times(times: list[float]) -> list[str]:
+    """The lookaheads by name, with as many decimals as tell them apart."""
+    for decimals in range(2, 7):
+        names = [f"t = {t:.{decimals}f}" for t in times]
+        if len(set(names)) == len(set(times)):
+            break
+    return names
 
 
 def _denoise_plane(curves: list[dict[str, Any]], measure: str, floor: dict[str, float]) -> Plane:
@@ -221,6 +229,7 @@ def _truth_plane(level: dict[str, Any]) -> Plane:
 
 def _tasks(summary: dict[str, Any], pictures: Pictures) -> list[View]:
     rows, floor = summary.get("inverse", []), summary.get("inverse_floor", {})
+    given = summary.get("inverse_made", {}).get("config", {}).get("inverse", {}).get("tasks", {})
     found = []
     for index, task in enumerate(dict.fromkeys(row["task"] for row in rows)):
         mine = [row for row in rows if row["task"] == task]
@@ -254,6 +263,7 @@ def _tasks(summary: dict[str, Any], pictures: Pictures) -> list[View]:
             View(
                 group="Inverse problems",
                 name=str(task).replace("_", " "),
+                parameters=given.get(task, {}),
                 planes=planes if slid else [],
                 positions=[f"lookahead {fine[k]['t_or_lookahead']:g}" for k in slid],
                 clean=pictures.get(f"inverse/{index}/clean") if whole else None,

@@ -22,6 +22,15 @@ def test_notebooks_carry_no_outputs_and_open_in_colab(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_say_everything_once(path):
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"]
+    text = " ".join(" ".join(cell.source for cell in cells).split())
+    sentences = [sentence for sentence in re.split(r"(?<=[.:;)]) ", text) if len(sentence) > 20]
+    assert len(sentences) > 10
+    assert [sentence for sentence in set(sentences) if sentences.count(sentence) > 1] == []
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 @pytest.mark.parametrize(
     ("source", "machine", "wanted"),
     [

@@ -161,6 +161,36 @@ def decoded(uri):
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))))
 
 
+@pytest.mark.parametrize(("settings", "last"), [(3, "t = 1.00"), (15, "t = 1.000"), (100, "t = 1.0000")])
+def test_positions_within_a_view_are_told_apart(settings, last):
+    summary, _ = run(settings=settings)
+    for curve in summary["denoise"]:
+        for point, r in zip(curve["points"], np.linspace(0, 1, settings), strict=False):
+            point["t"] = 0.5 + 0.5 * float(1 - (1 - r) ** 2)  # as in a sweep: close together towards t = 1
+    found = views.views(summary, {})
+    assert len(found) == 4
+    for view in found:
+        assert len(set(view.positions)) == len(view.positions)
+    assert found[0].positions[-1] == last
+
+
+def test_task_is_named_with_its_parameters_and_knows_no_sure_ends():
+    summary, pictures = run()
+    task = {"operator": "box_inpainting", "size": 3, "sigma": 0.05}
+    summary["inverse_made"]["config"]["inverse"]["tasks"] = {"box_inpainting": task}
+    text = report_page.page(summary, pictures)
+    assert "<h2>Inverse problems: box inpainting</h2>" in text
+    assert "operator box_inpainting, sigma 0.05, size 3</p>" in text
+    data = Page(text).data()
+    assert data[0]["ends"] == ["t = s: for least error", "t = 1: to look real"]
+    assert data[3]["ends"] == ["lookahead 0", "lookahead 1"]
+    del summary["denoise"]
+    alone = report_page.page(summary, pictures)
+    assert "<span>lookahead 0</span><span>lookahead 1</span>" in alone
+    assert 'data-group="Denoising" hidden' in alone
+    assert 'data-group="Inverse problems" hidden' not in alone
+
+
 def test_names_and_values_are_shown_as_text():
     text = report_page.page(*run(name=EVIL, task=EVIL))
     assert "<script>alert" not in text
@@ -286,7 +316,12 @@ def test_page_in_a_browser(tmp_path):
         other = browser.run(state)
         assert other["section"] == "view-0"
         assert other["value"] == "1"
+        words = 'return [...document.querySelectorAll(".intro:not([hidden]), .ends")].map(e => e.innerText).join(" ")'
+        assert "in one step" in browser.run(words)
         browser.run(choose, "view", "3")
+        assert "in many steps" in browser.run(words)
+        assert "in one step" not in browser.run(words)
+        assert "to look real" not in browser.run(words)
         task = browser.run(state)
         assert task["section"] == "view-3"
         assert len(task["images"]) == 4
