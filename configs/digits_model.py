@@ -3,10 +3,10 @@
 python -m fmdp.main --config=configs/digits_model.py
 
 Expected time on two CPU cores: 205 to 240 s of training, 80 s of measuring.
-Expected scores (noise levels .3 / .5 / .7): learned MSE above the exact field's by 4.8 / 3.7 / .7 % at t = s and by
-3.8 / .2 / -3.0 % at t = 1; mean squared field error relative to the exact field's mean square 2.1 / 1.4 / .3 % at
-t = s and 2.5 / 3.8 / 4.2 % at t = 1. P*^2 in [.0061, .0103], [.0257, .0350], [.1022, .1140]; the exact lookahead pays
-at t = 1 at most 7.8 / 6.5 / 3.5 % more than the optimum.
+Expected scores (noise levels .3 / .5 / .7): learned MSE above the exact field's by 4.8 / 3.4 / .7 % at t = s and by
+3.8 / .3 / -3.0 % at t = 1; mean squared field error relative to the exact field's mean square 2.1 / 1.3 / .3 % at
+t = s and 2.5 / 3.5 / 4.4 % at t = 1. P*^2 in [.0061, .0103], [.0259, .0347], [.1023, .1139]; the exact lookahead pays
+at t = 1 at most 7.9 / 6.2 / 3.4 % more than the optimum.
 """
 
 from fmdp.config import default
