@@ -59,9 +59,15 @@ def test_notebooks_install_what_the_machine_needs(path, source, machine, wanted,
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_run_from_start_to_end(path, tmp_path):
-    notebook = nbformat.read(path, as_version=4)
-    client = nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}})
-    client.execute()
+    for last in (False, True):  # on a busy machine the answer of an idle kernel was lost once in dozens of runs
+        notebook = nbformat.read(path, as_version=4)
+        client = nbclient.NotebookClient(notebook, timeout=200, resources={"metadata": {"path": str(tmp_path)}})
+        try:
+            client.execute()
+            break
+        except nbclient.exceptions.CellTimeoutError:
+            if last:
+                raise
     shown = [output.get("data", {}) for cell in code(notebook) for output in cell.outputs]
     # The knob's pictures are inside widgets.
     assert sum("image/png" in data for data in shown) + len(client.widget_state) >= 3
