@@ -92,10 +92,6 @@ def held(workdir: pathlib.Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                print(f"{workdir} cannot be locked ({error.strerror}): start no second run there", flush=True)
-                yield
-                return
             lock.seek(0)
             holder = lock.read(200).strip() or "another process"
             raise InputError(
