@@ -12,8 +12,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+from absl import logging
 
 from fmdp.errors import InputError, reason
+
+LOCKLESS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # what file systems say that cannot lock
 
 
 @contextlib.contextmanager
@@ -80,7 +83,7 @@ def is_full(error: BaseException) -> bool:
 def held(workdir: pathlib.Path) -> Iterator[None]:
     """Keep a workdir for this run, as long as the block lasts; the system frees it when the process dies, however.
 
-    Of several processes the first holds it for all of them.
+    Of several processes the first holds it for all of them. Where the file system cannot lock, a warning says so.
 
     Raises:
       InputError: another run holds it; named by process and host.
@@ -91,12 +94,16 @@ def held(workdir: pathlib.Path) -> Iterator[None]:
     with (workdir / "lock").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             lock.seek(0)
             holder = lock.read(200).strip() or "another process"
             raise InputError(
                 f"{workdir} is in use by {holder}: wait until it ends, or name another --workdir"
             ) from error
+        except OSError as error:
+            if error.errno not in LOCKLESS:
+                raise
+            logging.warning("%s cannot be locked (%s): start no second run in it", workdir, error.strerror)
         lock.seek(0)
         lock.truncate()
         lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
