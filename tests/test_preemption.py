@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from fmdp import data, files, preemption, train
+from fmdp import checkpoint, data, files, preemption, train
 from fmdp.errors import InputError
 from tests.test_main import command
 from tests.test_train import IMAGES, leaves, small_config
@@ -39,10 +39,30 @@ def test_a_signal_ends_the_run_with_the_step_at_hand_saved(number, tmp_path, mon
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("number", preemption.SIGNALS)
+def test_a_signal_while_the_last_checkpoint_is_written_ends_the_run_once_it_is_whole(
+    number, tmp_path, monkeypatch, capsys
+):
+    leave = checkpoint.Checkpoints.__exit__
+
+    def interrupted(checkpoints, *exception):
+        os.kill(os.getpid(), number)
+        leave(checkpoints, *exception)
+
+    monkeypatch.setattr(checkpoint.Checkpoints, "__exit__", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        train.train(small_config(steps=8), IMAGES, tmp_path)
+    monkeypatch.undo()
+    assert ended.value.code == 128 + number
+    assert "asked to end: all steps are saved" in capsys.readouterr().out
+    assert train.restore(small_config(steps=8), IMAGES.shape[1:], tmp_path)[1]["steps"] == 8
+
+
 def test_a_second_signal_ends_at_once():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what pytest-xdist takes away
     try:
-        ask_twice()
+        with pytest.raises(SystemExit):
+            ask_twice()
     finally:
         signal.signal(signal.SIGINT, before)
 
