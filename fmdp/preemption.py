@@ -16,7 +16,8 @@ def watch() -> Iterator[Callable[[int], int]]:
     """Gives a function of the step that says by which signal the run was asked to end, 0 while it was not.
 
     The first SIGTERM or SIGINT only asks, the next one ends the program at once. What came too late for the function to
-    say it raises SystemExit where the watch ends. Several processes are told by JAX, all at the same step. Outside the main thread, where Python takes no signals, nobody is ever asked.
+    say it raises SystemExit where the watch ends. Several processes are told by JAX, all at the same step. Outside the
+    main thread, where Python takes no signals, nobody is ever asked.
     """
     if jax.process_count() > 1:
         yield lambda step: signal.SIGTERM if multihost_utils.reached_preemption_sync_point(step) else 0
