@@ -337,6 +337,7 @@ def restore(config: ConfigDict, image_shape: tuple[int, ...], workdir: pathlib.P
     """
     if not checkpoint.exists(workdir):
         raise InputError(f"{workdir} holds no checkpoint: train first, with --mode=train")
+    preemption.no_more()
     with checkpoint.Checkpoints(workdir, config, reading=True) as checkpoints:
         shapes = jax.eval_shape(lambda: init_state(config, image_shape, jax.random.key(0)))
         parallel = parallel_modes.make(config.parallel.mode, jax.devices(), config.parallel.fsdp)
