@@ -259,7 +259,11 @@ def train(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tup
     shapes = parallel.layout(jax.eval_shape(initial))
     progress: dict[str, Any] = {"steps": 0, "seconds": 0.0}
 
-    with contextlib.closing(iterator), checkpoint.Checkpoints(workdir, config) as checkpoints:
+    with (  # watching outermost: the last checkpoint is still being written after the last step
+        preemption.watch() as asked_to_end,
+        contextlib.closing(iterator),
+        checkpoint.Checkpoints(workdir, config) as checkpoints,
+    ):
         if checkpoints.latest_step is not None:
             found, progress = checkpoints.restore(shapes.saved(), iterator, set_aside=True)
             state = TrainState.going_on(found, progress.get("skipped", 0))
@@ -280,7 +284,6 @@ def train(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tup
         with (
             logs.ScalarLog(workdir, start) as log,
             tqdm(total=steps, initial=start, unit="step", disable=jax.process_index() > 0) as bar,
-            preemption.watch() as asked_to_end,
         ):
 
             def report(step: int, metrics: Metrics) -> dict[str, float]:
@@ -319,7 +322,7 @@ def train(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tup
                         **{name: x for name, x in scalars.items() if name in LOSSES and math.isfinite(x)},
                     }
                     checkpoints.save(step, parallel.collect(state).saved(), iterator, progress)
-                if signal_number and step < steps:
+                if signal_number:
                     done = "saved" if kept else "not saved amid skipped updates"
                     print(f"asked to end: step {step} is {done}, the same command goes on from there", flush=True)
                     raise SystemExit(128 + signal_number)
@@ -334,6 +337,7 @@ def restore(config: ConfigDict, image_shape: tuple[int, ...], workdir: pathlib.P
     """
     if not checkpoint.exists(workdir):
         raise InputError(f"{workdir} holds no checkpoint: train first, with --mode=train")
+    preemption.no_more()
     with checkpoint.Checkpoints(workdir, config, reading=True) as checkpoints:
         shapes = jax.eval_shape(lambda: init_state(config, image_shape, jax.random.key(0)))
         parallel = parallel_modes.make(config.parallel.mode, jax.devices(), config.parallel.fsdp)

@@ -74,6 +74,7 @@ class Run:
 
     def kill(self, number: signal.Signals, phase: str, step: int, rng: np.random.Generator) -> Kill:
         """Start it, and send it a signal at a random moment of a phase."""
+        step = min(max(step, self.reached() + 1), self.steps)  # not what the run before this one has logged
         trained, process = self.saved() == self.steps, command(*self.options)
         if trained:  # it says so when it begins to measure, and shows it in no file
             assert any("already trained" in line for line in process.stdout)

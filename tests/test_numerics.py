@@ -155,7 +155,7 @@ def test_interrupted_at_every_step_equals_uninterrupted_bit_for_bit(bad, tmp_pat
     c, images = config_of_one_epoch(), spoiled(bad)
     whole, progress = train.train(c, images, tmp_path / "whole")
     take, cut = data.pipeline.Batches.__next__, tmp_path / "cut"
-    for step in range(1, STEPS):
+    for step in range(1, STEPS + 1):
 
         def interrupted(iterator, step=step):
             if iterator._next == step - 1:

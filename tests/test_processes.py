@@ -144,6 +144,53 @@ def test_a_killed_run_ends_with_a_message_and_goes_on_from_its_last_checkpoint(t
     assert f"resumed from step {newest}" in out
 
 
+def test_ctrl_c_saves_and_a_signal_while_measuring_ends_at_once(tmp_path):
+    slow = (*TINY, f"--workdir={tmp_path}", "--config.train.steps=100000", "--config.evaluate.draws=100000")
+    log = tmp_path / "metrics.jsonl"
+    asked = local(*slow, devices=1)
+    until(lambda: log.exists() and len(log.read_text().splitlines()) > 3, asked)
+    asked.send_signal(signal.SIGINT)
+    out, err = asked.communicate(timeout=60)
+    assert asked.returncode == 128 + signal.SIGINT, err[-3000:]
+    assert "Traceback" not in err
+    saved = int(out.split("asked to end: step ")[1].split()[0])
+    assert (tmp_path / "checkpoints" / str(saved)).exists()
+
+    measuring = local(*slow, f"--config.train.steps={saved}", devices=1)
+    assert any("already trained" in line for line in measuring.stdout)
+    time.sleep(3)
+    measuring.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    _, err = measuring.communicate(timeout=60)
+    assert time.monotonic() - began < 10, err[-3000:]
+    assert measuring.returncode == 128 + signal.SIGTERM, err[-3000:]
+    assert "Traceback" not in err
+
+
+LATE = """
+import os, signal, time, jax
+from fmdp import checkpoint, main
+leave = checkpoint.Checkpoints.__exit__
+def late(checkpoints, *exception):
+    if jax.process_index() == 0:
+        os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(3)
+    leave(checkpoints, *exception)
+checkpoint.Checkpoints.__exit__ = late
+main.cli()
+"""
+
+
+def test_a_signal_to_one_process_while_the_last_checkpoint_is_written_ends_them_all(tmp_path):
+    told = {"JAX_COORDINATOR_ADDRESS": "localhost:38472", "JAX_NUM_PROCESSES": "2", "PYTHONPATH": str(ROOT)}
+    command = ("-c", LATE, *TINY, f"--workdir={tmp_path}", "--mode=train", "--distributed=auto")
+    both = [start(*command, **told, JAX_PROCESS_ID=str(process)) for process in range(2)]
+    for process in both:
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 128 + signal.SIGTERM, err[-3000:]
+    assert (tmp_path / "checkpoints" / "20").exists()
+
+
 def test_all_processes_stop_where_no_update_is_finite(tmp_path):
     wild = (
         "--config.optimizer.learning_rate=1e29",

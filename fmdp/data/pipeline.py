@@ -1,9 +1,14 @@
 """Training batches: endless, shuffled, resumable, the same for any number of processes and workers."""
 
+import contextlib
 import functools
+import multiprocessing
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from multiprocessing import resource_tracker
 from typing import Any
 
 import grain
@@ -58,6 +63,30 @@ class ShuffledBatches(grain.sources.RandomAccessDataSource):
         return index, flipped
 
 
+@contextlib.contextmanager
+def _unseen_by_children() -> Iterator[None]:
+    """Processes started in here, by whatever thread, do not get SIGINT and SIGTERM, which Ctrl-C and SLURM send to all.
+
+    A run that is asked to end still needs its workers for the step at hand.
+    """
+    resource_tracker.ensure_running()  # which at its start would let the signals through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_with_parent(*_: int) -> None:
+    """End this worker when the process that started it is gone, however that ended."""
+
+    def wait():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 class Batches(grain.DatasetIterator):
     """Records of a grain dataset from the first on; the state is the number of the next one, whoever reads them.
 
@@ -73,10 +102,13 @@ class Batches(grain.DatasetIterator):
         self._records: grain.DatasetIterator | None = None
 
     def __next__(self) -> Any:
-        if self._records is None:
-            self._records = self._start()
         try:
-            record = next(self._records)
+            if self._records is None:
+                with _unseen_by_children() if self._workers else contextlib.nullcontext():
+                    self._records = self._start()
+                    record = next(self._records)  # only now grain starts them
+            else:
+                record = next(self._records)
         except RuntimeError as error:
             if not self._workers or "terminated" not in str(error):
                 raise
@@ -94,7 +126,8 @@ class Batches(grain.DatasetIterator):
         if self._workers:
             if not flags.FLAGS.is_parsed():  # grain hands its flags on to the workers; in a notebook nobody parsed them
                 flags.FLAGS.mark_as_parsed()
-            rest = rest.mp_prefetch(grain.MultiprocessingOptions(self._workers, self._read.prefetch_buffer_size))
+            options = grain.MultiprocessingOptions(self._workers, self._read.prefetch_buffer_size)
+            rest = rest.mp_prefetch(options, _end_with_parent)
         return iter(rest)
 
     def get_state(self) -> dict[str, int]:
