@@ -46,7 +46,7 @@ class Parallel(NamedTuple):
       collect: the step's form, to one over all devices.
       place_batch: puts a host batch (this process's rows of it) on the devices.
       compile: turns `make_step(spread)`, which builds (state, batch, key) -> (state, metrics), into the compiled step
-        for states like the given one, in the step's form; in `jit` mode the state handed to it is used up. `spread`
+        for states like the given one, in the step's form. The state handed to it is used up. `spread`
         turns a gradient, (params, batch, key) -> (values, gradient), into that of the whole batch, the mean over the
         devices.
     """
@@ -135,7 +135,12 @@ def make(mode: str, devices: Sequence[jax.Device], fsdp: bool = False) -> Parall
             ),
             place_batch=lambda batch: jax.tree.map(split, batch),
             compile=lambda make_step, state: jax.pmap(
-                make_step(mean), AXIS, in_axes=(None, 0, None), out_axes=None, devices=mesh.devices.tolist()
+                make_step(mean),
+                AXIS,
+                in_axes=(None, 0, None),
+                out_axes=None,
+                devices=mesh.devices.tolist(),
+                donate_argnums=0,
             ),
         )
 

@@ -119,9 +119,10 @@ def test_devices_that_do_not_start_are_told(monkeypatch):
 
 
 @pytest.mark.slow
-def test_one_gradient_is_exchanged_a_step_and_batches_do_not_feel_the_devices():
+def test_one_gradient_is_exchanged_a_step_the_state_used_up_and_batches_do_not_feel_the_devices():
     """In a process of its own, because the number of devices is fixed when JAX starts."""
     program = """
+        import itertools
         import jax
         jax.config.update("jax_num_cpu_devices", 8)
         import numpy as np
@@ -129,15 +130,24 @@ def test_one_gradient_is_exchanged_a_step_and_batches_do_not_feel_the_devices():
         from tests.test_train import IMAGES, small_config
         c = small_config()
         c.train.accumulate = 2
-        for mode, n in (("jit", 1), ("jit", 2), ("jit", 4), ("jit", 8), ("pmap", 2), ("pmap", 4), ("pmap", 8)):
-            run = parallel.make(mode, jax.devices()[:n])
+        c.network.width = 64  # kernels as large as parallel.SMALL
+        for mode, n in itertools.product(("jit", "pmap", "fsdp"), (1, 2, 4, 8)):
+            run = parallel.make("pmap" if mode == "pmap" else "jit", jax.devices()[:n], mode == "fsdp")
             state = run.place_state(train.init_state(c, IMAGES.shape[1:], jax.random.key(0)))
             step = run.compile(lambda spread: train.make_train_step(c, spread), state)
             batch = run.place_batch(next(data.batches(IMAGES, 32, 16, 0)))
             text = step.lower(state, batch, jax.random.key(1)).compile().as_text()
-            gradient = sum(x.nbytes for x in jax.tree.leaves(state.params))
-            metrics = 3 * 4
-            assert hlo.collective_bytes(text) == ({"all-reduce": gradient + metrics} if n > 1 else {}), (mode, n)
+            params = jax.tree.leaves(state.params)
+            gradient, metrics = sum(x.nbytes for x in params), 3 * 4
+            shards = [x.nbytes for x in params if mode == "fsdp" and not x.sharding.is_fully_replicated]
+            sharded, norms = sum(shards), 4 * 4 * len(shards)  # four sums of squares of each
+            wanted = {"all-reduce": gradient - sharded + metrics + norms} if n > 1 else {}
+            if sharded:
+                wanted |= {"all-gather": sharded, "reduce-scatter": sharded // n}
+            assert hlo.collective_bytes(text) == wanted, (mode, n)
+            assert bool(sharded) == (mode == "fsdp" and n > 1), (mode, n)
+            step(state, batch, jax.random.key(1))
+            assert all(x.is_deleted() for x in jax.tree.leaves(state)), (mode, n)
         x = np.arange(42.0, dtype=np.float32).reshape(21, 2)
         double = parallel.in_batches(jax.jit(lambda x: {"y": (2 * x)[None]}), x, 5, axis=1)
         np.testing.assert_array_equal(double["y"][0], 2 * x)
