@@ -49,11 +49,24 @@ def chain(equations: list[core.JaxprEqn], key: Array) -> tuple[Callable[[Any], A
       A function of operands, to be compiled, and operands of the right shapes and types.
     """
     operands = []
-    for i, equation in enumerate(equations):
+    for i, shaped in enumerate(_shapes(equations)):
         keys = jax.random.split(jax.random.fold_in(key, i))
-        shaped: list[Any] = [variable.aval for variable in equation.invars]
         operands.append(tuple(jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, shaped, strict=True)))
+    return _chained(equations), operands
 
+
+def product_flops(function: Callable, *args: Any) -> float:
+    """Floating-point operations of the products of a function, as often as they are run; nothing is compiled."""
+    equations = products(function, *args)
+    return flops(jax.jit(_chained(equations)).lower(_shapes(equations)))
+
+
+def _shapes(equations: list[core.JaxprEqn]) -> list[tuple[jax.ShapeDtypeStruct, ...]]:
+    shaped: list[list[Any]] = [[variable.aval for variable in equation.invars] for equation in equations]
+    return [tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in pair) for pair in shaped]
+
+
+def _chained(equations: list[core.JaxprEqn]) -> Callable[[Any], Array]:
     def run(operands):
         link = jnp.zeros((), jnp.float32)
         for equation, (left, right) in zip(equations, operands, strict=True):
@@ -65,7 +78,7 @@ def chain(equations: list[core.JaxprEqn], key: Array) -> tuple[Callable[[Any], A
             link = CHAIN * lax.slice(out, (0,) * out.ndim, (1,) * out.ndim).reshape(()).astype(jnp.float32)
         return link
 
-    return run, operands
+    return run
 
 
 def planned_bytes(compiled: jax.stages.Compiled) -> int:
@@ -80,7 +93,6 @@ def planned_bytes(compiled: jax.stages.Compiled) -> int:
     return plan.temp_size_in_bytes + plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
 
 
-def flops(compiled: jax.stages.Compiled) -> float:
-    """Floating-point operations of one run of a compiled program on one device; of loops, one turn."""
-    analysis = compiled.cost_analysis()
-    return float((analysis or {}).get("flops", 0.0))
+def flops(program: jax.stages.Lowered | jax.stages.Compiled) -> float:
+    """Floating-point operations of one run of a program on one device; of loops, one turn."""
+    return float((program.cost_analysis() or {}).get("flops", 0.0))

@@ -50,6 +50,12 @@ def test_the_chain_is_the_same_arithmetic_in_a_row():
     compiled = jax.jit(run).lower(operands).compile()
     wanted = costs.flops(jax.jit(network).lower(a, b).compile())
     assert costs.flops(compiled) == pytest.approx(wanted, rel=0.2)
+    assert costs.product_flops(network, a, b) == pytest.approx(costs.flops(compiled), rel=0.1)
+    twice = costs.product_flops(
+        lambda a, b: jax.lax.scan(lambda a, _: (network(a, b) @ b.T, None), a, None, 2)[0], a, b
+    )
+    once = costs.product_flops(lambda a, b: network(a, b) @ b.T, a, b)
+    assert twice == pytest.approx(2 * once, rel=1e-2)
     first = operands[0][0].at[:].set(jnp.nan)
     assert jnp.isnan(run([(first, operands[0][1]), *operands[1:]]))  # all wait for the first
 
@@ -62,6 +68,8 @@ def test_every_section_measures_something(tiny):
     assert found["sweep"]["compiled"] == 1
     assert found["devices"]["1"]["over_one_gradient"] == 0
     assert set(found["step"]) == {"lagrangian", "semigroup", "eulerian", "meanflow"}
+    for used in (found["forward"], found["step"]["semigroup"], found["solve"]):
+        assert 0 < used["utilisation"] < 2  # noise of a busy machine, on both sides of the ratio
     ratios = [
         found["forward"]["over_bare_products"],
         found["solve"]["over_forwards"],

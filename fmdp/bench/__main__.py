@@ -13,6 +13,8 @@ training step, planned and not run: fixed and for each example, and the batch th
 `forward` and `step` are measured on one device and, under `all_devices`, on all that a run would use: on a CPU, one
 each core (`parallel.divide_cpu`).
 
+`utilisation` is the FLOP/s of a program's convolutions and matrix products over those of one large matrix product.
+
 Each time is the median of rounds in which everything compared is run in turn, so that noise of the machine falls on
 both sides of a ratio. XLA plans memory for the backend it compiles for: figures taken on a CPU are a guide to an
 accelerator, not a promise.

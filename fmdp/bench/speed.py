@@ -33,22 +33,20 @@ def forward(subject: Subject) -> dict[str, Any]:
     """The network against its own products run bare, and against the device's matrix products."""
     field, inputs = subject.field, (subject.images, *subject.times)
     run = jax.jit(field.func).lower(*field.args, *inputs).compile()
-    products, bare = _bare(inputs, field)
-    peak = ceilings(subject)["flops_per_second"]
+    products, flops, bare = _bare(inputs, field)
+    peak, peak_of_all = _peaks(subject)
     runs = {"forward": lambda: run(*field.args, *inputs), "bare": bare}
     devices = jax.device_count()
-    peak_of_all = peak * (1 if jax.default_backend() == "cpu" else devices)  # those of a CPU share its cores
     if devices > 1:
         runs["on all"] = _on_all(subject)
-        _, runs["bare on all"] = _bare(jax.tree.map(lambda x: x[: len(x) // devices], inputs), field, everywhere=True)
+        *_, runs["bare on all"] = _bare(jax.tree.map(lambda x: x[: len(x) // devices], inputs), field, everywhere=True)
     found = seconds(subject.rounds, **runs)
-    gflop = costs.flops(run) / 1e9
     measured: dict[str, Any] = {
         "seconds": found["forward"],
         "products": products,
         "over_bare_products": found["forward"] / found["bare"],
-        "gflop": gflop,
-        "utilisation": gflop * 1e9 / found["forward"] / peak,
+        "gflop": flops / 1e9,
+        "utilisation": flops / found["forward"] / peak,
     }
     if devices > 1:
         measured["all_devices"] = {
@@ -56,20 +54,31 @@ def forward(subject: Subject) -> dict[str, Any]:
             "seconds": found["on all"],
             "over_bare_products": found["on all"] / found["bare on all"],
             "over_bare_products_of_one_device": found["on all"] / found["bare"],
-            "utilisation": gflop * 1e9 / found["on all"] / peak_of_all,
+            "utilisation": flops / found["on all"] / peak_of_all,
         }
     return measured
 
 
-def _bare(inputs: Any, function: Callable, everywhere: bool = False) -> tuple[int, Callable[[], Any]]:
-    """How many products a function of these inputs has, and a run of them alone; `everywhere` by every device."""
+def _peaks(subject: Subject) -> tuple[float, float]:
+    """FLOP/s of matrix products on one device, and on all."""
+    peak = ceilings(subject)["flops_per_second"]
+    return peak, peak * (1 if jax.default_backend() == "cpu" else jax.device_count())  # those of a CPU share its cores
+
+
+def _bare(inputs: Any, function: Callable, everywhere: bool = False) -> tuple[int, float, Callable[[], Any]]:
+    """How many products a function of these inputs has, their FLOPs, and a run of them alone.
+
+    Args:
+      everywhere: by every device.
+    """
     equations = costs.products(function, *inputs)
     bare, operands = costs.chain(equations, jax.random.key(0))
     if everywhere:
         mesh = parallel_modes.make_mesh(tuple(jax.devices()))
         bare = jax.shard_map(bare, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)
         operands = parallel_modes.everywhere(operands)
-    return len(equations), partial(jax.jit(bare).lower(operands).compile(), operands)
+    compiled = jax.jit(bare).lower(operands).compile()
+    return len(equations), costs.flops(compiled), partial(compiled, operands)
 
 
 def _on_all(subject: Subject) -> Callable[[], Any]:
@@ -85,12 +94,13 @@ def step(subject: Subject) -> dict[str, Any]:
     """The training step of every off-diagonal loss against one forward pass, and against its bare products."""
     field, inputs, batch, key = subject.field, (subject.images, *subject.times), subject.batch(), jax.random.key(0)
     runs: dict[str, Callable[[], Any]] = {"forward": partial(jax.jit(field.func), *field.args, *inputs)}
+    flops, (peak, peak_of_all) = {}, _peaks(subject)
     for name in losses.OFF_DIAGONAL:
         config = subject.config.copy_and_resolve_references()
         config.loss.off_diagonal = name
         trained = train.make_train_step(config)
         runs[name] = partial(jax.jit(trained), subject.state, batch, key)
-        _, runs[f"{name} bare"] = _bare((subject.state, batch, key), trained)
+        _, flops[name], runs[f"{name} bare"] = _bare((subject.state, batch, key), trained)
     devices, chosen = jax.device_count(), subject.config.loss.off_diagonal
     if devices > 1:
         runs |= {"on all": subject.run(jax.devices()), "forward on all": _on_all(subject)}
@@ -101,6 +111,7 @@ def step(subject: Subject) -> dict[str, Any]:
             "over_forward": found[name] / found["forward"],
             "over_bare_products": found[name] / found[f"{name} bare"],
             "examples_per_second": subject.size / found[name],
+            "utilisation": flops[name] / found[name] / peak,
         }
         for name in losses.OFF_DIAGONAL
     }
@@ -113,6 +124,7 @@ def step(subject: Subject) -> dict[str, Any]:
             "over_one_device": found["on all"] / found[chosen],
             "over_forward_of_one_device": found["on all"] / found["forward"],
             "over_bare_products_of_one_device": found["on all"] / found[f"{chosen} bare"],
+            "utilisation": flops[chosen] / found["on all"] / peak_of_all,
         }
     return measured
 
@@ -125,10 +137,16 @@ def solve(subject: Subject) -> dict[str, Any]:
         x, jax.random.split(jax.random.key(2), len(x))
     )
     restore = solvers.make("pnp", steps=SOLVER_STEPS)
-    run = jax.jit(jax.vmap(lambda *given: restore(field, *given)))
+    several = jax.vmap(lambda *given: restore(field, *given))
+    run = jax.jit(several)
     once, keys = jax.jit(field.func), jax.random.split(jax.random.key(3), len(x))
     found = seconds(subject.rounds, solve=lambda: run(observed, keys), forward=lambda: once(*field.args, x, *times))
-    return {"steps": SOLVER_STEPS, "over_forwards": found["solve"] / found["forward"] / SOLVER_STEPS}
+    peak, _ = _peaks(subject)
+    return {
+        "steps": SOLVER_STEPS,
+        "over_forwards": found["solve"] / found["forward"] / SOLVER_STEPS,
+        "utilisation": costs.product_flops(several, observed, keys) / found["solve"] / peak,
+    }
 
 
 def sweep(subject: Subject) -> dict[str, Any]:
