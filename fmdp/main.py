@@ -195,6 +195,7 @@ def main(_) -> None:
         if DISTRIBUTED.value != "none":
             raise InputError("--mode=restore runs in one process: leave --distributed out")
         parallel.divide_cpu()
+        parallel.count()  # so that devices that do not start are told as such
         restore_cli.run()
         return
     if CONFIG.value is None:
