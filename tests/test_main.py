@@ -146,9 +146,9 @@ def test_bad_input_ends_in_one_line_and_exit_code_2(tmp_path):
         "unknown protocol": ([digits, work, "--config.inverse.protocol=fmb"], "config.inverse.protocol = 'fmb'"),
         "no tasks": (["--config=configs/gaussian.py:smoke", work, "--mode=inverse"], "config.inverse names no tasks"),
     }
-    (tmp_path / "taken" / "metrics.jsonl").mkdir(parents=True)
-    taken = [digits, "--mode=train", f"--workdir={tmp_path / 'taken'}", "--config.train.steps=1"]
-    cases["folder for a file"] = (taken, f"{tmp_path}/taken/metrics.jsonl: Is a directory: see what is there")
+    (tmp_path / "taken" / "lock").mkdir(parents=True)
+    taken = [digits, f"--workdir={tmp_path / 'taken'}"]
+    cases["folder for a file"] = (taken, f"{tmp_path}/taken/lock: Is a directory: see what is there")
     names = list(cases)
     for at in range(0, len(names), 2):
         started = {name: command(*cases[name][0]) for name in names[at : at + 2]}

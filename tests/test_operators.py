@@ -273,6 +273,7 @@ BAD = [
     ("gaussian_blur", (8, 8, 3), dict(kernel_size=5, std=0.0), "std=0.0 pixels must be positive"),
     ("gaussian_blur", (8, 8, 3), dict(kernel_size=5, std=1.0, boundary="zero"), "boundary='zero': pass 'reflect'"),
     ("motion_blur", (8, 8, 3), dict(kernel=np.zeros((3, 3))), "kernel is all zero"),
+    ("brush_inpainting", (8, 8, 3), dict(mask="1"), "mask='1': pass an array of finite numbers"),
     ("motion_blur", (8, 8, 3), dict(kernel=np.ones((4, 3))), "kernel size 4 has no centre"),
     ("motion_blur", (8, 8, 3), dict(kernel_size=5, intensity=2.0), "intensity=2.0"),
     ("motion_blur", (8, 8, 3), dict(kernel_size=5, key=None), "drawn at random: pass key="),

@@ -106,6 +106,8 @@ def _fault(kind: Any, value: Any) -> str:
         return "" if isinstance(value, str) else "pass a text"
     if value is None:
         return ""
+    if isinstance(value, str | bytes):
+        return "pass an array of finite numbers"
     try:
         finite = bool(np.all(np.abs(np.asarray(value, float)) < LARGEST))
     except (ValueError, TypeError, OverflowError):
