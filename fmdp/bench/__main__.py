@@ -11,7 +11,7 @@ step on 1, 2, 4 and 8 of them, and the bytes that they exchange; --devices=8 sim
 training step, planned and not run: fixed and for each example, and the batch that fits devices of 16, 32 and 80 GB).
 
 `forward` and `step` are measured on one device and, under `all_devices`, on all that a run would use: on a CPU, one
-each core (`parallel.divide_cpu`).
+each core (`parallel.divide_cpu`). Steps on several devices, in `devices` and `input` too, are in the mode configured.
 
 `utilisation` is the FLOP/s of a program's convolutions and matrix products over those of one large matrix product.
 
