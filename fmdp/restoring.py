@@ -21,8 +21,10 @@ from fmdp.canvas import Shape, canvas_shape, corners, crop, on_canvas, pad, tile
 from fmdp.data.pictures import MAX_PIXELS
 from fmdp.errors import InputError
 from fmdp.interpolant import time_of_sigma
+from fmdp.metrics.distortion import psnr
 from fmdp.observation import Observation
 from fmdp.operators import Operator
+from fmdp.operators.jpeg import YCBCR
 from fmdp.parallel import everywhere
 from fmdp.solvers import DivergenceError, check, pnp
 from fmdp.types import AverageField, PRNGKey, SizedField
@@ -33,8 +35,7 @@ LEAST_SIGMA = 1 / 255  # what eight bits leave of no noise
 SHRINKING = ("super_resolution", "decimation")  # by `factor` along each axis
 CUT = 0.05  # of the pixels at black or white, from where on it is told
 LARGEST = 10.0  # of a picture in [-1, 1] with its noise; 0 to 255 is not meant
-LUMA = (0.299, 0.587, 0.114)
-GRAY = "converted to gray: this prior knows no colour"
+MASKING = ("box_inpainting", "random_inpainting", "brush_inpainting")
 AT_ONCE = 8  # draws of one tile
 UNSEEN = ("phase_retrieval",)  # whose measurements are no pictures
 
@@ -166,18 +167,19 @@ def restore(prior: SizedField, picture: ArrayLike, request: Request = Request())
     notes: list[str] = []
     tile = prior.image_shape
     keys = jax.random.split(jax.random.key(request.seed), 3)
+    averaged = np.shape(picture)[2:] == (3,) and tile[2] == 1
     operator, picture = _to_be_restored(picture, request, tile, keys[0], notes)
     shape, clean = operator.image_shape, None if request.degraded else picture
     sigma, denoising = request.sigma or SIGMA, request.operator == "denoising"
     estimated = denoising and request.degraded and request.sigma is None
     if request.degraded:
         measured = jnp.asarray(picture)
-        if operator.name.endswith("inpainting"):
+        if request.operator in MASKING:
             measured = operator(measured)  # what is hidden was not measured, whatever stands there
         if estimated:
             sigma = estimate_noise(picture, notes)
-        elif GRAY in notes:
-            sigma *= math.hypot(*LUMA)  # the noise of the channels is averaged, too
+        elif averaged:
+            sigma *= float(np.linalg.norm(YCBCR[0]))  # the noise of the channels is averaged, too
     else:
         measured = observation.observe(operator, observation.Gaussian(sigma=sigma), jnp.asarray(picture), keys[1]).y
     canvas = canvas_shape(shape, tile)
@@ -209,15 +211,10 @@ def restore(prior: SizedField, picture: ArrayLike, request: Request = Request())
     facts |= {"tiles": len(corners(canvas, tile)), "tile": list(tile), "notes": notes}
     images = np.asarray(crop(images, shape))
     if clean is not None:
-        facts["psnr"] = _psnr(images.mean(1), clean).tolist()
+        facts["psnr"] = psnr(jnp.clip(images.mean(1), -1, 1), jnp.asarray(clean)).tolist()
         if request.draws > 1:
-            facts["psnr_of_draws"] = _psnr(images, clean).tolist()
+            facts["psnr_of_draws"] = psnr(jnp.clip(images, -1, 1), jnp.asarray(clean)).tolist()
     return Restored(images, np.asarray(measured), clean, facts)
-
-
-def _psnr(images: np.ndarray, clean: np.ndarray) -> np.ndarray:
-    """In dB, of images [..., H, W, C] cut off at black and white."""
-    return 10 * np.log10(4 / np.square(np.clip(images, -1, 1) - clean).mean((-3, -2, -1)))
 
 
 def estimate_noise(picture: np.ndarray, notes: list[str] | None = None) -> float:
@@ -285,8 +282,8 @@ def _channels(picture: np.ndarray, wanted: int, request: Request, notes: list[st
     if have == wanted:
         return picture
     if wanted == 1:
-        notes.append(GRAY)
-        return picture @ np.array(LUMA, picture.dtype)[:, None]
+        notes.append("converted to gray: this prior knows no colour")
+        return picture @ YCBCR[0].astype(picture.dtype)[:, None]
     notes.append("gray, restored in colour")
     return np.repeat(picture[..., :1], wanted, -1)
 

@@ -102,6 +102,8 @@ def test_an_operator_of_your_own_measures_pictures_of_its_size():
     assert restored.images[..., 1::2, :, :].mean() == pytest.approx(0, abs=0.1)  # as the prior has it
     again = restore(PRIOR, restored.measured, Request(operator=rows, degraded=True, sigma=0.01, draws=8))
     np.testing.assert_allclose(again.images, restored.images, atol=1e-6)
+    named = operators.from_function(lambda x: x[::2], (12, 9, 1), linear=True, name="my_inpainting")
+    assert restore(PRIOR, x[::2], Request(operator=named, degraded=True, steps=2)).images.shape[2:] == (12, 9, 1)
     for given, changes, message in [
         (picture(8, 8), {}, "even_rows takes images of shape (12, 9, 1), got (8, 8, 1)"),
         (picture(8, 8), dict(degraded=True), "y has shape (8, 8, 1) but even_rows"),
