@@ -16,6 +16,8 @@ test-fast: $(INSTALLED)
 
 test-long: $(INSTALLED)
 	$(BIN)/python -m pytest -q -s -m long
+	seed=$$(date +%s); echo "exploring with --hypothesis-seed=$$seed"; \
+	$(BIN)/python -m pytest -q -m hypothesis --hypothesis-profile=explore --hypothesis-seed=$$seed
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .

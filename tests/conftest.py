@@ -4,10 +4,16 @@ import subprocess
 
 import jax
 import pytest
+from hypothesis import HealthCheck, settings
 
 # The same step is compiled by several tests, in several processes.
 jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+# `make test` draws the same cases on every machine; `make test-long` explores, and prints the seed of what it finds.
+settings.register_profile("fixed", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("explore", settings.get_profile("fixed"), derandomize=False, database=None, print_blob=True)
+settings.load_profile("fixed")
 
 SHARED = pathlib.Path(os.environ.get("FMDP_SHARED", pathlib.Path(__file__).parents[2] / "shared"))
 

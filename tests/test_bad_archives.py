@@ -11,12 +11,13 @@ import zipfile
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fmdp import data
 from fmdp.errors import InputError
 from tests import mutations
+from tests.generated import cases
 from tests.test_bad_data import WHOLE, little_memory, refused, source
 from tests.test_picture_fuzz import at_most, one_line
 
@@ -80,7 +81,7 @@ NPZ = io.BytesIO()
 np.savez_compressed(NPZ, images=np.arange(4 * 36, dtype=np.uint8).reshape(4, 6, 6), labels=np.arange(4) % 2)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@cases(300)
 @given(st.sampled_from([("zip", ZIP.getvalue()), ("npz", NPZ.getvalue())]), st.data())
 def test_damaged_archives_are_refused_or_read(archive, draw):
     suffix, content = archive

@@ -2,19 +2,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fmdp import canvas, operators
 from fmdp.average_field import denoise
 from fmdp.exact import Gaussian
 from fmdp.operators import adjoint
+from tests.generated import cases
 
 KEY = jax.random.key(0)
 sizes = st.integers(1, 40)
 
 
-@settings(max_examples=200, deadline=None)
+@cases(200)
 @given(sizes, sizes, st.integers(1, 16), st.integers(1, 16))
 def test_tiles_cover_the_canvas_and_the_canvas_holds_the_image(height, width, a, b):
     shape = canvas.canvas_shape((height, width, 3), (a, b, 3))

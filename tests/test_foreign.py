@@ -1,12 +1,13 @@
 import io
 import pathlib
 import pickle
+import struct
 import tempfile
 import zipfile
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
@@ -23,6 +24,7 @@ from tests.foreign_files import (
     torch_stream,
     torch_zip,
 )
+from tests.generated import cases
 
 RNG = np.random.default_rng(0)
 ARRAYS = {
@@ -179,11 +181,44 @@ def test_shapes_beyond_the_bytes_are_refused_without_room_being_made(tmp_path):
         read(tmp_path, dump(deep))
 
 
+def at(content, offset, value, central=True):
+    """A zip with one byte of the first member's record changed, in the central directory or before the member."""
+    changed = bytearray(content)
+    place = changed.index(b"PK\x01\x02" if central else b"PK\x03\x04") + offset
+    changed[place] ^= value
+    return bytes(changed)
+
+
+ODD_ZIPS = {
+    "encrypted": (lambda x: at(x, 8, 1), "encrypted"),
+    "strongly encrypted": (lambda x: at(x, 8, 0x41), "encrypt"),
+    "an unknown compression": (lambda x: at(x, 10, 98), "compression"),
+    "bzip2 that is none": (lambda x: at(x, 10, 12), "cannot be read"),
+    "lzma that is none": (lambda x: at(x, 10, 14), "cannot be read"),
+    "a newer version of zip": (lambda x: at(x, 6, 0xF0), "version"),
+    "a wrong checksum": (lambda x: at(x, 16, 0xFF), "CRC"),
+    "another name in front": (lambda x: at(x, 30, 0x20, central=False), "differ"),
+    "an extra field that ends early": (lambda x: at(x, 30, 0x20), "cannot be opened|is not"),
+    "a member beyond the end": (lambda x: at(x, 44, 0x7F), "cannot be read"),
+    "one disk of several": (lambda x: x[:-22] + struct.pack("<4sLQL", b"PK\6\7", 0, 0, 2) + x[-22:], "disks"),
+    "no central directory": (lambda x: x[: x.index(b"PK\x01\x02")], "cannot be opened"),
+}
+
+
+@pytest.mark.parametrize("oddity", ODD_ZIPS)
+def test_odd_zips_are_one_line(oddity, tmp_path):
+    change, message = ODD_ZIPS[oddity]
+    for name, content, said in (("x.pt", torch_zip(ARRAYS), message), ("x.npz", npz(ARRAYS), "cannot be opened|not an npz")):
+        with pytest.raises(InputError, match=said) as refused:
+            read(tmp_path, change(content), name)
+        assert str(refused.value).isprintable()
+
+
 with invented_modules():  # not to be met by the imports of other tests
     WHOLE = {name: make(ARRAYS) for name, make in FILES.items()}
 
 
-@settings(max_examples=400, deadline=None)
+@cases(400)
 @given(st.sampled_from(sorted(WHOLE)), st.data())
 def test_damaged_files_are_refused_or_read_but_never_crash(name, data):
     content = bytearray(WHOLE[name])

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from configs import digits
@@ -18,17 +18,11 @@ from fmdp import canvas, config, interpolant, main, networks, operators, restore
 from fmdp.average_field import lookahead_time
 from fmdp.errors import InputError
 from fmdp.restoring import Request
+from tests.generated import cases
 
 KEYS = jax.random.split(jax.random.key(0), 4)
 CASES = dict(operators=250, parameters=500, times=400, shapes=400, networks=150, configs=700, commands=500)
 """Generated cases by what they are of; `test_there_are_as_many_cases_as_promised` adds them up."""
-
-
-def cases(of):
-    """The settings of a test with so many cases, the same on every machine."""
-    return settings(
-        max_examples=CASES[of], deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
-    )
 
 
 def test_there_are_as_many_cases_as_promised():
@@ -65,7 +59,7 @@ def test_every_operator_is_among_them():
     assert FITTING.keys() == operators.OPERATORS.keys()
 
 
-@cases("operators")
+@cases(CASES["operators"])
 @given(st.sampled_from(sorted(FITTING)), SHAPES, st.sampled_from(range(4)), st.integers(0, 2**31), st.data())
 def test_operators_are_linear_have_adjoints_and_the_shapes_they_say(name, shape, key, seed, draw):
     parameters = draw.draw(st.fixed_dictionaries(FITTING[name]))
@@ -95,7 +89,7 @@ ANYTHING = st.one_of(
 )  # fmt: skip
 
 
-@cases("parameters")
+@cases(CASES["parameters"])
 @given(st.sampled_from(sorted(operators.OPERATORS)), SHAPES, st.booleans(), st.data())
 def test_any_parameters_make_an_operator_or_one_line(name, shape, keyed, draw):
     known = list(inspect.signature(operators.OPERATORS[name]).parameters)[2:]
@@ -116,7 +110,7 @@ def test_any_parameters_make_an_operator_or_one_line(name, shape, keyed, draw):
         assert one_line(error)  # noqa: PT017
 
 
-@cases("times")
+@cases(CASES["times"])
 @given(st.floats(0, 1e6), st.floats(0, 1e6), UNIT, UNIT, st.integers(0, 2**31))
 def test_times_go_back_and_forth_and_stay_in_order(sigma, other, s, r, seed):
     low, high = sorted((sigma, other))
@@ -142,7 +136,7 @@ def test_times_go_back_and_forth_and_stay_in_order(sigma, other, s, r, seed):
 SIDE = st.integers(1, 40)
 
 
-@cases("shapes")
+@cases(CASES["shapes"])
 @given(SIDE, SIDE, st.integers(1, 16), st.integers(1, 16), st.sampled_from([1, 3]), st.integers(0, 2**31))
 def test_tiles_cover_every_pixel_and_a_crop_undoes_a_pad(height, width, a, b, channels, seed):
     image, tile = (height, width, channels), (a, b, channels)
@@ -165,7 +159,7 @@ def test_tiles_cover_every_pixel_and_a_crop_undoes_a_pad(height, width, a, b, ch
     assert jax.eval_shape(lambda x: canvas.crop(x, image), padded).shape == image
 
 
-@cases("networks")
+@cases(CASES["networks"])
 @given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 3), st.sampled_from([1, 3]))
 def test_networks_give_the_shape_they_are_given_or_refuse_it(height, width, levels, channels):
     options = dict(channels=4, multipliers=(1,) * levels, blocks=0, attention=(), resolution=8)
@@ -190,7 +184,7 @@ def leaves(tree, prefix=""):
 KEYS_OF_CONFIG = [key for key, _ in leaves(digits.get_config().to_dict())]
 
 
-@cases("configs")
+@cases(CASES["configs"])
 @given(st.sampled_from(KEYS_OF_CONFIG), st.one_of(ANYTHING, st.tuples(ANYTHING), st.floats(-2, 2), st.integers(-1, 9)))
 def test_any_value_of_any_key_is_accepted_or_refused_by_name(key, value):
     c = digits.get_config()
@@ -241,7 +235,7 @@ def flag_values():
     return st.tuples(st.sampled_from(names), values).map(lambda pair: f"--{pair[0]}={pair[1]}")
 
 
-@cases("commands")
+@cases(CASES["commands"])
 @given(st.lists(flag_values(), max_size=4), st.booleans())
 def test_any_command_line_is_accepted_or_one_line_and_exit_code_2(given_, configured):
     arguments = ["fmdp", *["--config=configs/digits.py"] * configured, *given_]

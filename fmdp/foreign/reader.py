@@ -4,7 +4,7 @@ import io
 import os
 import pathlib
 import struct
-import zipfile
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from fmdp.foreign.tensors import DTYPES, named_arrays
 MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of what torch.save wrote before it wrote zips
 FAULTS = (
     ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, EOFError, RecursionError, MemoryError,
-    struct.error, zipfile.BadZipFile, NotImplementedError, SafetensorError,
+    struct.error, NotImplementedError, SafetensorError,
 )  # fmt: skip
 
 
@@ -57,17 +57,17 @@ def _arrays(content: bytes) -> dict[str, np.ndarray]:
 
 
 def _zip(content: bytes) -> dict[str, np.ndarray]:
-    with zipfile.ZipFile(io.BytesIO(content)) as file:
-        members = {member.filename: member for member in file.infolist()}
-        zips.check(list(members.values()))
+    with zips.open_zip(io.BytesIO(content)) as file:
+        members = file.namelist()
+        read = partial(zips.read_member, file)
         pickled = [name for name in members if name.endswith("/data.pkl") or name == "data.pkl"]
         if not pickled:
             return zips.load_npz(io.BytesIO(content))
         root = pickled[0].removesuffix("data.pkl")
-        if f"{root}byteorder" in members and file.read(f"{root}byteorder") == b"big":
+        if f"{root}byteorder" in members and read(f"{root}byteorder") == b"big":
             raise InputError("it was saved on a big-endian machine, which is not read")
-        tree = inert.read(io.BytesIO(file.read(pickled[0])), [])
-        return named_arrays(tree, lambda key: file.read(f"{root}data/{key}"), _typed)
+        tree = inert.read(io.BytesIO(read(pickled[0])), [])
+        return named_arrays(tree, lambda key: read(f"{root}data/{key}"), _typed)
 
 
 def _pickle(content: bytes) -> dict[str, np.ndarray]:

@@ -25,6 +25,32 @@ def check(members: list[zipfile.ZipInfo]) -> None:
         raise InputError(f"a zip that unpacks to more than {LARGEST} times its size")
 
 
+def open_zip(file: pathlib.Path | io.BytesIO) -> zipfile.ZipFile:
+    """A zip whose members are in proportion.
+
+    Raises:
+      InputError: it cannot be opened, or is out of proportion.
+    """
+    try:
+        archive = zipfile.ZipFile(file)
+    except Exception as error:  # zipfile raises many kinds for a damaged file
+        raise InputError(f"a zip that cannot be opened ({reason(error)})") from error
+    check(archive.infolist())
+    return archive
+
+
+def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """What one member of a zip unpacks to.
+
+    Raises:
+      InputError: it is missing, damaged, encrypted, or packed in a way that is not read.
+    """
+    try:
+        return archive.read(name)
+    except Exception as error:  # zipfile and the decompressors raise many kinds, RuntimeError for what is encrypted
+        raise InputError(f"a zip whose member {name[:100]!r} cannot be read ({reason(error)})") from error
+
+
 def load_npz(
     file: pathlib.Path | io.BytesIO, wanted: Callable[[str], bool] = lambda name: True
 ) -> dict[str, np.ndarray]:
