@@ -15,7 +15,7 @@ Expected scores: not measured.
 configs/afhq.py:smoke is the same at 32 pixels with a tiny network and two steps, for tests; its scores mean nothing.
 """
 
-from fmdp import presets
+from fmdp.config import presets
 from fmdp.errors import InputError
 
 

@@ -17,7 +17,7 @@ Expected scores: not measured. The paper's, on 500 faces at noise levels .1 / .3
 configs/celeba.py:smoke is the same at 32 pixels with a tiny network and two steps, for tests; its scores mean nothing.
 """
 
-from fmdp import presets
+from fmdp.config import presets
 from fmdp.errors import InputError
 
 

@@ -16,7 +16,7 @@ configs/cifar10.py:small is a network of two million parameters, by which fmdp.b
 configs/cifar10.py:smoke is the same at 32 pixels with a tiny network and two steps, for tests; its scores mean nothing.
 """
 
-from fmdp import presets
+from fmdp.config import presets
 from fmdp.errors import InputError
 
 

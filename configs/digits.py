@@ -8,12 +8,12 @@ variance ratio at t = 1 1.00 / .97 / .95 (from run to run within .02), MMD^2 at 
 configs/digits.py:smoke is the same in seconds, for tests; its scores mean nothing.
 """
 
-from fmdp.config import default
+from fmdp.config.defaults import default_config
 from fmdp.errors import InputError
 
 
 def get_config(variant: str = ""):
-    config = default()
+    config = default_config()
     config.name = "digits"
     config.data.source = "digits"
     config.network.name = "mlp"

@@ -9,14 +9,14 @@ t = s and 2.5 / 3.5 / 4.4 % at t = 1. P*^2 in [.0061, .0103], [.0259, .0347], [.
 at t = 1 at most 7.9 / 6.2 / 3.4 % more than the optimum.
 """
 
-from fmdp.config import default
+from fmdp.config.defaults import default_config
 from fmdp.errors import InputError
 
 
 def get_config(variant: str = ""):
     if variant not in ("", "smoke"):
         raise InputError(f"configs/digits_model.py knows no variant {variant!r}: leave it out, or use smoke")
-    config = default()
+    config = default_config()
     config.name = "digits_model"
     config.data.source = "digits_model"
     config.data.samples = 1_500_000  # as many as training sees, so that hardly any is seen twice

@@ -12,7 +12,7 @@ t = 1, variance ratio at t = 1 .99 / 1.00 / 1.00. fmdp.load("fashion_mnist") is 
 configs/fashion_mnist.py:smoke is the same with a tiny network and a few steps, for tests; its scores mean nothing.
 """
 
-from fmdp.config import default
+from fmdp.config.defaults import default_config
 from fmdp.errors import InputError
 
 TASKS = {
@@ -30,7 +30,7 @@ TASKS = {
 def get_config(variant: str = ""):
     if variant not in ("", "smoke"):
         raise InputError(f"configs/fashion_mnist.py knows no variant {variant!r}: leave it out, or use smoke")
-    config = default()
+    config = default_config()
     config.name = "fashion_mnist"
     config.data.update(source="idx", path="data/fashion_mnist", test_images=1000)
     config.data.origin = "get the four IDX files from github.com/zalandoresearch/fashion-mnist"

@@ -10,14 +10,14 @@ Expected scores: learned MSE within .2 % of the closed form at every t, and W2 w
 minimum-error estimate; 1 % with :isotropic), noise levels .3 / .5 / .7.
 """
 
-from fmdp.config import default
+from fmdp.config.defaults import default_config
 from fmdp.errors import InputError
 
 
 def get_config(variant: str = "power_law"):
     if variant not in ("power_law", "isotropic", "smoke"):
         raise InputError(f"configs/gaussian.py knows no variant {variant!r}: use power_law, isotropic or smoke")
-    config = default()
+    config = default_config()
     config.name = "gaussian" if variant == "power_law" else f"gaussian_{variant}"
     config.data.source = "gaussian"
     config.data.samples = 1_000_000  # seen three times each

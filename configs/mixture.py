@@ -8,14 +8,14 @@ frontier .5 to 4.2 % in the middle of the curve. Exact MMSE per coordinate .606 
 noise levels .7 / .5 / .3.
 """
 
-from fmdp.config import default
+from fmdp.config.defaults import default_config
 from fmdp.errors import InputError
 
 
 def get_config(variant: str = ""):
     if variant not in ("", "smoke"):
         raise InputError(f"configs/mixture.py knows no variant {variant!r}: leave it out, or use smoke")
-    config = default()
+    config = default_config()
     config.name = "mixture"
     config.data.source = "mixture"
     config.network = {"name": "mlp", "width": 128, "blocks": 3}

@@ -17,22 +17,22 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fmdp import frontier as frontier
     from fmdp import operators as operators
-    from fmdp.average_field import denoise as denoise
-    from fmdp.pretrained import Prior as Prior
-    from fmdp.pretrained import load as load
-    from fmdp.restoring import Request as Request
-    from fmdp.restoring import restore as restore
+    from fmdp.exact import frontier as frontier
+    from fmdp.flow.average_field import denoise as denoise
+    from fmdp.pretrained.prior import Prior as Prior
+    from fmdp.pretrained.prior import load as load
+    from fmdp.restoration.restore import Request as Request
+    from fmdp.restoration.restore import restore as restore
 
 _HOMES = {
-    "Prior": "pretrained",
-    "Request": "restoring",
-    "denoise": "average_field",
-    "frontier": "",
-    "load": "pretrained",
+    "Prior": "pretrained.prior",
+    "Request": "restoration.restore",
+    "denoise": "flow.average_field",
+    "frontier": "exact",
+    "load": "pretrained.prior",
     "operators": "",
-    "restore": "restoring",
+    "restore": "restoration.restore",
 }
 
 __all__ = sorted(_HOMES)
@@ -44,9 +44,10 @@ def __getattr__(name: str) -> Any:
         return importlib.metadata.version("fmdp")
     if name not in _HOMES:
         raise AttributeError(f"module 'fmdp' has no attribute {name!r}: it has {', '.join(_HOMES)}")
-    if not _HOMES[name]:
-        return importlib.import_module(f"fmdp.{name}")
-    return getattr(importlib.import_module(f"fmdp.{_HOMES[name]}"), name)
+    home = f"fmdp.{_HOMES[name]}".rstrip(".")
+    if name in ("frontier", "operators"):
+        return importlib.import_module(f"{home}.{name}")
+    return getattr(importlib.import_module(home), name)
 
 
 def __dir__() -> list[str]:

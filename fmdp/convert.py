@@ -10,11 +10,11 @@ import sys
 
 import jax
 
-from fmdp import pretrained
 from fmdp.errors import InputError
+from fmdp.pretrained import prior as prior_files
 
 
-def convert(source: pathlib.Path, out: pathlib.Path, half: bool = False) -> pretrained.Prior:
+def convert(source: pathlib.Path, out: pathlib.Path, half: bool = False) -> prior_files.Prior:
     """The field of `source`, written to the new folder `out`; with `half` in bfloat16.
 
     Raises:
@@ -22,8 +22,8 @@ def convert(source: pathlib.Path, out: pathlib.Path, half: bool = False) -> pret
     """
     if out.exists():
         raise InputError(f"{out} exists: name a folder that does not, or remove it")
-    prior = pretrained.load(source)
-    pretrained.save(out, prior, half)
+    prior = prior_files.load(source)
+    prior_files.save(out, prior, half)
     return prior
 
 

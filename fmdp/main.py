@@ -13,56 +13,50 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from fmdp import (
-    cluster,
-    data,
-    inverse,
-    inverse_report,
-    logs,
-    moving_picture,
-    parallel,
-    protocols,
-    provenance,
-    report,
-    report_page,
-    restore_cli,
-    train,
-    truth,
-    truth_report,
-    views,
-)
-from fmdp import config as configuration
+from fmdp import data
+from fmdp.cli import provenance
+from fmdp.cli import restore as restore_command
+from fmdp.config import tasks as task_lists
+from fmdp.config.defaults import check, plain, validate
 from fmdp.errors import InputError, printable, reason
-from fmdp.evaluate import Sweep, calibrate, evaluate
+from fmdp.evaluation import known_target, network_metrics, solver_comparison
+from fmdp.evaluation.denoising import Sweep, calibrate, evaluate
 from fmdp.exact import Gaussian
-from fmdp.files import held, is_full, open_workdir, read_json, write_json
-from fmdp.metrics import learned
+from fmdp.io.files import held, is_full, open_workdir, read_json, write_json
+from fmdp.parallel import cluster, mesh
+from fmdp.reporting import animation, curves, html_page, panels
+from fmdp.reporting import known_target as known_target_figures
+from fmdp.reporting import solvers as solver_figures
+from fmdp.training import loop, scalar_log
 from fmdp.types import PRNGKey
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The configuration of the run, a file in configs/.")
 DISTRIBUTED = flags.DEFINE_enum(
-    "distributed", "none", ["none", "auto"], "Be one of several processes: auto finds the others, see fmdp/cluster.py."
+    "distributed",
+    "none",
+    ["none", "auto"],
+    "Be one of several processes: auto finds the others.",
 )
 TIMEOUT = flags.DEFINE_integer("distributed_timeout", 300, "Seconds to wait for all processes.", 1, 86_400)
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept; runs/<config name> unless given.")
 LEAST_SECONDS = "jax_persistent_cache_min_compile_time_secs"
 MODES = ["train_and_evaluate", "train", "evaluate", "inverse", "restore"]
-flags.adopt_module_key_flags(restore_cli)  # so that --help shows them
+flags.adopt_module_key_flags(restore_command)  # so that --help shows them
 MODE = flags.DEFINE_enum("mode", "train_and_evaluate", MODES, "What to do.")
 
 
 def run(config: ConfigDict, workdir: pathlib.Path, mode: str) -> None:
     """Train and measure what the configuration describes, and leave the results in the workdir."""
-    began, compiled = time.monotonic(), logs.compiling()
+    began, compiled = time.monotonic(), scalar_log.compiling()
     split = data.load(config.data)
     if mode == "evaluate":
-        state, progress = train.restore(config, split.train.shape[1:], workdir)
+        state, progress = loop.restore(config, split.train.shape[1:], workdir)
         data.pin(split, workdir / "split.json")
     else:
         with held(workdir):
             data.pin(split, workdir / "split.json")
-            write_json(workdir / "config.json", configuration.plain(config))
-            state, progress = train.train(config, split.train, workdir)
+            write_json(workdir / "config.json", plain(config))
+            state, progress = loop.train(config, split.train, workdir)
     summary = {
         "config": config.name,
         "backend": jax.default_backend(),
@@ -79,26 +73,26 @@ def run(config: ConfigDict, workdir: pathlib.Path, mode: str) -> None:
         started = time.monotonic()
         # Training split the run's key in two, which are its streams 0 and 1.
         keys = [jax.random.fold_in(jax.random.key(config.seed), stream) for stream in (2, 3)]
-        field = train.make_field(train.make_network(config), parallel.replicate(state.ema))
+        field = loop.make_field(loop.make_network(config), mesh.replicate(state.ema))
         evaluation, sweeps = evaluate(field, split, config.evaluate, keys[0])
-        report.write_curves(workdir / "dp_curve.csv", evaluation["denoise"])
-        report.draw_plane(workdir / "dp_plane.png", evaluation)
+        curves.write_curves(workdir / "dp_curve.csv", evaluation["denoise"])
+        curves.draw_plane(workdir / "dp_plane.png", evaluation)
         if split.test.shape[-1] in (1, 3):  # points of the plane are not pictures
-            report.draw_denoising(workdir / "denoise.png", split.test, sweeps, config.evaluate.figure_images)
+            curves.draw_denoising(workdir / "denoise.png", split.test, sweeps, config.evaluate.figure_images)
         calibration, trials = calibrate(field, split.test, sweeps, config.evaluate)
         write_json(workdir / "calibration.json", calibration.to_dict())
         summary |= evaluation | {"calibration": trials, "made": provenance.made(config)}
         if split.target is not None:
             summary |= known(split.target, split, sweeps, workdir, config, keys[1])
         summary["seconds"] = {"train": progress["seconds"], "evaluate": time.monotonic() - started}
-        summary["seconds"] |= {"compile": logs.compiling() - compiled, "total": time.monotonic() - began}
+        summary["seconds"] |= {"compile": scalar_log.compiling() - compiled, "total": time.monotonic() - began}
     before = previous(workdir)
     same = before.get("train") == progress  # the same network: what else is known of it stays
     if same:
         summary = before | summary
     write_json(workdir / "summary.json", summary)
     if mode != "train":
-        pictures = views.denoising_pictures(split.test, sweeps, config.evaluate.figure_images)
+        pictures = panels.denoising_pictures(split.test, sweeps, config.evaluate.figure_images)
         show(workdir, summary, pictures, "inverse" if same else None)
     print(f"results in {workdir}", flush=True)
 
@@ -107,41 +101,41 @@ def compare(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Compare the solvers of inverse problems on the trained field; the results join the others in summary.json."""
     began = time.monotonic()
     split = data.load(config.data)
-    tasks = protocols.tasks(config.inverse.protocol, split.test.shape[1:])
+    tasks = task_lists.tasks(config.inverse.protocol, split.test.shape[1:])
     tasks |= {name: task.to_dict() for name, task in config.inverse.tasks.items()}
     if not tasks:
         raise InputError(
             "config.inverse names no tasks: set config.inverse.protocol, or tasks as configs/digits.py does"
         )
-    state, progress = train.restore(config, split.train.shape[1:], workdir)
-    field = train.make_field(train.make_network(config), parallel.replicate(state.ema))
+    state, progress = loop.restore(config, split.train.shape[1:], workdir)
+    field = loop.make_field(loop.make_network(config), mesh.replicate(state.ema))
     key = jax.random.fold_in(jax.random.key(config.seed), 4)
-    networks = learned.load(split, config.evaluate)
-    table, pictures = inverse.compare(field, split, tasks, config.inverse, key, networks)
+    networks = network_metrics.load(split, config.evaluate)
+    table, pictures = solver_comparison.compare(field, split, tasks, config.inverse, key, networks)
     rows = table["inverse"]
-    inverse_report.write_table(workdir / "inverse.csv", rows)
-    inverse_report.draw_planes(workdir / "inverse_plane.png", table, config.inverse.images, config.inverse.seeds)
-    inverse_report.draw_strips(workdir / "inverse_strips.png", pictures)
-    inverse_report.draw_iterates(workdir / "inverse_iterates.png", pictures)
+    solver_figures.write_table(workdir / "inverse.csv", rows)
+    solver_figures.draw_planes(workdir / "inverse_plane.png", table, config.inverse.images, config.inverse.seeds)
+    solver_figures.draw_strips(workdir / "inverse_strips.png", pictures)
+    solver_figures.draw_iterates(workdir / "inverse_iterates.png", pictures)
     before = previous(workdir)
     same = before.get("train") == progress
     summary = before if same else {"config": config.name, "train": progress}
     seconds = summary.get("seconds", {}) | {"inverse": time.monotonic() - began}
     summary |= table | {"seconds": seconds, "inverse_made": provenance.made(config)}
     write_json(workdir / "summary.json", summary)
-    show(workdir, summary, views.inverse_pictures(pictures), "denoise" if same else None)
+    show(workdir, summary, panels.inverse_pictures(pictures), "denoise" if same else None)
     print(f"results in {workdir}", flush=True)
 
 
-def show(workdir: pathlib.Path, summary: dict[str, Any], pictures: views.Pictures, other: str | None) -> None:
+def show(workdir: pathlib.Path, summary: dict[str, Any], pictures: panels.Pictures, other: str | None) -> None:
     """Leave the page and the moving picture of a run; the pictures of an `other` group stay as they were."""
     if other:
-        pictures = views.load(workdir / "pictures.npz", other) | pictures
-    views.save(workdir / "pictures.npz", pictures)
-    report_page.write(workdir / "report.html", summary, pictures)
-    levels = [view for view in views.views(summary, pictures) if view.group == "Denoising"]
+        pictures = panels.load(workdir / "pictures.npz", other) | pictures
+    panels.save(workdir / "pictures.npz", pictures)
+    html_page.write(workdir / "report.html", summary, pictures)
+    levels = [view for view in panels.views(summary, pictures) if view.group == "Denoising"]
     if levels:
-        moving_picture.write(workdir / "knob.gif", levels[-1])
+        animation.write(workdir / "knob.gif", levels[-1])
     print(f"open {workdir / 'report.html'} in a browser and move the slider", flush=True)
 
 
@@ -152,7 +146,7 @@ def previous(workdir: pathlib.Path) -> dict[str, Any]:
         return {}
     try:
         summary = read_json(path)
-        report_page.page(summary, {})
+        html_page.page(summary, {})
     except Exception as error:  # whatever a page of anything raises
         logging.warning("%s is left out, it is not what a run leaves: %s", path, reason(error))
         return {}
@@ -160,7 +154,7 @@ def previous(workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def known(
-    target: truth.Target,
+    target: known_target.Target,
     split: data.Split,
     sweeps: list[Sweep],
     workdir: pathlib.Path,
@@ -168,20 +162,20 @@ def known(
     key: PRNGKey,
 ) -> dict[str, Any]:
     """What is known besides where the images come from a known distribution: the truth, and its pictures."""
-    levels = truth.compare(target, split.test, sweeps, key)
-    truth_report.draw_truth(workdir / "truth.png", levels, len(split.test))
+    levels = known_target.compare(target, split.test, sweeps, key)
+    known_target_figures.draw_truth(workdir / "truth.png", levels, len(split.test))
     if config.data.source == "mixture":
-        truth_report.draw_points(workdir / "points.png", split.test, sweeps[len(sweeps) // 2])
+        known_target_figures.draw_points(workdir / "points.png", split.test, sweeps[len(sweeps) // 2])
     if isinstance(target, Gaussian):
-        settled = truth.plug_and_play(target, 0.5, key)
-        truth_report.draw_plug_and_play(workdir / "plug_and_play.png", settled)
+        settled = known_target.plug_and_play(target, 0.5, key)
+        known_target_figures.draw_plug_and_play(workdir / "plug_and_play.png", settled)
         return {"truth": levels, "plug_and_play": settled}
     if config.data.source != "digits_model":
         return {"truth": levels}
     real, _ = data.digits()
-    planar = truth.two_components(real, config.data.components, config.evaluate.noise_levels, key)
-    truth_report.draw_samples(workdir / "samples.png", real, split.test)
-    truth_report.draw_two_components(workdir / "two_components.png", planar)
+    planar = known_target.two_components(real, config.data.components, config.evaluate.noise_levels, key)
+    known_target_figures.draw_samples(workdir / "samples.png", real, split.test)
+    known_target_figures.draw_two_components(workdir / "two_components.png", planar)
     return {"truth": levels, "two_components": planar}
 
 
@@ -194,18 +188,18 @@ def main(_) -> None:
     if MODE.value == "restore":
         if DISTRIBUTED.value != "none":
             raise InputError("--mode=restore runs in one process: leave --distributed out")
-        parallel.divide_cpu()
-        parallel.count()  # so that devices that do not start are told as such
-        restore_cli.run()
+        mesh.divide_cpu()
+        mesh.count()  # so that devices that do not start are told as such
+        restore_command.run()
         return
     if CONFIG.value is None:
         raise InputError("--config is missing: name a file in configs/, such as --config=configs/digits.py")
     if DISTRIBUTED.value == "auto":
         cluster.join(TIMEOUT.value)
     else:
-        configuration.check(CONFIG.value)
-        parallel.divide_cpu(CONFIG.value.parallel.cpu_devices, partial(train.fits, CONFIG.value))
-    configuration.validate(CONFIG.value, parallel.count())
+        check(CONFIG.value)
+        mesh.divide_cpu(CONFIG.value.parallel.cpu_devices, partial(loop.fits, CONFIG.value))
+    validate(CONFIG.value, mesh.count())
     workdir = open_workdir(WORKDIR.value or f"runs/{CONFIG.value.name}")
     if MODE.value == "inverse":
         compare(CONFIG.value, workdir)
@@ -215,7 +209,7 @@ def main(_) -> None:
 
 def strangers(mode: str) -> list[str]:
     """The flags given that are not for this mode, or for fmdp.bench."""
-    restoring = [flag.name for flag in flags.FLAGS.flags_by_module_dict()[restore_cli.__name__]]
+    restoring = [flag.name for flag in flags.FLAGS.flags_by_module_dict()[restore_command.__name__]]
     foreign = {"restore": ["config", "workdir"], "bench": ["workdir", "mode", "distributed", *restoring]}
     return [name for name in foreign.get(mode, restoring) if flags.FLAGS[name].present]
 

@@ -6,9 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from fmdp.bench import programs, speed
-from fmdp.bench.subject import Subject as Subject
-from fmdp.bench.subject import image_shape
-from fmdp.bench.subject import seconds as seconds
+from fmdp.bench.workload import Subject, image_shape
 from fmdp.errors import InputError
 
 SECTIONS: Mapping[str, Callable[[Subject], dict[str, Any]]] = {

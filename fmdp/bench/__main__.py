@@ -27,18 +27,20 @@ from functools import partial
 import jax
 from absl import flags
 
-from fmdp import bench, parallel, train
-from fmdp import config as configuration
+from fmdp import bench
+from fmdp.config.defaults import MOST_DEVICES, check, validate
 from fmdp.errors import InputError
-from fmdp.files import named, write_json
+from fmdp.io.files import named, write_json
 from fmdp.main import CONFIG, cli, strangers
+from fmdp.parallel import mesh
+from fmdp.training import loop
 
 ONLY = flags.DEFINE_list("only", [], "The sections to measure; all of them unless given.")
 BATCH = flags.DEFINE_integer(
     "batch", None, "Images at a time; those of config.train.batch_size unless given.", lower_bound=1
 )
 ROUNDS = flags.DEFINE_integer("rounds", 15, "How often each time is taken.", lower_bound=1)
-DEVICES = flags.DEFINE_integer("devices", None, "Devices to simulate on a CPU.", 1, configuration.MOST_DEVICES)
+DEVICES = flags.DEFINE_integer("devices", None, "Devices to simulate on a CPU.", 1, MOST_DEVICES)
 OUT = flags.DEFINE_string("out", None, "A JSON file for what was measured, which is printed too.")
 
 
@@ -52,11 +54,11 @@ def main(_) -> None:
     if CONFIG.value is None:
         raise InputError("--config is missing: name a file in configs/, such as --config=configs/celeba.py")
     config = CONFIG.value
-    configuration.check(config)
+    check(config)
     if BATCH.value:
         config.train.batch_size = BATCH.value
-    parallel.divide_cpu(DEVICES.value or config.parallel.cpu_devices, partial(train.fits, config))
-    configuration.validate(config, parallel.count())
+    mesh.divide_cpu(DEVICES.value or config.parallel.cpu_devices, partial(loop.fits, config))
+    validate(config, mesh.count())
     measured = {
         "config": config.name,
         "network": config.network.to_dict(),

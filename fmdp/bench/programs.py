@@ -9,8 +9,9 @@ from typing import Any
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
-from fmdp import costs, hlo, train
-from fmdp.bench.subject import Subject, seconds
+from fmdp.bench import collectives, flops
+from fmdp.bench.workload import Subject, seconds
+from fmdp.training import loop
 
 PLANNED = (4, 8)  # batches from whose memory that of one example is told
 DEVICES_GB = (16, 32, 80)
@@ -20,7 +21,7 @@ CACHE = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_sec
 
 def compiling(subject: Subject) -> dict[str, Any]:
     """Seconds until the training step is compiled, without a persistent cache and from a warm one."""
-    lowered = partial(jax.jit(train.make_train_step(subject.config)).lower, subject.state, subject.batch())
+    lowered = partial(jax.jit(loop.make_train_step(subject.config)).lower, subject.state, subject.batch())
 
     def timed():
         jax.clear_caches()
@@ -64,8 +65,8 @@ def memory(subject: Subject) -> dict[str, Any]:
 
 def _planned(subject: Subject) -> int:
     state, batch, key = jax.eval_shape(lambda: (subject.init(), subject.batch(), jax.random.key(0)))
-    run = jax.jit(train.make_train_step(subject.config), donate_argnums=0)
-    return costs.planned_bytes(run.lower(state, batch, key).compile())
+    run = jax.jit(loop.make_train_step(subject.config), donate_argnums=0)
+    return flops.planned_bytes(run.lower(state, batch, key).compile())
 
 
 def scaling(subject: Subject) -> dict[str, Any]:
@@ -78,7 +79,7 @@ def scaling(subject: Subject) -> dict[str, Any]:
         devices = jax.devices()[:count]
         step, state, batch = subject.compile(devices)
         program = step.lower(state, batch, jax.random.key(0)).compile()  # type: ignore[attr-defined]
-        exchanged = hlo.collective_bytes(program.as_text())
+        exchanged = collectives.collective_bytes(program.as_text())
         taken = seconds(subject.rounds, step=subject.run(devices))["step"]
         found[str(count)] = {
             "examples_per_second_per_device": subject.size / taken / count,

@@ -10,10 +10,15 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from fmdp import costs, data, evaluate, losses, observation, operators, solvers, train
-from fmdp import parallel as parallel_modes
-from fmdp.bench.subject import Subject, seconds
+from fmdp import data, operators, solvers
+from fmdp.bench.flops import chain, flops, product_flops, products
+from fmdp.bench.workload import Subject, seconds
 from fmdp.errors import InputError
+from fmdp.evaluation import denoising
+from fmdp.flow import losses
+from fmdp.operators.noise import GaussianNoise, observe
+from fmdp.parallel import mesh as parallel_modes
+from fmdp.training import loop
 
 SOLVER_STEPS = 10
 LOOKAHEADS = 15
@@ -71,14 +76,14 @@ def _bare(inputs: Any, function: Callable, everywhere: bool = False) -> tuple[in
     Args:
       everywhere: by every device.
     """
-    equations = costs.products(function, *inputs)
-    bare, operands = costs.chain(equations, jax.random.key(0))
+    equations = products(function, *inputs)
+    bare, operands = chain(equations, jax.random.key(0))
     if everywhere:
         mesh = parallel_modes.make_mesh(tuple(jax.devices()))
         bare = jax.shard_map(bare, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)
         operands = parallel_modes.everywhere(operands)
     compiled = jax.jit(bare).lower(operands).compile()
-    return len(equations), costs.flops(compiled), partial(compiled, operands)
+    return len(equations), flops(compiled), partial(compiled, operands)
 
 
 def _on_all(subject: Subject) -> Callable[[], Any]:
@@ -98,7 +103,7 @@ def step(subject: Subject) -> dict[str, Any]:
     for name in losses.OFF_DIAGONAL:
         config = subject.config.copy_and_resolve_references()
         config.loss.off_diagonal = name
-        trained = train.make_train_step(config)
+        trained = loop.make_train_step(config)
         runs[name] = partial(jax.jit(trained), subject.state, batch, key)
         _, flops[name], runs[f"{name} bare"] = _bare((subject.state, batch, key), trained)
     devices, chosen = jax.device_count(), subject.config.loss.off_diagonal
@@ -133,7 +138,7 @@ def solve(subject: Subject) -> dict[str, Any]:
     """Plug-and-play of SOLVER_STEPS on a batch against as many forward passes."""
     field, x, times = subject.field, subject.images, subject.times
     operator = operators.make("random_inpainting", x.shape[1:], jax.random.key(1), ratio=0.5)
-    observed = jax.vmap(lambda x, key: observation.observe(operator, observation.Gaussian(sigma=0.05), x, key))(
+    observed = jax.vmap(lambda x, key: observe(operator, GaussianNoise(sigma=0.05), x, key))(
         x, jax.random.split(jax.random.key(2), len(x))
     )
     restore = solvers.make("pnp", steps=SOLVER_STEPS)
@@ -145,7 +150,7 @@ def solve(subject: Subject) -> dict[str, Any]:
     return {
         "steps": SOLVER_STEPS,
         "over_forwards": found["solve"] / found["forward"] / SOLVER_STEPS,
-        "utilisation": costs.product_flops(several, observed, keys) / found["solve"] / peak,
+        "utilisation": product_flops(several, observed, keys) / found["solve"] / peak,
     }
 
 
@@ -158,7 +163,7 @@ def sweep(subject: Subject) -> dict[str, Any]:
     @jax.jit
     def walk(x, many):
         traces.append(many.shape)
-        return evaluate.walk(field, x, s, many)
+        return denoising.walk(field, x, s, many)
 
     found = seconds(subject.rounds, sweep=lambda: walk(x, many), single=lambda: walk(x, one))
     return {

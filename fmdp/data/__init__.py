@@ -1,11 +1,11 @@
 """Images in, batches out: sources one a file, their fixed train/test split, and the grain pipeline over them."""
 
-from fmdp.data.examples import Bytes, Images, to_float
-from fmdp.data.pictures import Frame, Pictures
+from fmdp.data.containers import Bytes, Images, to_float
+from fmdp.data.decoding import Frame, Pictures
 from fmdp.data.pipeline import batches, diagonal_count, records
 from fmdp.data.sources import digits, load
 from fmdp.data.splits import Split, pin, split
-from fmdp.data.targets import DRAWING_SEED, TARGETS
+from fmdp.data.synthetic import DRAWING_SEED, TARGETS
 
 __all__ = [
     "DRAWING_SEED",

@@ -7,8 +7,8 @@ from io import BufferedIOBase
 
 from absl import logging
 
-from fmdp.data.layout import arrange
-from fmdp.data.pictures import SUFFIXES, Files, open_file
+from fmdp.data.decoding import SUFFIXES, Files, open_file
+from fmdp.data.directory_layout import arrange
 
 
 def find(root: pathlib.Path) -> tuple[Files, Files | None]:

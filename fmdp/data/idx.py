@@ -6,9 +6,9 @@ import zlib
 
 import numpy as np
 
-from fmdp.data.examples import Bytes, Examples, Found
+from fmdp.data.containers import Bytes, Examples, Found
 from fmdp.errors import InputError
-from fmdp.foreign.zips import gunzip
+from fmdp.io.archives import gunzip
 
 FILES = {
     part: {kind: f"{name}-{kind}-idx{axes}-ubyte" for kind, axes in (("images", 3), ("labels", 1))}

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fmdp.data.examples import Bytes, Examples, Found
+from fmdp.data.containers import Bytes, Examples, Found
 from fmdp.errors import InputError
-from fmdp.foreign import load_npz
+from fmdp.io.archives import load_npz
 
 IMAGES = {"train": ("train_images", "x_train", "images", "x", "arr_0"), "test": ("test_images", "x_test")}
 LABELS = {"train": ("train_labels", "y_train", "labels", "y", "arr_1"), "test": ("test_labels", "y_test")}

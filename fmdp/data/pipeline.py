@@ -15,8 +15,8 @@ import grain
 import numpy as np
 from absl import flags
 
-from fmdp.data.examples import Images
-from fmdp.data.pictures import Pictures
+from fmdp.data.containers import Images
+from fmdp.data.decoding import Pictures
 from fmdp.errors import InputError
 
 

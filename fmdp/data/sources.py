@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 
 from ml_collections import ConfigDict
 
-from fmdp.data import archive, folder, idx, npz, targets, tfds
-from fmdp.data.bundled import digits
-from fmdp.data.examples import Examples, Found
-from fmdp.data.pictures import Files, Frame, Pictures, examine
+from fmdp.data import folder, idx, npz, synthetic, tfds, zip_archive
+from fmdp.data.containers import Examples, Found
+from fmdp.data.decoding import Files, Frame, Pictures, examine
+from fmdp.data.sklearn_digits import digits
 from fmdp.data.splits import Split, separate, split
 from fmdp.errors import InputError
-from fmdp.files import named
+from fmdp.io.files import named
 
 
 def load(config: ConfigDict) -> Split:
@@ -27,10 +27,10 @@ def load(config: ConfigDict) -> Split:
     """
     if config.source == "digits":
         return split(*digits(), config.test_share)
-    if config.source in targets.TARGETS:
-        return targets.draw(config)
+    if config.source in synthetic.TARGETS:
+        return synthetic.draw(config)
     if config.source not in ("", *FILES):
-        known = ", ".join(["digits", *FILES, *targets.TARGETS])
+        known = ", ".join(["digits", *FILES, *synthetic.TARGETS])
         raise InputError(f"config.data.source = {config.source!r}: must be one of {known}, or empty to go by the path")
     path = named(config.path)
     if not config.path or not path.exists():
@@ -91,7 +91,7 @@ FILES: Mapping[str, Callable[[pathlib.Path, ConfigDict], Found]] = {
     "idx": lambda path, config: idx.find(path),
     "npz": lambda path, config: npz.find(path),
     "folder": from_folder,
-    "zip": lambda path, config: from_pictures(archive.find, path, config),
+    "zip": lambda path, config: from_pictures(zip_archive.find, path, config),
     "tfds": lambda path, config: from_pictures(functools.partial(tfds.find, config.dataset), path, config),
 }
 """The sources of real images at config.path."""

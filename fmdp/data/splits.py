@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from fmdp.data.examples import Examples, Found, Images
+from fmdp.data.containers import Examples, Found, Images
 from fmdp.errors import InputError
 from fmdp.exact import Gaussian, GaussianMixture
-from fmdp.files import read_json, write_json
+from fmdp.io.files import read_json, write_json
 
 
 class Split(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fmdp.data.pictures import Files, UnusableError
+from fmdp.data.decoding import Files, UnusableError
 from fmdp.errors import InputError, reason
 
 TEST = ("test", "validation")

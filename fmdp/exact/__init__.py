@@ -2,6 +2,6 @@
 
 from fmdp.exact.gaussian import Gaussian
 from fmdp.exact.mixture import GaussianMixture
-from fmdp.exact.plug_and_play import fixed_point, stationary_covariance
+from fmdp.exact.pnp_stationary import fixed_point, stationary_covariance
 
 __all__ = ["Gaussian", "GaussianMixture", "fixed_point", "stationary_covariance"]

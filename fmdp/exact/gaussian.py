@@ -18,8 +18,9 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from fmdp.errors import InputError
-from fmdp.exact.checks import check_times, eigendecomposition, nonnegative
-from fmdp.interpolant import expand
+from fmdp.exact.covariance import eigendecomposition, nonnegative
+from fmdp.flow.interpolant import expand
+from fmdp.flow.times import check_times
 from fmdp.types import Images, PRNGKey, Time
 
 

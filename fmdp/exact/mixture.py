@@ -18,8 +18,9 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from fmdp.errors import InputError
-from fmdp.exact.checks import check_times, eigendecomposition
+from fmdp.exact.covariance import eigendecomposition
 from fmdp.exact.gaussian import marginal_variance
+from fmdp.flow.times import check_times
 from fmdp.types import Images, PRNGKey, Time
 
 

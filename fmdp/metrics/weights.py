@@ -18,11 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmdp.errors import InputError
-from fmdp.files import replacing
-from fmdp.foreign import load_npz
+from fmdp.io.archives import load_npz
+from fmdp.io.files import replacing
+from fmdp.metrics.convert_weights import inception_params, lpips_params, params_shapes
 from fmdp.metrics.inception import Inception
 from fmdp.metrics.lpips import LPIPS
-from fmdp.metrics.published import inception_params, lpips_params, params_shapes
 
 AUTO = "auto"
 NETWORKS = {"inception": ("inception",), "lpips": ("lpips_alex", "lpips_vgg")}  # by their keys in config.evaluate
@@ -175,7 +175,7 @@ def read_torch(path: pathlib.Path) -> Mapping[str, np.ndarray]:
       InputError: it cannot be read.
     """
     try:
-        from fmdp.foreign import read_state_dict
+        from fmdp.io.torch_files import read_state_dict
     except ImportError as error:
         raise InputError(
             f"{path} cannot be read: this fmdp has no reader of torch files; convert it elsewhere"

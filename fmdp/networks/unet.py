@@ -1,7 +1,7 @@
 """The two-time U-Net of the DDPM++ family, whose weights are those of the released checkpoints.
 
-fmdp.released maps them; what the arithmetic has to match is Song et al. 2021 (DDPM++, arXiv 2011.13456) as
-rearranged by Karras et al. 2022 (arXiv 2206.00364), with the second time of a flow map in the embedding.
+fmdp.pretrained.pytorch_unet maps them; what the arithmetic has to match is Song et al. 2021 (DDPM++, arXiv 2011.13456)
+as rearranged by Karras et al. 2022 (arXiv 2206.00364), with the second time of a flow map in the embedding.
 """
 
 import functools

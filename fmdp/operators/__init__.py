@@ -9,7 +9,7 @@
 ['box_inpainting', 'brush_inpainting', 'colorization']
 """
 
-from fmdp.operators.catalogue import DRAWN, OPERATORS, check, make, nearest
-from fmdp.operators.operator import Operator, adjoint, from_function, norm
+from fmdp.operators.base import Operator, adjoint, from_function, norm
+from fmdp.operators.registry import DRAWN, OPERATORS, check, make, nearest
 
 __all__ = ["DRAWN", "OPERATORS", "Operator", "adjoint", "check", "from_function", "make", "nearest", "norm"]

@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from fmdp.errors import InputError
-from fmdp.operators.operator import Operator, operator, static
+from fmdp.operators.base import Operator, operator, static
 
 LUMA = (0.298958, 0.587019, 0.114048)  # fits the reference arrays; Rec. 601 has 0.299, 0.587, 0.114
 

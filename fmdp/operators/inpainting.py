@@ -10,7 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from fmdp.errors import InputError
-from fmdp.operators.operator import Operator, operator, static
+from fmdp.operators.base import Operator, operator, static
 from fmdp.types import PRNGKey
 
 MOST = 256  # strokes

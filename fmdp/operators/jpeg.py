@@ -9,7 +9,7 @@ import scipy.fft
 from jax import Array
 
 from fmdp.errors import InputError
-from fmdp.operators.operator import Operator, operator, static
+from fmdp.operators.base import Operator, operator, static
 
 # ITU-T T.81, annex K: the standard tables for luma and chroma.
 LUMA_TABLE = np.array(

@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from fmdp.errors import InputError
-from fmdp.operators.operator import Operator, operator, static
+from fmdp.operators.base import Operator, operator, static
 
 MOST = 64  # of oversampling: a transform of 17 times the sides
 

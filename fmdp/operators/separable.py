@@ -7,8 +7,8 @@ import numpy as np
 import scipy.ndimage
 
 from fmdp.errors import InputError
+from fmdp.operators.base import Operator, operator, static
 from fmdp.operators.blur import check_boundary, check_odd
-from fmdp.operators.operator import Operator, operator, static
 
 LEAST, MOST = 1e-3, 1e3  # pixels; below is no blur, above a kernel is flat
 

@@ -9,9 +9,9 @@ from functools import partial
 from typing import Any
 
 from fmdp.errors import InputError
-from fmdp.operators.catalogue import nearest
+from fmdp.operators.registry import nearest
 from fmdp.solvers import d_flow, dps, flow_priors, flower, ot_ode, pnp, pnp_flow
-from fmdp.solvers.trace import DivergenceError, Info, check
+from fmdp.solvers.base import DivergenceError, Info, check
 
 SOLVERS: dict[str, Callable] = dict(
     pnp=pnp.restore,

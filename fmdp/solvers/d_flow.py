@@ -10,9 +10,9 @@ import numpy as np
 import optax
 from jax import Array
 
-from fmdp.observation import Observation
-from fmdp.operators.operator import adjoint
-from fmdp.solvers.trace import Info, iterate, require_between, require_steps
+from fmdp.operators.base import adjoint
+from fmdp.operators.noise import Observation
+from fmdp.solvers.base import Info, iterate, require_between, require_steps
 from fmdp.types import AverageField, Image, PRNGKey, Scalar
 
 

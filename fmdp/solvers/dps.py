@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmdp.observation import Observation
-from fmdp.solvers.trace import Info, iterate, require_between, require_steps
+from fmdp.operators.noise import Observation
+from fmdp.solvers.base import Info, iterate, require_between, require_steps
 from fmdp.types import AverageField, Image, PRNGKey, Scalar
 
 

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fmdp.observation import Observation
-from fmdp.solvers.trace import Info, iterate, require_between, require_linear, require_steps
+from fmdp.operators.noise import Observation
+from fmdp.solvers.base import Info, iterate, require_between, require_linear, require_steps
 from fmdp.types import AverageField, Image, PRNGKey, Scalar
 
 

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.sparse.linalg import cg
 
-from fmdp.average_field import denoise
-from fmdp.observation import Observation
-from fmdp.operators.operator import adjoint
+from fmdp.flow.average_field import denoise
+from fmdp.operators.base import adjoint
+from fmdp.operators.noise import Observation
+from fmdp.solvers.base import Info, iterate, require_between, require_choice, require_linear, require_steps
 from fmdp.solvers.pnp import KNOBS
-from fmdp.solvers.trace import Info, iterate, require_between, require_choice, require_linear, require_steps
 from fmdp.types import AverageField, Image, PRNGKey, Scalar
 
 

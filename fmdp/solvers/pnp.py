@@ -15,11 +15,11 @@ import numpy as np
 from jax import Array
 from jax.scipy.sparse.linalg import cg
 
-from fmdp.average_field import chord, denoise, lookahead_time
 from fmdp.errors import InputError
-from fmdp.observation import Gaussian, Observation
-from fmdp.operators.operator import adjoint, norm
-from fmdp.solvers.trace import Info, iterate, require_between, require_choice, require_linear, require_steps
+from fmdp.flow.average_field import chord, denoise, lookahead_time
+from fmdp.operators.base import adjoint, norm
+from fmdp.operators.noise import GaussianNoise, Observation
+from fmdp.solvers.base import Info, iterate, require_between, require_choice, require_linear, require_steps
 from fmdp.types import AverageField, Image, PRNGKey, Scalar
 
 KNOBS = {
@@ -107,7 +107,7 @@ def _descend(observation: Observation, x: Image, size: Scalar) -> Image:
 def _proximal(observation: Observation):
     """(x, size) -> argmin_z ||z - x||^2 / 2 + size ||y - H z||^2."""
     require_linear(observation, "pnp with a proximal data step")
-    if not isinstance(observation.noise, Gaussian):
+    if not isinstance(observation.noise, GaussianNoise):
         raise InputError("pnp: data_step='proximal' is for Gaussian noise: pass data_step='gradient'")
     back = partial(adjoint, observation.operator)
     pulled = back(observation.y)

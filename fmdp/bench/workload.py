@@ -1,0 +1,122 @@
+"""What is measured: a configuration with all that its program needs; and how times are taken."""
+
+import functools
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from ml_collections import ConfigDict
+
+from fmdp import data
+from fmdp.parallel import mesh as parallel_modes
+from fmdp.training import loop
+
+
+class Compiled(NamedTuple):
+    """A training step with what it takes; the state is used up by the first step."""
+
+    step: Callable[..., Any]
+    state: loop.TrainState
+    batch: dict[str, dict[str, Array]]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A configuration with all that its program needs, random where that does not matter for speed.
+
+    Attributes:
+      shape: of an image.
+      size: images at a time.
+      rounds: how often each time is taken.
+    """
+
+    config: ConfigDict
+    shape: tuple[int, ...]
+    size: int
+    rounds: int
+
+    def init(self) -> loop.TrainState:
+        """The state at step 0, as a function that can be traced."""
+        return loop.init_state(self.config, self.shape, jax.random.key(0))
+
+    @functools.cached_property
+    def state(self) -> loop.TrainState:
+        """That state."""
+        return jax.jit(self.init)()
+
+    @functools.cached_property
+    def images(self) -> Array:
+        """Random images."""
+        return jax.random.uniform(jax.random.key(1), (self.size, *self.shape), minval=-1.0)
+
+    @property
+    def field(self):
+        """The average field at the random start."""
+        return loop.make_field(loop.make_network(self.config), self.state.ema)
+
+    @property
+    def times(self) -> tuple[Array, Array]:
+        """The times s and t of every image."""
+        return jnp.full(self.size, 0.3), jnp.full(self.size, 0.8)
+
+    @property
+    def diagonal(self) -> int:
+        """How many examples of a batch train the diagonal."""
+        return data.diagonal_count(self.size, self.config.loss.diagonal_share, 1)
+
+    def batch(self, diagonal: int | None = None) -> dict[str, dict[str, Array]]:
+        """The images as a training batch, of which so many train the diagonal."""
+        count = self.diagonal if diagonal is None else diagonal
+        rows = jnp.arange(self.size, dtype=jnp.int32)
+        return {
+            "diagonal": {"image": self.images[:count], "row": rows[:count]},
+            "off_diagonal": {"image": self.images[count:], "row": rows[count:]},
+        }
+
+    def compile(self, devices: Sequence[jax.Device]) -> Compiled:
+        """The training step over some devices, with a state and a batch placed there."""
+        parallel = parallel_modes.make(self.config.parallel.mode, devices, self.config.parallel.fsdp)
+        state = parallel.place_state(jax.tree.map(jnp.copy, self.state))
+        step = parallel.compile(partial(loop.make_train_step, self.config), state)
+        diagonal = data.diagonal_count(self.size, self.config.loss.diagonal_share, len(devices))
+        return Compiled(step, state, parallel.place_batch(jax.device_get(self.batch(diagonal))))
+
+    def run(self, devices: Sequence[jax.Device], fresh: Callable[[], Any] | None = None) -> Callable[[], Any]:
+        """A function that takes one more training step over some devices, on the same batch or on fresh ones."""
+        step, *states, batch = self.compile(devices)
+        key = jax.random.key(0)
+
+        def once():
+            states[0], metrics = step(states[0], fresh() if fresh else batch, key)
+            return metrics
+
+        return once
+
+
+def image_shape(config: ConfigDict) -> tuple[int, ...]:
+    """[H, W, C] of the images of a configuration, which are read only where it does not say it.
+
+    Raises:
+      InputError: they cannot be read.
+    """
+    if config.data.size:
+        return (config.data.size, config.data.size, config.data.channels)
+    return data.load(config.data).train.shape[1:]
+
+
+def seconds(rounds: int, **runs: Callable[[], Any]) -> dict[str, float]:
+    """The median time of each run, all of them taken in turn, `rounds` times after one to warm up."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(rounds + 1):
+        for name, run in runs.items():
+            began = time.perf_counter()
+            jax.block_until_ready(run())
+            if number:
+                times[name].append(time.perf_counter() - began)
+    return {name: statistics.median(taken) for name, taken in times.items()}

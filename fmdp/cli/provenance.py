@@ -1,0 +1,25 @@
+"""How a result was made: the command, the versions of what it ran on, the configuration."""
+
+import platform
+import shlex
+import sys
+from importlib import metadata
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from fmdp.config.defaults import plain
+
+LIBRARIES = ("fmdp", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "scikit-learn", "matplotlib")
+
+
+def made(config: ConfigDict | None = None) -> dict[str, Any]:
+    """{"command", "versions" by library, and "config" where there is one} of this process, ready for JSON."""
+    versions = {"python": platform.python_version()}
+    for library in LIBRARIES:
+        try:
+            versions[library] = metadata.version(library)
+        except metadata.PackageNotFoundError:
+            versions[library] = "not installed as a package"
+    found = {"command": shlex.join(["python", *sys.orig_argv[1:]]), "versions": versions}
+    return found | ({} if config is None else {"config": plain(config)})

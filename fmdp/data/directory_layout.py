@@ -1,0 +1,33 @@
+"""What the names of picture files say: the official split and the classes."""
+
+import re
+from collections.abc import Callable, Sequence
+from io import BufferedIOBase
+
+import numpy as np
+
+from fmdp.data.decoding import Files
+
+TEST = ("test", "val", "valid", "validation")
+
+
+def arrange(names: Sequence[str], opener: Callable[[str], BufferedIOBase]) -> tuple[Files, Files | None]:
+    """The files by their names, a/b/c.png: those to train on and those held out; all, and None, without such a split.
+
+    Where the topmost folders are `train` and one of TEST, these are the two parts, and what is beside them is not
+    used. The class of a file is the topmost folder (of its part) that it is in; folders named by five digits, which
+    StyleGAN's tools fill one after another, are no classes.
+    """
+    tops = {name.split("/")[0] for name in names if "/" in name}
+    test = next((top for top in TEST if top in tops), None)
+    if "train" not in tops or test is None:
+        return Files(names, _classes(names, 0), opener), None
+    train, held_out = ([name for name in names if name.startswith(f"{top}/")] for top in ("train", test))
+    return Files(train, _classes(train, 1), opener), Files(held_out, _classes(held_out, 1), opener)
+
+
+def _classes(names: Sequence[str], depth: int) -> np.ndarray:
+    """The classes [n] of names below folders of this depth, numbered in alphabetical order."""
+    folders = [name.split("/")[depth:-1] for name in names]
+    tops = [parts[0] if parts and not re.fullmatch(r"\d{5}", parts[0]) else "" for parts in folders]
+    return np.unique(np.array(tops, dtype=np.str_), return_inverse=True)[1]

@@ -1,0 +1,295 @@
+"""The optimal distortion-perception frontier of a known target, and how far above it an estimator lies.
+
+With perception P the W2 distance between the law of the estimates and the data's, no estimator of x1 from x_s has a
+mean squared error below D(P) = MMSE + [(P* - P)_+]^2, P* = W2(law of E[x1 | x_s], data) (Freirich et al., 2021).
+Squared errors and squared distances are means per pixel. Where a distance is known only to lie between two numbers,
+it is an `Interval`, and so is what follows from it.
+
+>>> import jax.numpy as jnp
+>>> target = Gaussian(jnp.zeros((8, 8, 1)), 0.25)
+>>> best = gaussian_frontier(target, s=0.5)
+>>> best.distortion(jnp.array([0.0, 0.5])).low.round(4)  # at perfect perception, and where perception is of no concern
+array([0.2764, 0.2   ])
+>>> points = gaussian_points(target, 0.5, jnp.array([0.5, 0.8, 1.0]))  # the lookahead at three times t
+>>> bool(abs(excess(points, best).low).max() < 1e-6)  # is optimal for such a target
+True
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jax.typing import ArrayLike
+from scipy.optimize import linear_sum_assignment
+
+from fmdp.errors import InputError
+from fmdp.exact import Gaussian, GaussianMixture
+from fmdp.flow.times import check_times
+from fmdp.types import Time
+
+ASSIGNMENT_DIMENSIONS = 3
+GROUPS = 20
+
+
+class Interval(NamedTuple):
+    """A quantity between low and high, each with its Monte Carlo standard error (zero where it is exact)."""
+
+    low: np.ndarray
+    high: np.ndarray
+    low_error: np.ndarray | float = 0.0
+    high_error: np.ndarray | float = 0.0
+
+    @classmethod
+    def exactly(cls, value: ArrayLike, error: ArrayLike = 0.0) -> "Interval":
+        """The interval of a quantity that is known: low = high."""
+        value, error = np.asarray(value, np.float64), np.asarray(error, np.float64)
+        return cls(value, value, error, error)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Points:
+    """Estimators in the plane: mean squared errors [T], their standard errors, and squared W2 distances [T]."""
+
+    mse: np.ndarray
+    squared_w2: Interval
+    mse_error: np.ndarray | float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frontier:
+    """D(P) = mmse + [(P* - P)_+]^2, with P*^2 an interval and `floor` the sampling error in any squared W2."""
+
+    mmse: float
+    squared_p_star: Interval
+    mmse_error: float = 0.0
+    floor: float = 0.0
+
+    def distortion(self, perception: ArrayLike) -> Interval:
+        """The least mean squared error at a W2 distance of `perception` >= 0, of its shape."""
+        bounds = (optimal_distortion(self.mmse, squared, perception) for squared in self.squared_p_star[:2])
+        return Interval(*bounds)
+
+
+def optimal_distortion(mmse: ArrayLike, squared_p_star: ArrayLike, perception: ArrayLike) -> np.ndarray:
+    """D(P) = mmse + [(P* - P)_+]^2, per pixel, broadcast (Freirich et al., arXiv 2107.02555, theorem 1)."""
+    return np.asarray(mmse) + np.maximum(np.sqrt(squared_p_star) - np.asarray(perception), 0) ** 2
+
+
+def excess(points: Points, frontier: Frontier, away: float = 4.0) -> Interval:
+    """Mean squared error above the optimum at equal perception, relative to the optimum, [T].
+
+    NaN for points whose squared W2 is below `away` sampling floors, where the estimate is mostly sampling error. The
+    standard errors are those of the mean squared errors and of the distances, taken as independent;
+    `bracket` propagates them jointly.
+    """
+    bounds = []
+    for near, star in ((0, 1), (1, 0)):  # the least excess has the nearest point and the furthest P*
+        inputs = points.mse, points.squared_w2[near], frontier.mmse, frontier.squared_p_star[star]
+        errors = points.mse_error, points.squared_w2[near + 2], frontier.mmse_error, frontier.squared_p_star[star + 2]
+        bounds.append(_propagate(inputs, errors))
+    (low, low_error), (high, high_error) = bounds
+    hidden = points.squared_w2.high < away * frontier.floor
+    values = np.maximum(low, 0), np.maximum(high, 0), low_error, high_error
+    return Interval(*(np.where(hidden, np.nan, value) for value in values))
+
+
+def _relative_excess(mse, squared_w2, mmse, squared_p_star) -> np.ndarray:
+    return mse / optimal_distortion(mmse, squared_p_star, np.sqrt(np.maximum(squared_w2, 0))) - 1
+
+
+def _propagate(inputs: Sequence, errors: Sequence) -> tuple[np.ndarray, np.ndarray]:
+    """The relative excess and its standard error: each input moved by its own in turn, the changes added in squares."""
+    value = _relative_excess(*inputs)
+    variance = np.zeros_like(value)
+    for i, error in enumerate(errors):
+        moved = [np.add(x, error) if i == j else x for j, x in enumerate(inputs)]
+        variance += (_relative_excess(*moved) - value) ** 2
+    return value, np.sqrt(variance)
+
+
+def gaussian_frontier(target: Gaussian, s: float) -> Frontier:
+    """The frontier of a Gaussian target at noise level 1 - s, in closed form."""
+    return Frontier(mmse=float(target.mmse(s)), squared_p_star=Interval.exactly(target.squared_w2(s, s)))
+
+
+def gaussian_points(target: Gaussian, s: float, times: Time) -> Points:
+    """The lookahead's points at the times t [T], in closed form."""
+    mse, squared = (np.asarray(value, np.float64) for value in (target.mse(s, times), target.squared_w2(s, times)))
+    return Points(mse=mse, squared_w2=Interval.exactly(squared))
+
+
+def even_lookaheads(s: float, n: int, variance: float = 1.0) -> np.ndarray:
+    """Times t [n] from s to 1 uniform in theta = 1 - P / P*, so that their points lie evenly along the frontier.
+
+    Exact for an isotropic Gaussian of the given variance per pixel: there L(s, t) is linear in theta, and
+    L(s, t) = 1 + (1 - s) k is a linear equation in t - s once the root t = s of q_t = q_s (1 + k (t - s))^2 is
+    divided out. On images, with their mean variance, a grid that is dense where quality moves fastest.
+    """
+    check_times(s)
+    if s >= 1 or n < 2 or variance <= 0:
+        raise InputError(f"no even grid of {n} times from s = {s:g} with variance {variance:g}: needs n >= 2, s < 1")
+    q = (1 - s) ** 2 + s**2 * variance
+    slope = 2 * (s * variance - (1 - s))
+    ends = slope / (2 * q), (math.sqrt(variance / q) - 1) / (1 - s)
+    k = np.linspace(*ends, n)
+    return np.clip(s + (2 * k * q - slope) / (1 + variance - k**2 * q), s, 1)
+
+
+def assignment_squared_w2(a: ArrayLike, b: ArrayLike) -> float:
+    """W2^2 per pixel between two samples [N, ...] of equal size, by optimal assignment; biased upwards by the floor.
+
+    Raises:
+      InputError: samples of different shapes, or of more than 3 dimensions, where the answer is mostly bias.
+    """
+    a, b = (np.asarray(sample, np.float64) for sample in (a, b))
+    if a.shape != b.shape or a.ndim < 2 or len(a) < 2:
+        raise InputError(
+            f"samples of shapes {a.shape} and {b.shape} cannot be assigned: pass two of one shape [N, ...]"
+        )
+    a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)
+    dimensions = a.shape[1]
+    if dimensions > ASSIGNMENT_DIMENSIONS:
+        raise InputError(
+            f"assignment in {dimensions} dimensions measures its own sampling error: project to at most "
+            f"{ASSIGNMENT_DIMENSIONS} (for instance principal components), or use `bracket`"
+        )
+    cost = np.square(a[:, None] - b[None]).sum(-1) if dimensions > 1 else np.square(np.subtract.outer(a[:, 0], b[:, 0]))
+    return float(cost[linear_sum_assignment(cost)].mean() / dimensions)
+
+
+def assignment_curve(
+    estimates: ArrayLike, truth: ArrayLike, posterior_mean: ArrayLike, first: ArrayLike, second: ArrayLike
+) -> tuple[Points, Frontier]:
+    """The points of a curve and the optimal frontier from samples in at most 3 dimensions.
+
+    Args:
+      estimates: [T, N, ...], of `truth` [N, ...] from its noisy versions.
+      posterior_mean: [N, ...], E[x1 | x_s] at the same noisy versions.
+      first, second: [N, ...], two fresh samples of the target, best stratified (`GaussianMixture.sample`). Distances
+        are to the first; the distance between the two is the sampling floor, subtracted and reported.
+    """
+    estimates, truth, posterior_mean = (np.asarray(a, np.float64) for a in (estimates, truth, posterior_mean))
+    axes = tuple(range(1, truth.ndim))
+    floor = assignment_squared_w2(first, second)
+    error = np.square(truth - posterior_mean).mean(axes)
+    # E||x1 - D||^2 = MMSE + E||D - E[x1|x_s]||^2 spreads less than the squared error itself.
+    added = np.square(estimates - posterior_mean).mean(tuple(a + 1 for a in axes))
+    squared = np.array([assignment_squared_w2(estimate, first) for estimate in estimates])
+    mmse = error.mean()
+    points = Points(
+        mse=mmse + added.mean(-1),
+        mse_error=added.std(-1, ddof=1) / math.sqrt(len(truth)),
+        squared_w2=Interval.exactly(np.maximum(squared - floor, 0)),
+    )
+    squared_p_star = max(assignment_squared_w2(posterior_mean, first) - floor, 0.0)
+    frontier = Frontier(
+        mmse=float(mmse),
+        mmse_error=float(error.std(ddof=1) / math.sqrt(len(truth))),
+        squared_p_star=Interval.exactly(squared_p_star),
+        floor=floor,
+    )
+    return points, frontier
+
+
+def gelbrich(mean_a: np.ndarray, cov_a: np.ndarray, mean_b: np.ndarray, cov_b: np.ndarray) -> np.ndarray:
+    """||m1 - m2||^2 + tr(C1 + C2 - 2 (C1^1/2 C2 C1^1/2)^1/2) <= W2^2 (Gelbrich 1990), a sum over coordinates, [...]."""
+    values, vectors = np.linalg.eigh(cov_a)
+    root = (vectors * np.sqrt(np.maximum(values, 0))[..., None, :]) @ np.swapaxes(vectors, -1, -2)
+    cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ cov_b @ root), 0)).sum(-1)
+    traces = np.trace(cov_a, axis1=-2, axis2=-1) + np.trace(cov_b, axis1=-2, axis2=-1)
+    return np.asarray(np.maximum(np.square(mean_a - mean_b).sum(-1) + traces - 2 * cross, 0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bracket:
+    """What `bracket` finds: the points, the frontier, and the points' relative excess, with joint standard errors."""
+
+    points: Points
+    frontier: Frontier
+    excess: Interval
+
+
+def bracket(
+    estimates: ArrayLike,
+    posterior_mean: ArrayLike,
+    transported: ArrayLike,
+    target: Gaussian | GaussianMixture,
+    mmse: tuple[float, float],
+) -> Bracket:
+    """Points and frontier in any dimension, each distance between two bounds, rigorous up to Monte Carlo error.
+
+    From below, Gelbrich's bound between means and covariances, the target's being exact. From above, couplings on the
+    same noisy images: P*^2 <= E||D_{s,s} - D_{s,1}||^2 and W2^2(D, p) <= E||D - D_{s,1}||^2, since D_{s,1} has the
+    law of the data. Sample moments bias the first; a jackknife over groups takes that out and gives every error.
+
+    Args:
+      estimates: [T, N, ...], the estimators to place (learned, exact, chord, ...), at N noisy images.
+      posterior_mean, transported: [N, ...], the *exact* D_{s,s} and D_{s,1} at the same noisy images.
+      target: its mean and covariance are used.
+      mmse: the exact MMSE per pixel and its standard error (`GaussianMixture.mmse`, or `Gaussian.mmse` and 0).
+
+    Raises:
+      InputError: fewer samples than ten per dimension, where sample covariances say little.
+    """
+    estimates, anchor, ideal = (np.asarray(a, np.float64) for a in (estimates, posterior_mean, transported))
+    count, n = len(anchor), anchor[0].size
+    if count < 10 * n:
+        raise InputError(f"{count} samples are too few to bracket W2 in {n} dimensions: pass at least {10 * n}")
+    curves = np.concatenate([anchor[None], estimates]).reshape(len(estimates) + 1, count, n)
+    ideal = ideal.reshape(count, n)
+    groups = np.array_split(np.arange(count), GROUPS)
+    sums = [_moments(curves[:, group], ideal[group]) for group in groups]
+    sizes = np.array([len(group) for group in groups])
+    total = [sum(parts) for parts in zip(*sums, strict=True)]
+    mean, covariance = _target_moments(target)
+
+    def distances(moments, size) -> np.ndarray:
+        first, second, added, coupled = (moment / size for moment in moments)
+        cov = (second - first[..., None] * first[:, None]) * size / (size - 1)
+        return np.stack([added, gelbrich(mean, covariance, first, cov) / n, coupled])
+
+    def statistics(distances, mmse) -> np.ndarray:
+        added, low, high = distances
+        low, mse = np.clip(low, 0, high), mmse + added
+        least = _relative_excess(mse, low, mmse, high[0])
+        most = _relative_excess(mse, high, mmse, low[0])
+        return np.maximum(np.stack([mse, low, high, least, most]), 0)
+
+    partial = np.stack(
+        [
+            distances([t - p for t, p in zip(total, parts, strict=True)], count - size)
+            for parts, size in zip(sums, sizes, strict=True)
+        ]
+    )
+    # The bias of the sample moments goes before the square roots are taken, where it would count most near P = 0.
+    corrected = GROUPS * distances(total, count) - (GROUPS - 1) * partial.mean(0)
+    value = statistics(corrected, mmse[0])
+    moved = np.stack([statistics(corrected + deviation, mmse[0]) for deviation in partial - partial.mean(0)])
+    variance = (GROUPS - 1) * moved.var(0) + (statistics(corrected, sum(mmse)) - value) ** 2
+    mse, low, high, least, most = value[:, 1:]
+    mse_error, *errors = np.sqrt(variance)[:, 1:]
+    star = Interval(*value[1:3, 0], *np.sqrt(variance)[1:3, 0])
+    return Bracket(
+        points=Points(mse=mse, mse_error=mse_error, squared_w2=Interval(low, high, *errors[:2])),
+        frontier=Frontier(mmse=mmse[0], mmse_error=mmse[1], squared_p_star=star),
+        excess=Interval(least, most, *errors[2:]),
+    )
+
+
+def _moments(curves: np.ndarray, ideal: np.ndarray):
+    """Sums over samples, per curve: of x, of x x', of the squared distances to the posterior mean and to D_{s,1}."""
+    return (
+        curves.sum(1),
+        np.einsum("tni,tnj->tij", curves, curves, optimize=True),
+        np.square(curves - curves[0]).mean(-1).sum(-1),
+        np.square(curves - ideal).mean(-1).sum(-1),
+    )
+
+
+def _target_moments(target: Gaussian | GaussianMixture) -> tuple[np.ndarray, np.ndarray]:
+    if isinstance(target, GaussianMixture):
+        return target.mean, target.covariance
+    basis = np.eye(len(target.eigenvalues)) if target.basis is None else target.basis
+    return np.ravel(target.mean), basis * target.eigenvalues @ basis.T

@@ -1,0 +1,73 @@
+"""What an average field can do: carry points along the flow, denoise with a lookahead, and sample.
+
+An average field v(x, s, t) is the mean velocity of the flow from time s to time t (see `fmdp.types.AverageField`).
+On the diagonal it is the instantaneous velocity b(x, t) = v(x, t, t) = E[x1 - x0 | x_t = x].
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from fmdp.flow.interpolant import expand
+from fmdp.types import AverageField, Images, PRNGKey, Time
+
+
+def flow_map(field: AverageField, x: Images, s: Time, t: Time) -> Images:
+    """X_{s,t}(x) = x + (t - s) v(x, s, t): the point x at time s carried along the flow to time t.
+
+    Args:
+      x: [..., H, W, C].
+      s, t: times in [0, 1], scalars or of the leading shape of x.
+    """
+    return x + expand(t - s, x) * field(x, s, t)
+
+
+def denoise(field: AverageField, x: Images, s: Time, t: Time) -> Images:
+    """D_{s,t}(x) = x + (1 - s) v(x, s, t): the clean image seen from the noisy point x at time s.
+
+    The lookahead t walks from the minimum-error estimate E[x1 | x_s = x] at t = s to the
+    flow's end point X_{s,1}(x), whose law is that of the data, at t = 1 (arXiv 2606.19802).
+
+    >>> from fmdp.exact import Gaussian
+    >>> field = Gaussian(jnp.zeros((8, 8, 1)), 0.25).average_field  # of pixels of standard deviation 0.5
+    >>> y = 0.25 * jnp.ones((8, 8, 1))  # with noise of standard deviation 0.5, so s = 1 / (1 + 0.5)
+    >>> s = 2 / 3
+    >>> [round(float(denoise(field, s * y, s, t).mean()), 3) for t in (s, 1.0)]  # y / 2, y / sqrt(2)
+    [0.125, 0.177]
+
+    Args:
+      x: [..., H, W, C], s x1 + (1 - s) noise. A picture y with additive noise of standard
+        deviation sigma enters as s y with s = `interpolant.time_of_sigma(sigma)`.
+      s, t: times with 0 <= s <= t <= 1, scalars or of the leading shape of x.
+    """
+    return x + expand(1 - jnp.asarray(s), x) * field(x, s, t)
+
+
+def lookahead_time(s: Time, r: Time) -> Array:
+    """The time t = s + r (1 - s) of the relative lookahead r in [0, 1]."""
+    s = jnp.asarray(s, float)
+    return s + r * (1 - s)
+
+
+def chord(field: AverageField, x: Images, s: Time, r: Time) -> Images:
+    """(1 - r) D_{s,s}(x) + r D_{s,1}(x): the straight line between the two ends of the lookahead.
+
+    On the distortion-perception frontier for every Gaussian; costs two evaluations of the field.
+
+    Args:
+      x: [..., H, W, C].
+      s, r: time and position on the chord, both in [0, 1], scalars or of the leading shape of x.
+    """
+    r = expand(r, x)
+    return (1 - r) * denoise(field, x, s, s) + r * denoise(field, x, s, jnp.ones_like(jnp.asarray(s, x.dtype)))
+
+
+def sample(field: AverageField, key: PRNGKey, shape: tuple[int, ...], steps: int = 1) -> Images:
+    """New images of the given shape [..., H, W, C]: noise carried to time 1 in `steps` equal jumps."""
+    times = jnp.linspace(0.0, 1.0, steps + 1)
+
+    def jump(x, interval):
+        return flow_map(field, x, *interval), None
+
+    x, _ = jax.lax.scan(jump, jax.random.normal(key, shape), (times[:-1], times[1:]))
+    return x

@@ -1,0 +1,168 @@
+"""Tensors and modules out of what `inert` wrote down: each array is checked against the bytes that are at hand."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from fmdp.errors import InputError
+from fmdp.io.torch_files.safe_pickle import PERSISTENT, Global, Inert
+
+DTYPES = {
+    "Double": np.float64, "Float": np.float32, "Half": np.float16, "BFloat16": ml_dtypes.bfloat16,
+    "Long": np.int64, "Int": np.int32, "Short": np.int16, "Char": np.int8, "Byte": np.uint8, "Bool": np.bool_,
+    "ComplexFloat": np.complex64, "ComplexDouble": np.complex128, "Untyped": np.uint8,
+}  # fmt: skip
+BY_NAME = {
+    "float64": np.float64, "float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16,
+    "int64": np.int64, "int32": np.int32, "int16": np.int16, "int8": np.int8, "uint8": np.uint8, "bool": np.bool_,
+    "complex64": np.complex64, "complex128": np.complex128,
+}  # fmt: skip
+# Where checkpoints keep what one wants of them, most wanted first.
+NETWORKS = ("ema", "G_ema", "params_ema", "ema_state_dict", "model_ema", "state_dict", "model_state_dict", "model",
+            "module", "net", "params")  # fmt: skip
+DEEPEST = 60
+
+Storages = Callable[[str], bytes]
+"""The bytes of a storage by its key; KeyError where there is none."""
+
+
+def named_arrays(tree: Any, storages: Storages, load_bytes: Callable[[bytes], Any]) -> dict[str, np.ndarray]:
+    """The arrays of a network in a checkpoint, by their names in its state_dict.
+
+    Args:
+      tree: from `inert.read`.
+      storages: of the file around it.
+      load_bytes: what `torch.storage._load_from_bytes` would give of bytes, as (dtype, bytes).
+
+    Raises:
+      InputError: there are none.
+      ValueError, IndexError, KeyError, TypeError: the tree is not what a checkpoint is.
+    """
+    found = {}
+    for name, leaf in _leaves(_network(tree), "", 0):
+        array = _array(leaf, storages, load_bytes)
+        if array is not None:
+            found[name] = array
+    if not found:
+        raise InputError("it holds no arrays of a network")
+    return found
+
+
+def _network(tree: Any) -> Any:
+    """The part of a checkpoint that is the network: under one of the usual keys, or all of it."""
+    for _ in range(3):
+        if not isinstance(tree, dict):
+            break
+        inner = next((tree[key] for key in NETWORKS if isinstance(tree.get(key), dict | Inert)), None)
+        if inner is None or (isinstance(inner, Inert) and inner.name in _REBUILT):
+            break
+        tree = inner
+    return tree
+
+
+def _leaves(tree: Any, prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
+    """What a state_dict would name: entries of nested dicts, parameters and buffers of modules."""
+    if depth > DEEPEST:
+        raise ValueError(f"it is nested more than {DEEPEST} deep")
+    if isinstance(tree, Inert) and tree.name.endswith("persistence._reconstruct_persistent_obj"):
+        (meta,) = tree.arguments
+        tree = meta["state"]
+    elif isinstance(tree, Inert) and tree.name not in _REBUILT and isinstance(tree.state, dict):
+        tree = tree.state
+    if not isinstance(tree, Mapping):
+        yield prefix, tree
+        return
+    if "_parameters" in tree and "_modules" in tree:
+        parts = [tree["_parameters"], tree.get("_buffers") or {}, tree["_modules"]]
+        tree = {name: value for part in parts for name, value in part.items() if value is not None}
+    for name, value in tree.items():
+        if isinstance(name, str):
+            yield from _leaves(value, f"{prefix}.{name}" if prefix else name, depth + 1)
+
+
+def _array(leaf: Any, storages: Storages, load_bytes: Callable[[bytes], Any], depth: int = 0) -> np.ndarray | None:
+    """The array that a leaf stands for; None for anything else, such as a number or an activation."""
+    if not isinstance(leaf, Inert) or leaf.name not in _REBUILT or depth > DEEPEST:
+        return None
+    arguments = leaf.arguments
+    if leaf.name == "torch._utils._rebuild_parameter":
+        return _array(arguments[0], storages, load_bytes, depth + 1)
+    if leaf.name == "torch._tensor._rebuild_from_type_v2":
+        called, _, inner, _ = arguments
+        return _array(Inert(called.name, inner), storages, load_bytes, depth + 1)
+    if leaf.name.startswith("numpy"):
+        return _numpy(leaf)
+    storage, offset, size, stride = arguments[:4]
+    dtype, content = _storage(storage, storages, load_bytes)
+    if leaf.name.endswith("_v3"):
+        dtype = BY_NAME[arguments[6].name.removeprefix("torch.")]
+    return strided(content, dtype, offset, size, stride)
+
+
+_REBUILT = frozenset(
+    [
+        "torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor_v3",
+        "torch._utils._rebuild_parameter", "torch._tensor._rebuild_from_type_v2",
+        "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct",
+        "numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer",
+    ]
+)  # fmt: skip
+
+
+def strided(content: bytes, dtype: Any, offset: int, size: tuple, stride: tuple) -> np.ndarray:
+    """The elements of a storage that a tensor shows, never more of them than the storage holds.
+
+    Raises:
+      ValueError: it would reach beyond the storage.
+    """
+    size, stride = (tuple(int(n) for n in numbers) for numbers in (size, stride))
+    flat = np.frombuffer(content, dtype, count=len(content) // np.dtype(dtype).itemsize)
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if min((offset, *size, *stride), default=0) < 0 or math.prod(size) > max(len(flat), 1):
+        raise ValueError(f"a tensor of {size} over {len(flat)} elements")
+    if 0 in size:
+        return np.empty(size, dtype)
+    if last >= len(flat):
+        raise ValueError(f"a tensor that ends at {last} over {len(flat)} elements")
+    steps = [step * flat.itemsize for step in stride]
+    return np.lib.stride_tricks.as_strided(flat[offset:], size, steps, writeable=False).copy()
+
+
+def _storage(storage: Any, storages: Storages, load_bytes: Callable[[bytes], Any]) -> tuple[Any, bytes]:
+    """Element type and bytes of a storage; of one without a type, single bytes."""
+    if storage.name == "torch.storage._load_from_bytes":
+        return load_bytes(storage.arguments[0])
+    if storage.name == "torch.storage.TypedStorage":
+        raise ValueError("a storage that was not saved by torch.save")
+    if storage.name != PERSISTENT:
+        raise ValueError("a tensor without a storage")
+    kind, typed, key, _, count, *view = storage.arguments[0]
+    if kind != "storage" or not isinstance(typed, Global):
+        raise ValueError("a persistent id that names no storage")
+    dtype = np.dtype(DTYPES[typed.name.rpartition(".")[2].removesuffix("Storage")])
+    content, start = storages(str(key)), 0
+    if view and view[0] is not None:  # of old files: a part of another storage
+        _, start, count = view[0]
+    first, last = start * dtype.itemsize, (start + count) * dtype.itemsize
+    if start < 0 or count < 0 or last > len(content):
+        raise ValueError(f"a storage of {count} elements in {len(content)} bytes")
+    return dtype, content[first:last]
+
+
+def _numpy(leaf: Inert) -> np.ndarray:
+    if leaf.name.endswith("_frombuffer"):
+        content, dtype, shape, order = leaf.arguments
+        fortran = order == "F"
+    else:
+        _, shape, dtype, fortran, content = tuple(leaf.state or ())  # of another length: a ValueError, as it should be
+    kind = np.dtype(str(dtype.arguments[0]))
+    if kind.hasobject or kind.itemsize == 0:
+        raise ValueError("an array of objects")
+    if isinstance(dtype.state, tuple) and dtype.state[1] in ("<", ">"):
+        kind = kind.newbyteorder(dtype.state[1])
+    if math.prod(shape) * kind.itemsize != len(content) or min(shape, default=0) < 0:
+        raise ValueError(f"an array of {shape} in {len(content)} bytes")
+    return np.frombuffer(content, kind).reshape(shape, order="F" if fortran else "C").astype(kind.newbyteorder("="))

@@ -1,0 +1,169 @@
+"""What was measured of one image: y = H(x) with noise. Every solver is given the same observation.
+
+Noise models draw y and give the negative log-likelihood of it, from one and the same distribution. Images and
+measurements are on the [-1, 1] scale, and so are the sizes of the noise.
+"""
+
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.scipy.special import gammaln
+
+from fmdp.errors import InputError
+from fmdp.operators.base import Operator, operator
+from fmdp.types import Image, PRNGKey, Scalar
+
+
+@runtime_checkable
+class Noise(Protocol):
+    """The law of a measurement y given its noiseless prediction H(x), of the same shape."""
+
+    @property
+    def variance(self) -> Any:
+        """Of one entry of y; where it depends on the signal, at mid-grey. 2 variance nll compares to ||y - H(x)||^2."""
+
+    def draw(self, clean: Array, key: PRNGKey) -> Array:
+        """A measurement."""
+
+    def negative_log_likelihood(self, prediction: Array, y: Array) -> Scalar:
+        """-log p(y | prediction), summed over the entries of y."""
+
+
+@operator
+class GaussianNoise:
+    """y = H(x) + sigma n; sigma > 0 on the [-1, 1] scale (0.05 is 6.4 of 255)."""
+
+    sigma: Any
+
+    def __post_init__(self):
+        _check_positive("Gaussian", "sigma", self.sigma)
+
+    @property
+    def variance(self):
+        """sigma^2."""
+        return self.sigma**2
+
+    def draw(self, clean: Array, key: PRNGKey) -> Array:
+        """The clean measurement and independent normal noise."""
+        return clean + self.sigma * jax.random.normal(key, clean.shape, clean.dtype)
+
+    def negative_log_likelihood(self, prediction: Array, y: Array) -> Scalar:
+        """||y - prediction||^2 / (2 sigma^2) + m log(sigma sqrt(2 pi))."""
+        return jnp.sum(jnp.square((y - prediction) / self.sigma) / 2 + jnp.log(self.sigma * np.sqrt(2 * np.pi)))
+
+
+@operator
+class LaplaceNoise:
+    """y = H(x) + scale l, l of density exp(-|l|) / 2; scale > 0 on the [-1, 1] scale. The s.d. is sqrt(2) scale."""
+
+    scale: Any
+
+    def __post_init__(self):
+        _check_positive("Laplace", "scale", self.scale)
+
+    @property
+    def variance(self):
+        """2 scale^2."""
+        return 2 * self.scale**2
+
+    def draw(self, clean: Array, key: PRNGKey) -> Array:
+        """The clean measurement and independent Laplace noise."""
+        return clean + self.scale * jax.random.laplace(key, clean.shape, clean.dtype)
+
+    def negative_log_likelihood(self, prediction: Array, y: Array) -> Scalar:
+        """||y - prediction||_1 / scale + m log(2 scale)."""
+        return jnp.sum(jnp.abs(y - prediction) / self.scale + jnp.log(2 * self.scale))
+
+
+@operator
+class PoissonNoise:
+    """Photon counts k of mean peak (H(x) + 1) / 2 a pixel, as y = 2 k / peak - 1.
+
+    `peak` > 0 is the mean count at white; the s.d. of y at mid-grey is sqrt(2 / peak).
+    Dark pixels weigh up to ten times as much, so descent needs smaller steps than with Gaussian noise: `pnp` a gain
+    of 0.05.
+    """
+
+    peak: Any
+
+    def __post_init__(self):
+        _check_positive("Poisson", "peak", self.peak)
+
+    @property
+    def variance(self):
+        """2 / peak, that of y at mid-grey."""
+        return 2 / self.peak
+
+    def draw(self, clean: Array, key: PRNGKey) -> Array:
+        """Counts on the [-1, 1] scale (white is `peak`); where the clean measurement is below black there are none."""
+        counts = jax.random.poisson(key, jnp.maximum(self._counts(clean), 0))
+        return 2 * counts.astype(clean.dtype) / self.peak - 1
+
+    def negative_log_likelihood(self, prediction: Array, y: Array) -> Scalar:
+        """Sum of rate - k log rate + log k!, convex and of finite curvature everywhere.
+
+        Exact where the predicted rate is at least `floor`, the larger of one count and the share `DARK` of the peak.
+        Below, and below zero which the prediction can reach, it goes on as the parabola of slope (rate - k) / floor:
+        the same value, slope and minimiser k, so that dark pixels neither stop nor explode at any peak.
+        """
+        rate, k = self._counts(prediction), self._counts(y)
+        floor = jnp.maximum(1.0, DARK * self.peak)
+        bright, dark = jnp.maximum(rate, floor), jnp.minimum(rate - floor, 0)
+        parabola = dark * (floor - k) / floor + dark**2 / (2 * floor)
+        return jnp.sum(bright - k * jnp.log(bright) + parabola + gammaln(k + 1))
+
+    def _counts(self, y: Array) -> Array:
+        return self.peak * (y + 1) / 2
+
+
+DARK = 0.05
+"""Share of the peak below which the Poisson likelihood is continued by a parabola."""
+
+
+@operator
+class Observation:
+    """One measurement: y, the operator that made it, and the law of its noise.
+
+    A pytree; a batch of observations is one with a leading axis on its arrays, for `jax.vmap`.
+    """
+
+    y: Any
+    operator: Any
+    noise: Any
+
+    def negative_log_likelihood(self, x: Image) -> Scalar:
+        """-log p(y | x) for an image x, through the operator's differentiable surrogate."""
+        return self.noise.negative_log_likelihood(self.operator.surrogate(x), self.y)
+
+    def energy(self, x: Image) -> Scalar:
+        """2 variance nll up to a constant: ||y - H(x)||^2 for Gaussian noise, what published solvers descend."""
+        return 2 * self.noise.variance * self.negative_log_likelihood(x)
+
+    def residual(self, x: Image) -> Scalar:
+        """Root mean square of y - H(x), with the operator itself, on the [-1, 1] scale (compare with sigma)."""
+        return jnp.sqrt(jnp.mean(jnp.square(self.y - self.operator(x))))
+
+    def check(self) -> None:
+        """Raises InputError where y is not of the shape that the operator measures."""
+        if self.y.shape != self.operator.output_shape:
+            raise InputError(
+                f"y has shape {self.y.shape} but {self.operator.name} of an image {self.operator.image_shape} measures "
+                f"{self.operator.output_shape}: pass one measurement, and vmap over a batch"
+            )
+
+
+def observe(operator: Operator, noise: Noise, x: Image, key: PRNGKey) -> Observation:
+    """The image x measured by the operator, with noise drawn from the key."""
+    return Observation(y=noise.draw(operator(x), key), operator=operator, noise=noise)
+
+
+def _check_positive(noise: str, name: str, value: Any) -> None:
+    """Raises InputError for numbers known to be zero, negative or not a number; those under tracing cannot be read."""
+    known = isinstance(value, (int, float, np.ndarray, np.generic, jax.Array)) and not isinstance(
+        value, jax.core.Tracer
+    )
+    if isinstance(value, str) or (known and not np.all(np.asarray(value) > 0)):
+        raise InputError(f"{noise} noise: {name}={value} must be positive (images are in [-1, 1])")

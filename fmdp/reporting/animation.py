@@ -1,0 +1,94 @@
+"""The slider as a moving picture: knob.gif, from the least error to the most real."""
+
+import pathlib
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from fmdp.io.files import replacing
+from fmdp.reporting.curves import STYLE
+from fmdp.reporting.panels import Plane, View, set_scales
+
+SIZE = (7.2, 3.4)  # hundreds of pixels
+IMAGES = 3
+FRAME, PAUSE = 140, 1200  # milliseconds: of a frame, and of the first and last
+COLOURS = 128
+
+
+def write(path: pathlib.Path, view: View) -> None:
+    """Draw the marker moving along the first curve of a view's first plane, and the restored images changing."""
+    frames = _frames(view)
+    palette = frames[-1].quantize(COLOURS)
+    indexed = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    durations = [PAUSE, *[FRAME] * (len(frames) - 2), PAUSE][: len(frames)]
+    with replacing(path) as temporary:
+        indexed[0].save(temporary, save_all=True, append_images=indexed[1:], duration=durations, loop=0, optimize=True)
+
+
+def _frames(view: View) -> list[Image.Image]:
+    """One picture of the whole for every position of the slider."""
+    plane, figure = view.planes[0], Figure(figsize=SIZE, dpi=100)
+    canvas = FigureCanvasAgg(figure)
+    alone = view.restored is None
+    axis = figure.add_axes((0.1, 0.15, 0.86 if alone else 0.44, 0.7))
+    _draw_plane(axis, plane)
+    (marker,) = axis.plot([], [], "o", ms=13, mfc="white", mec=STYLE["lookahead"]["color"], mew=4, zorder=9)
+    figure.suptitle(f"One network, one knob: the lookahead ({view.name})", x=0.01, ha="left", fontsize=11)
+    title, shown = _draw_pictures(figure, view) if not alone else (axis.set_title(""), [])
+    frames = []
+    for k, position in enumerate(view.positions):
+        marker.set_data([plane.curves[0].x[k]], [plane.curves[0].y[k]])
+        title.set_text(position)
+        for picture, images in shown:
+            picture.set_data(images[k])
+        canvas.draw()
+        frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
+    return frames
+
+
+def _draw_plane(axis, plane: Plane) -> None:
+    for curve in plane.curves:
+        if curve.style in ("lookahead", "chord"):
+            style = STYLE[curve.style] | {"marker": ".", "ms": 6, "lw": 2}
+            axis.plot(curve.x, curve.y, label=curve.name, **style)
+        elif curve.style == "frontier":
+            axis.plot(curve.x, curve.y, color="0.6", lw=4, label="optimal frontier", zorder=0)
+    axis.margins(0.1)
+    first = plane.curves[0]
+    if plane.band:
+        axis.axhspan(*plane.band, color="0.5", alpha=0.25, lw=0, label="real against real")
+    set_scales(axis, plane)
+    for k, text, offset in ((0, "t = s", (11, 4)), (-1, "t = 1", (-2, 13))):
+        side = "left" if k == 0 else "right"
+        axis.annotate(text, (first.x[k], first.y[k]), offset, textcoords="offset points", fontsize=9, ha=side)
+    axis.set_xlabel("error (MSE per pixel), left is more faithful", fontsize=8)
+    axis.set_ylabel(f"{plane.label.split(' to ')[0]}, lower is more real", fontsize=8)
+    axis.tick_params(labelsize=7)
+    axis.legend(fontsize=7)
+
+
+def _draw_pictures(figure: Figure, view: View):
+    """The title of the restored column, and its pictures with what they show over the positions."""
+    assert view.clean is not None
+    assert view.measured is not None
+    assert view.restored is not None
+    images = min(IMAGES, len(view.clean))
+    axes = figure.subplots(
+        images,
+        3,
+        squeeze=False,
+        gridspec_kw={"left": 0.58, "right": 0.995, "bottom": 0.02, "top": 0.82, "wspace": 0.04, "hspace": 0.04},
+    )
+    shown = []
+    for row, line in enumerate(axes):
+        for axis, picture in zip(line, (view.measured[row], view.restored[0, row], view.clean[row]), strict=True):
+            drawn = axis.imshow(picture, cmap=colormaps["gray"], vmin=0, vmax=255, interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
+            if axis is line[1]:
+                shown.append((drawn, view.restored[:, row]))
+    for axis, name in zip(axes[0], ("noisy", "", "original"), strict=True):
+        axis.set_title(name, fontsize=10)
+    return axes[0, 1].title, shown

@@ -1,0 +1,147 @@
+"""The files of an evaluation: the table and the pictures."""
+
+import csv
+import math
+import pathlib
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from matplotlib.ticker import SymmetricalLogLocator
+
+from fmdp.evaluation.denoising import Sweep
+from fmdp.io.files import replacing
+
+BEHIND: dict[str, Any] = {"mfc": "none", "ms": 5.5, "lw": 0.9, "zorder": 2.5}
+"""Of what may lie where the lookahead does, which is drawn over it, small and filled."""
+STYLE: dict[str, dict[str, Any]] = {
+    "lookahead": {"color": "#1764ab", "marker": "o", "ms": 3, "lw": 1.4, "zorder": 3},
+    "chord": {"color": "#c4651c", "marker": "s", "ls": "--"} | BEHIND,
+    "mean_of_samples": {"color": "#3b8540", "marker": "^", "ls": ":"} | BEHIND,
+    "scaled_diffusion": {"color": "#8a4fa3", "marker": "v", "ls": ":"} | BEHIND,
+    "blend": {"color": "#808080", "marker": "x", "ls": ":"} | BEHIND,
+}
+NAMES = {"mean_of_samples": "mean of n posterior samples", "scaled_diffusion": "scaled reverse diffusion"}
+PERCEPTION = {
+    "kernel_distance": "kernel distance MMD² to real images",
+    "frechet_distance": "Fréchet distance to real images",
+    "kid": "KID to real images",
+    "fid": "FID to real images",
+}
+
+
+WIDE = 6  # times its linear part an axis spans before it becomes logarithmic
+
+
+def verbatim(name: str) -> str:
+    """A name as matplotlib shows it and does not take it for a formula."""
+    return name.replace("$", r"\$")
+
+
+def stretch(axis, linear: float) -> None:
+    """Make y logarithmic beyond the width `linear` where it goes far beyond it, with a tick for each power of ten."""
+    if np.ptp(axis.get_ylim()) > WIDE * linear > 0:
+        axis.set_yscale("symlog", linthresh=linear)
+        axis.autoscale()  # the margins, on the new scale
+        decade = 10.0 ** math.ceil(math.log10(linear))
+        axis.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=decade))
+
+
+def write_curves(path: pathlib.Path, curves: list[dict[str, Any]]) -> None:
+    """Write one CSV line per noise level, knob and setting."""
+    rows = [
+        {"noise_level": curve["noise_level"], "s": curve["s"], "knob": curve["knob"]} | point
+        for curve in curves
+        for point in curve["points"]
+    ]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def draw_plane(path: pathlib.Path, evaluation: dict[str, Any]) -> None:
+    """Draw the distortion-perception plane: a column for each noise level, a row for each perception measure."""
+    curves, floor = evaluation["denoise"], evaluation["floor"]
+    levels = list(dict.fromkeys(curve["noise_level"] for curve in curves))
+    measures = [measure for measure in PERCEPTION if measure in floor]
+    figure = Figure(figsize=(4.2 * len(levels), 3.4 * len(measures)), layout="constrained")
+    axes = figure.subplots(len(measures), len(levels), squeeze=False)
+    for row, measure in zip(axes, measures, strict=True):
+        for axis, level in zip(row, levels, strict=True):
+            chosen = [c for c in curves if c["noise_level"] == level and measure in c["points"][0]]
+            axis.margins(0.12)
+            _draw_curves(axis, chosen, measure)
+            axis.axhspan(floor[measure]["low"], floor[measure]["high"], color="0.5", alpha=0.25, lw=0)
+            axis.axhline(floor[measure]["mean"], color="0.5", lw=0.8, label="real against real")
+            if measure in ("kernel_distance", "kid"):
+                stretch(axis, max(abs(floor[measure][end]) for end in ("low", "high")))
+            axis.set_title(f"noise level {level:g}")
+            axis.set_xlabel("mean squared error per pixel")
+        row[0].set_ylabel(PERCEPTION[measure])
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
+    figure.suptitle(
+        "Lower is better on both axes. Each point is one setting of a knob on the same network; the lookahead goes from"
+        " t = s (least error) to t = 1 (looks real).\n"
+        f"{evaluation['images']} held-out images, {evaluation['draws']} draws of the noise (bars: their standard"
+        " deviation; of the dotted knobs one draw), one trained network; band: 95 % of real sets against real ones",
+        fontsize=9,
+    )
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+
+
+def _draw_curves(axis, curves: list[dict[str, Any]], measure: str) -> None:
+    for curve in curves:
+        points, style = curve["points"], STYLE[curve["knob"]]
+        x, y, dx, dy = (
+            [point[key] for point in points] for key in ("mse", measure, "mse_draw_std", f"{measure}_draw_std")
+        )
+        axis.errorbar(x, y, dy, dx, elinewidth=0.6, label=_label(curve), **style)
+        if curve["knob"] == "lookahead":
+            at = {"textcoords": "offset points", "fontsize": 8, "ha": "right", "va": "top"}
+            axis.annotate("t = s", (x[0], y[0]), (-7, 2), **at)
+            axis.annotate("t = 1", (x[-1], y[-1]), (-7, -5), **at)
+
+
+def _label(curve: dict[str, Any]) -> str:
+    """The knob and what it costs."""
+    costs = [point["evaluations"] for point in curve["points"]]
+    cost = f"{costs[0]}" if min(costs) == max(costs) else f"{min(costs)} to {max(costs)}"
+    return f"{NAMES.get(curve['knob'], curve['knob'])} ({cost} evaluation{'s' * (max(costs) > 1)})"
+
+
+def draw_denoising(path: pathlib.Path, clean: np.ndarray, sweeps: list[Sweep], images: int, columns: int = 7) -> None:
+    """Draw restored images: a block of rows for each noise level, columns clean, noisy, then growing lookahead."""
+    kept = sweeps[0].kept
+    images = min(images, len(kept))
+    shown = np.linspace(0, len(kept) - 1, images).astype(int)
+    rows = len(sweeps) * images
+    figure = Figure(figsize=(0.85 * (columns + 2), 0.85 * rows + 0.9), layout="constrained")
+    axes = figure.subplots(rows, columns + 2, squeeze=False)
+    for block, swept in enumerate(sweeps):
+        knob = swept.knobs["lookahead"]
+        settings = np.linspace(0, len(knob.settings) - 1, columns).astype(int)
+        titles = ["clean", "noisy", *(f"t = {swept.s + knob.settings[k] * (1 - swept.s):.2f}" for k in settings)]
+        for row, place in enumerate(shown):
+            line = axes[block * images + row]
+            index = kept[place]
+            pictures = [clean[index], swept.noisy[0, index], *knob.restored[settings, 0, place]]
+            for axis, picture, title in zip(line, pictures, titles, strict=True):
+                axis.imshow(as_picture(picture), cmap=colormaps["gray"], vmin=0, vmax=255, interpolation="nearest")
+                axis.set(xticks=[], yticks=[])
+                if row == 0:
+                    axis.set_title(title, fontsize=8)
+            if row == 0:
+                line[0].set_ylabel(f"noise {1 - swept.s:.1f}", fontsize=8)
+    figure.suptitle("From the minimum-error estimate (t = s) to perfect perception (t = 1)", fontsize=10)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+
+
+def as_picture(image: np.ndarray) -> np.ndarray:
+    """An image [H, W, C] in [-1, 1] as a picture, uint8 [H, W, 3], or [H, W] where it has one channel."""
+    picture = np.clip(np.round((image + 1) * 127.5), 0, 255).astype(np.uint8)
+    return picture[..., 0] if picture.shape[-1] == 1 else picture

@@ -1,0 +1,147 @@
+"""The files of a comparison of solvers: the table, the plane and the strips of every task."""
+
+import csv
+import pathlib
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+
+from fmdp.evaluation.solver_comparison import ITERATES, Picture
+from fmdp.io.files import replacing
+from fmdp.reporting.curves import STYLE, as_picture, verbatim
+
+BASELINES = {
+    "pnp_flow": ("D", "#3b8540"),
+    "ot_ode": ("v", "#8a4fa3"),
+    "flow_priors": ("P", "#b3283c"),
+    "d_flow": ("X", "#4d4d4d"),
+    "dps": ("^", "#a07a12"),
+    "flower": ("*", "#d1477d"),
+}
+FLOW_MAP = "#1764ab"
+SHADES = ("#1764ab", "#6ea6d9", "#b5d0ea", "#d6e4f2")  # the more steps, the darker
+
+
+def write_table(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
+    """Write one CSV line for every run of a solver; of a failed one, the reason."""
+    columns = dict.fromkeys(key for row in rows for key in row if key != "seeds")
+    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(columns), extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def draw_planes(path: pathlib.Path, table: dict[str, Any], images: int, seeds: int) -> None:
+    """Draw the distortion-perception plane of every task: plug-and-play's curves, and each baseline as a point.
+
+    Args:
+      path: of the PNG.
+      table: of `inverse.compare`.
+      images, seeds: of each point.
+    """
+    rows, floor = table["inverse"], table["inverse_floor"]["kernel_distance"]
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    columns = min(len(tasks), 2)
+    figure = Figure(figsize=(5.4 * columns, 4 * -(-len(tasks) // columns) + 0.9), layout="constrained")
+    axes = figure.subplots(-(-len(tasks) // columns), columns, squeeze=False).ravel()
+    for axis, task in zip(axes, tasks, strict=False):
+        _draw_plane(axis, [row for row in rows if row["task"] == task and "failed" not in row])
+        axis.axhspan(floor["low"], floor["high"], color="0.5", alpha=0.25, lw=0, label="real against real")
+        axis.set(
+            title=verbatim(task.replace("_", " ")), xlabel="mean squared error per pixel", ylabel="kernel distance MMD²"
+        )
+    for axis in axes[len(tasks) :]:
+        axis.remove()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+    figure.suptitle(
+        "Lower is better on both axes. Blue: plug-and-play with the flow map from t = s (large dot) to t = 1.\n"
+        f"{images} held-out images, {seeds} seeds (bars: standard deviation over them), one trained network;"
+        " band: 95 % of real sets against real ones",
+        fontsize=9,
+    )
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+
+
+def _draw_plane(axis, rows: list[dict[str, Any]]) -> None:
+    curves: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["solver"] == "pnp":
+            curves.setdefault((row["knob"], row["steps"]), []).append(row)
+    shades = dict(zip(sorted({steps for _, steps in curves}, reverse=True), SHADES, strict=False))
+    for (knob, steps), points in curves.items():
+        if knob == "chord":
+            style, name = STYLE["chord"], f"chord, {2 * steps} evaluations"
+        else:
+            color = shades.get(steps, SHADES[-1])
+            style, name = STYLE["lookahead"] | {"color": color}, f"lookahead, {steps} evaluations"
+        x, y, dx, dy = _coordinates(points)
+        axis.errorbar(x, y, dy, dx, elinewidth=0.5, label=name, **style)
+        axis.plot(x[:1], y[:1], **style | {"ms": 7.5 if knob == "chord" else 6, "label": ""})
+    for row in rows:
+        if row["solver"] in BASELINES:
+            marker, color = BASELINES[row["solver"]]
+            x, y, dx, dy = _coordinates([row])
+            name = f"{row['solver']}, {row['nfe']:.0f} evaluations"
+            axis.errorbar(x, y, dy, dx, marker=marker, ms=8, ls="", elinewidth=0.7, color=color, label=name)
+    axis.set_xscale("log")
+    axis.set_yscale("symlog", linthresh=1e-3)
+    axis.margins(0.08, 0.12)
+
+
+def _coordinates(points: list[dict[str, Any]]) -> tuple[np.ndarray, ...]:
+    names = ("mse", "kernel_distance", "mse_draw_std", "kernel_distance_draw_std")
+    return tuple(np.array([point[name] for point in points]) for name in names)
+
+
+def draw_strips(path: pathlib.Path, pictures: dict[str, Picture]) -> None:
+    """Draw one image of every task: clean, measured, restored at three lookaheads and by each baseline."""
+    labels = {task: _shown(picture) for task, picture in pictures.items()}
+    columns = 2 + max(len(shown) for shown in labels.values())
+    figure = Figure(figsize=(1.15 * columns, 1.4 * len(pictures) + 0.6), layout="constrained")
+    axes = figure.subplots(len(pictures), columns, squeeze=False)
+    for line, (task, picture) in zip(axes, pictures.items(), strict=True):
+        tiles = [(picture.clean, "clean"), (picture.measured, "measured")]
+        tiles += [(picture.restored[label], title) for label, title in labels[task]]
+        _draw_tiles(line, tiles)
+        line[0].set_ylabel(verbatim(task.replace("_", "\n")), fontsize=7)
+    figure.suptitle("One held-out image, first seed; what each solver made of the same measurement", fontsize=9)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+
+
+def _shown(picture: Picture) -> list[tuple[str, str]]:
+    """The labels of the restorations to show, with their titles."""
+    pnp = [label for label in picture.restored if label.startswith("pnp ") and "chord" not in label]
+    longest = max((int(label.split("(")[1].split()[0]) for label in pnp), default=0)
+    curve = [label for label in pnp if f"({longest} steps)" in label]
+    some = dict.fromkeys(curve[k] for k in (0, len(curve) // 2, len(curve) - 1)) if curve else {}
+    titles = [(label, f"flow map\nknob {label.split()[2]}") for label in some]
+    return titles + [(label, label.replace("_", " ")) for label in picture.restored if label in BASELINES]
+
+
+def draw_iterates(path: pathlib.Path, pictures: dict[str, Picture]) -> None:
+    """Draw plug-and-play's iterates on one image of every task, at both ends of the lookahead."""
+    lines = [(t, r, x) for t, picture in pictures.items() for r, x in picture.iterates.items()]
+    if not lines:
+        return
+    figure = Figure(figsize=(1.15 * len(ITERATES) + 0.8, 1.25 * len(lines) + 0.6), layout="constrained")
+    axes = figure.subplots(len(lines), len(ITERATES), squeeze=False)
+    for number, (line, (task, lookahead, iterates)) in enumerate(zip(axes, lines, strict=True)):
+        titles = [f"{share:.0%} of the steps" if number == 0 else "" for share in ITERATES]
+        _draw_tiles(line, list(zip(iterates, titles, strict=True)))
+        line[0].set_ylabel(f"{verbatim(task.replace('_', ' '))}\n{'t = 1' if lookahead else 't = s'}", fontsize=6)
+    figure.suptitle("Plug-and-play on its way", fontsize=9)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+
+
+def _draw_tiles(axes, tiles: list[tuple[np.ndarray, str]]) -> None:
+    for axis, (image, title) in zip(axes, tiles, strict=False):
+        axis.imshow(as_picture(image), cmap=colormaps["gray"], vmin=0, vmax=255, interpolation="nearest")
+        axis.set(xticks=[], yticks=[])
+        axis.set_title(title, fontsize=7)
+    for axis in axes[len(tiles) :]:
+        axis.remove()

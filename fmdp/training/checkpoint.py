@@ -1,0 +1,256 @@
+"""Checkpoints of a run: state and place in the data together, through orbax, by any number of processes."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import grain
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from fmdp.config.defaults import plain
+from fmdp.errors import InputError, reason
+from fmdp.io.files import is_full
+from fmdp.training.checksum import fingerprint
+
+FORMAT = 1  # of what is written here; records of version 0.1.0 do not say it
+# What a state is made for; a checkpoint that differs here belongs to another run.
+IDENTITY = ("seed", "data", "network", "loss", "optimizer", "ema", "train.batch_size")
+# Where the data is, and how it is read and measured on, is free to change.
+FREE = {"path", "origin", "test_images", "strict", "max_pixels", "memory_gb", "workers"}
+LOOKS = 20  # at a folder that changes, before it is given up
+
+T = TypeVar("T")
+
+
+def exists(workdir: pathlib.Path) -> bool:
+    """Whether `workdir` holds a finished checkpoint; looks without opening, which would make folders and threads."""
+    return any(path.name.isdigit() and path.is_dir() for path in (workdir / "checkpoints").glob("*"))
+
+
+class Checkpoints:
+    """The checkpoints of one workdir, newest last; a context manager that waits for writing to end."""
+
+    def __init__(self, workdir: pathlib.Path, config: ConfigDict, reading: bool = False):
+        """Open (or prepare) `workdir`/checkpoints for the run that `config` describes.
+
+        Args:
+          reading: leave half-written ones alone, which another process may be at.
+
+        Raises:
+          InputError: the folder cannot be opened.
+        """
+        self._folder = workdir.absolute() / "checkpoints"  # orbax takes no other
+        self._config = plain(config)
+        self._needed = 0
+        keep: list[Any] = [preservation_policy.LatestN(config.train.keep)]
+        if config.train.keep_every:
+            keep.append(preservation_policy.EveryNSteps(interval_steps=config.train.keep_every))
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=preservation_policy.AnyPreservationPolicy(keep), cleanup_tmp_directories=not reading
+        )
+        handlers = {"state": ocp.StandardCheckpointHandler(), "run": ocp.JsonCheckpointHandler()}
+        try:
+            self._manager = _looking(
+                lambda: ocp.CheckpointManager(self._folder, options=options, item_handlers=handlers)
+            )
+        except Exception as error:  # orbax raises many kinds for damaged metadata
+            raise InputError(
+                f"{self._folder} cannot be opened ({reason(error)}): remove what is damaged in it, or name another"
+                " --workdir"
+            ) from error
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+    def wait(self) -> None:
+        """Wait until what is being written is whole.
+
+        Raises:
+          InputError: there is no room for it.
+        """
+        with self._room():
+            self._manager.wait_until_finished()
+
+    @property
+    def latest_step(self) -> int | None:
+        """The step of the newest checkpoint, None where there is none."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: Any, iterator: grain.DatasetIterator, progress: dict[str, Any]) -> None:
+        """Write a checkpoint in the background; it takes its name only when it is whole.
+
+        Args:
+          step: how many steps the state has behind it.
+          state: over all devices of the run, as `parallel.Parallel.collect` gives it.
+          iterator: of the training batches.
+          progress: what is known of the training so far, as plain JSON.
+
+        Raises:
+          InputError: there is no room for this one, or there was none for the one before.
+        """
+        self._needed = sum(x.nbytes for x in jax.tree.leaves(state)) * 11 // 10 + 2**17  # and what orbax notes on it
+        # The iterator's state is the same in all processes; grain's own file would be one of each.
+        run = {"config": self._config, "progress": progress, "data": iterator.get_state()}
+        run |= {"format": FORMAT, "fingerprint": fingerprint(state)}
+        items = {"state": ocp.args.StandardSave(state), "run": ocp.args.JsonSave(run | {"digest": _digest(run)})}
+        self.wait()
+        with self._room():
+            short = np.int32(shutil.disk_usage(self._folder).free < self._needed)
+            if multihost_utils.broadcast_one_to_all(short):  # so that no process waits for another that gave up
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._manager.save(step, args=ocp.args.Composite(**items))
+
+    @contextlib.contextmanager
+    def _room(self) -> Iterator[None]:
+        """Tells a full disk from what else goes wrong in writing, and leaves nothing half-written on it."""
+        try:
+            yield
+        except Exception as error:  # orbax and tensorstore raise many kinds
+            if not is_full(error):
+                raise
+            if jax.process_index() == 0:
+                for half in self._folder.glob("*.orbax-checkpoint-tmp*"):
+                    shutil.rmtree(half, ignore_errors=True)
+            free = shutil.disk_usage(self._folder).free
+            raise InputError(
+                f"no room for a checkpoint in {self._folder}: it takes {self._needed / 1e6:,.1f} MB and"
+                f" {free / 1e6:,.1f} MB are free (there may be a quota): make room, or lower config.train.keep,"
+                " and start the same command again; the checkpoints of before are whole"
+            ) from error
+
+    def restore(
+        self, state: Any, iterator: grain.DatasetIterator | None = None, set_aside: bool = False
+    ) -> tuple[Any, dict[str, Any]]:
+        """The newest state that is whole, and its progress; the iterator, where given, is set to where it was then.
+
+        Args:
+          state: a state, or its shapes and dtypes, of the wanted structure and sharding.
+          iterator: as `data.batches` makes it for the same configuration.
+          set_aside: move damaged checkpoints out of the way, to `damaged` in the workdir, and tell so.
+
+        Raises:
+          InputError: the newest is of another configuration, or none is whole.
+        """
+        damaged: dict[int, _DamagedError] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                restored, run = self._read_whole(step, state)
+            except _DamagedError as error:
+                damaged[step] = error
+                continue
+            if damaged and set_aside and jax.process_count() > 1:  # what stays newest, orbax saves nothing before
+                raise InputError(f"{damaged[max(damaged)]}: remove it, and the run goes on from step {step}")
+            for found, fault in damaged.items() if set_aside else ():
+                print(f"{fault}; set aside in {self._put_away(found)}", flush=True)
+            if iterator is not None:  # one batch a step; checkpoints of version 0.1.0 do not say so
+                iterator.set_state(run.get("data", {"next_index": run["progress"]["steps"]}))
+            return restored, run["progress"]
+        _looking(self._manager.reload)
+        if not damaged.keys() >= set(self._manager.all_steps()):  # a run that writes has replaced them by newer ones
+            return self.restore(state, iterator, set_aside)
+        if not damaged:
+            raise InputError(f"{self._folder} holds no checkpoint: train first, with --mode=train")
+        newest = damaged[max(damaged)]
+        raise InputError(
+            f"{newest}, and no other is whole: remove it to start anew, or name another --workdir"
+        ) from newest
+
+    def _read_whole(self, step: int, state: Any) -> tuple[Any, dict[str, Any]]:
+        run = self._read(step, {"run": ocp.args.JsonRestore()})["run"]
+        if not _is_record(run):
+            raise _DamagedError(f"the checkpoint {self._folder / str(step)} is damaged (its record was changed)")
+        if run.get("format", 1) > FORMAT:
+            raise InputError(
+                f"the checkpoint {self._folder / str(step)} has format {run['format']}, and this version of fmdp reads"
+                f" up to format {FORMAT}: update fmdp, or name another --workdir"
+            )
+        self._check(run["config"])
+        restored = self._read(step, {"state": ocp.args.StandardRestore(state)})["state"]
+        same = run.get("fingerprint") in (None, fingerprint(restored)) and restored.step == run["progress"]["steps"]
+        if not same:
+            raise _DamagedError(f"the checkpoint {self._folder / str(step)} is damaged (an array was changed)")
+        return restored, run
+
+    def _check(self, config: dict[str, Any]) -> None:
+        for key in IDENTITY:
+            was, now = (_at(c, key) for c in (config, self._config))
+            if isinstance(was, dict) and isinstance(now, dict):
+                if key == "data":
+                    was, now = ({name: x for name, x in data.items() if name not in FREE} for data in (was, now))
+                was, now = (
+                    {name: x for name, x in one.items() if was.get(name) != now.get(name)} for one in (was, now)
+                )
+            if was != now:
+                raise InputError(
+                    f"{self._folder} holds a checkpoint of another run: config.{key} was {was} and is now {now};"
+                    " name another --workdir, or go back to the old value"
+                )
+
+    def _read(self, step: int, items: dict[str, Any]) -> Any:
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
+        except Exception as error:  # orbax and tensorstore raise many kinds for a damaged file
+            raise _DamagedError(
+                f"the checkpoint {self._folder / str(step)} is damaged or incomplete ({reason(error)})"
+            ) from error
+
+    def _put_away(self, step: int) -> pathlib.Path:
+        target = self._folder.parent / "damaged" / str(step)
+        target.parent.mkdir(exist_ok=True)
+        shutil.rmtree(target, ignore_errors=True)
+        (self._folder / str(step)).rename(target)
+        self._manager.reload()
+        return target
+
+
+class _DamagedError(Exception):
+    """A checkpoint that cannot be read, or is not what was written."""
+
+
+def _looking(look: Callable[[], T]) -> T:
+    """Look through the checkpoints, anew where a run that writes removed one of them meanwhile."""
+    for _ in range(LOOKS - 1):
+        with contextlib.suppress(FileNotFoundError):
+            return look()
+    return look()
+
+
+def _is_record(run: Any) -> bool:
+    """Whether this is what `Checkpoints.save` notes of a run; version 0.1.0 noted neither format, digest nor data."""
+    if not isinstance(run, dict) or not all(isinstance(run.get(name), dict) for name in ("config", "progress")):
+        return False
+    if "format" in run and run.get("digest") != _digest({name: x for name, x in run.items() if name != "digest"}):
+        return False
+    progress, data = run["progress"], run.get("data", {"next_index": 0})
+    place = data.get("next_index") if isinstance(data, dict) else None
+    counts = (run.get("format", 1), progress.get("steps"), progress.get("skipped", 0), place)
+    whole = all(isinstance(x, int) and 0 <= x < 2**31 for x in counts)
+    return whole and isinstance(progress.get("seconds"), int | float)
+
+
+def _at(config: Any, key: str) -> Any:
+    """What a configuration has under a key such as train.batch_size, None where it has none."""
+    for part in key.split("."):
+        config = config.get(part) if isinstance(config, dict) else None
+    return config
+
+
+def _digest(run: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,134 @@
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from configs import celeba, digits
+from fmdp import bench
+from fmdp.bench import __main__ as program
+from fmdp.bench import flops
+from fmdp.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    config = celeba.get_config("smoke")
+    config.data.size = config.network.resolution = 8
+    return config
+
+
+def test_products_are_found_wherever_they_hide():
+    @jax.checkpoint
+    def layer(x, w):
+        return jnp.tanh(x @ w)
+
+    def network(x, w):
+        x, _ = jax.lax.scan(lambda x, w: (jax.jit(layer)(x, w), None), x, w)
+        kernel = jnp.ones((3, 1, 1), x.dtype)
+        return jax.lax.conv_general_dilated(x[..., None], kernel, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"))
+
+    x, w = jnp.ones((2, 5)), jnp.ones((3, 5, 5))
+    found = flops.products(network, x, w)
+    assert [equation.primitive.name for equation in found] == ["dot_general"] * 3 + ["conv_general_dilated"]
+    backward = flops.products(jax.grad(lambda w: network(x, w).sum()), w)
+    assert len(backward) > 2 * len(found)
+
+
+def test_the_chain_is_the_same_arithmetic_in_a_row():
+    a, b = jnp.ones((16, 32)), jnp.ones((32, 8))
+
+    def network(a, b):
+        c = a @ b
+        return c @ (c.T @ a)
+
+    run, operands = flops.chain(flops.products(network, a, b), jax.random.key(0))
+    compiled = jax.jit(run).lower(operands).compile()
+    wanted = flops.flops(jax.jit(network).lower(a, b).compile())
+    assert flops.flops(compiled) == pytest.approx(wanted, rel=0.2)
+    assert flops.product_flops(network, a, b) == pytest.approx(flops.flops(compiled), rel=0.1)
+    twice = flops.product_flops(lambda a, b: jax.lax.scan(lambda a, _: (network(a, b), None), a, None, 2), a, b)
+    assert twice == pytest.approx(2 * flops.product_flops(network, a, b), rel=1e-2)
+    first = operands[0][0].at[:].set(jnp.nan)
+    assert jnp.isnan(run([(first, operands[0][1]), *operands[1:]]))  # all wait for the first
+
+
+@pytest.mark.slow
+def test_every_section_measures_something(tiny):
+    found = bench.measure(digits.get_config("smoke"), [], 8, 2)
+    assert set(found) == set(bench.SECTIONS)
+    assert found["forward"]["products"] == 7
+    assert found["sweep"]["compiled"] == 1
+    assert found["devices"]["1"]["over_one_gradient"] == 0
+    assert set(found["step"]) == {"lagrangian", "semigroup", "eulerian", "meanflow"}
+    for used in (found["forward"], found["step"]["semigroup"], found["solve"]):
+        assert 0 < used["utilisation"] < 2  # noise of a busy machine, on both sides of the ratio
+    ratios = [
+        found["forward"]["over_bare_products"],
+        found["solve"]["over_forwards"],
+        found["input"]["batches_in_a_step"],
+    ]
+    assert min(ratios) > 0
+    assert found["compile"]["cold_seconds"] > found["compile"]["warm_seconds"] > 0
+    assert "does not exist" in bench.measure(tiny, ["input"], 4, 1)["input"]["not_measured"]
+
+
+@pytest.mark.slow
+def test_what_all_devices_do_is_held_against_one(tmp_path):
+    out = tmp_path / "bench.json"
+    arguments = ("--config=configs/digits.py:smoke", "--only=forward,input", "--rounds=2", f"--out={out}")
+    command = [sys.executable, "-m", "fmdp.bench", *arguments]
+    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"JAX_NUM_CPU_DEVICES": "2"})
+    found = json.loads(out.read_text())
+    assert found["devices"] == found["forward"]["all_devices"]["devices"] == 2
+    assert found["forward"]["all_devices"]["over_bare_products"] > 0
+    assert 0.3 < found["input"]["loop_over_steps"] < 5
+
+
+@pytest.mark.slow
+def test_the_step_that_is_configured_is_measured(tmp_path):
+    """Sharded parameters are gathered and their gradient scattered; pmap exchanges one gradient."""
+    for changes, exchanged in (
+        (("parallel.fsdp=True", "network.width=128"), {"all-gather", "reduce-scatter", "all-reduce"}),
+        (("parallel.mode=pmap",), {"all-reduce"}),
+    ):
+        out = tmp_path / "bench.json"
+        arguments = ["--config=configs/digits.py:smoke", "--only=devices", "--devices=2", "--rounds=1", f"--out={out}"]
+        command = [sys.executable, "-m", "fmdp.bench", *arguments, *(f"--config.{change}" for change in changes)]
+        subprocess.run(command, check=True, capture_output=True)
+        assert set(json.loads(out.read_text())["devices"]["2"]["collective_bytes"]) == exchanged
+
+
+@pytest.mark.slow
+def test_memory_grows_with_the_batch_and_holds_the_state(tiny):
+    (found,) = bench.measure(tiny, ["memory"], 0, 1).values()
+    state = jax.eval_shape(bench.Subject(tiny, (8, 8, 3), 4, 1).init)
+    assert found["image_shape"] == (8, 8, 3)
+    assert found["fixed_bytes"] >= sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+    assert found["bytes_per_example"] > 4 * 8 * 8 * 3
+    least, *_, most = found["batch_per_device"].values()
+    assert most >= 5 * least > 0
+    fits = found["batch_per_device"]["16GB"]
+    assert found["fixed_bytes"] + fits * found["bytes_per_example"] == pytest.approx(0.9 * 16e9, rel=1e-3)
+
+
+def test_unknown_sections_are_refused(tiny):
+    with pytest.raises(InputError, match="--only=speed: must be among ceilings, forward"):
+        bench.measure(tiny, ["speed"], 0, 1)
+
+
+def test_flags_that_cannot_be_used_are_refused_before_anything_is_measured(tmp_path):
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+    for path in (tmp_path, tmp_path / "nowhere" / "x.json"):
+        with flagsaver.flagsaver(out=str(path)), pytest.raises(InputError, match=f"--out={path}: name a file"):
+            program.main([])
+    with flagsaver.flagsaver():
+        flags.FLAGS["workdir"].present = 1
+        with pytest.raises(InputError, match=r"--workdir does nothing in fmdp\.bench"):
+            program.main([])

@@ -1,0 +1,71 @@
+import pathlib
+
+import pytest
+
+from configs import digits
+from fmdp.config.defaults import plain, validate
+from fmdp.errors import InputError
+
+CONFIGS = sorted(path for path in (pathlib.Path(__file__).parents[2] / "configs").glob("[!_]*.py"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("train.steps", 0),
+        ("train.batch_size", 30),
+        ("train.log_every", -1),
+        ("train.skip_limit", 0),
+        ("train.keep_every", -1),
+        ("train.keep_every", 1500),
+        ("loss.off_diagonal", "none"),
+        ("loss.diagonal_share", 0.0),
+        ("loss.weighting", "some"),
+        ("optimizer.learning_rate", 0.0),
+        ("ema.half_life", 0.0),
+        ("parallel.mode", "xmap"),
+        ("data.test_share", 1.0),
+        ("evaluate.noise_levels", ()),
+        ("evaluate.noise_levels", (0.5, 1.0)),
+        ("evaluate.points", 2),
+        ("evaluate.draws", 0),
+        ("inverse.protocol", "fmb"),
+        ("inverse.solvers", ("pnp", "dsp")),
+        ("inverse.knob", "chord"),
+        ("inverse.seeds", 0),
+        ("inverse.steps", ()),
+        ("inverse.steps", (0, 10)),
+        ("inverse.lookaheads", (0.5, 1.5)),
+        ("seed", -1),
+        ("seed", 2**63),
+        ("name", "../elsewhere"),
+        ("optimizer.learning_rate", float("inf")),
+        ("optimizer.b1", 1.0),
+        ("optimizer.clip_norm", 0.0),
+        ("loss.weight_bound", 0.0),
+        ("data.samples", 0),
+        ("train.steps", 2**31),
+        ("evaluate.noise_levels", ("a",)),
+    ],
+)
+def test_what_cannot_run_is_refused_by_name_and_value(key, value):
+    c = digits.get_config()
+    validate(c, 4)
+    c.update_from_flattened_dict({key: value})
+    with pytest.raises(InputError) as refused:
+        validate(c, 4)
+    assert f"config.{key} = {value!r}" in str(refused.value)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_says_its_command_time_and_scores(path):
+    text = path.read_text()
+    assert f"python -m fmdp.main --config=configs/{path.name}" in text
+    assert "Expected time" in text
+    assert "Expected scores" in text
+
+
+def test_plain_config_is_json():
+    import json
+
+    assert json.loads(json.dumps(plain(digits.get_config())))["evaluate"]["noise_levels"] == [0.3, 0.5, 0.7]

@@ -1,0 +1,136 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fmdp import data
+from fmdp.config.defaults import default_config
+from fmdp.evaluation import denoising, known_target
+from fmdp.exact import Gaussian
+from fmdp.reporting import curves
+
+pytestmark = pytest.mark.slow
+
+TARGET = Gaussian(np.zeros((2, 2, 1)), 0.3 * np.eye(4))
+
+
+def exact_field(x, s, t):
+    return TARGET.average_field(x, s, t)
+
+
+FIELD = jax.tree_util.Partial(exact_field)
+
+
+@pytest.fixture(scope="module")
+def swept():
+    """Sweeps of the exact field on samples of its own target."""
+    c = default_config().evaluate
+    c.update(points=5, draws=2, batch_size=300, rival_images=500, rival_steps=60, bootstrap=20, noise_levels=(0.4, 0.6))
+    train, test = (np.asarray(TARGET.sample(jax.random.key(seed), 500)) for seed in (0, 1))
+    split = data.Split(train, test, np.zeros(500, int), np.zeros(500, int), "", TARGET)
+    summary, sweeps = denoising.evaluate(FIELD, split, c, jax.random.key(2))
+    return c, split, summary, sweeps
+
+
+def curve(summary, knob, level=0.4):
+    (found,) = [c for c in summary["denoise"] if c["knob"] == knob and c["noise_level"] == level]
+    return found
+
+
+def test_curve_of_the_exact_field_is_the_closed_form(swept):
+    _, _, summary, _ = swept
+    for knob in ("lookahead", "chord"):
+        points = curve(summary, knob)["points"]
+        for point, t in ((points[0], 0.6), (points[-1], 1.0)):
+            assert point["mse"] == pytest.approx(float(TARGET.mse(0.6, t)), rel=0.06)
+    middle = curve(summary, "lookahead")["points"][2]
+    assert middle["mse"] == pytest.approx(float(TARGET.mse(0.6, middle["t"])), rel=0.06)
+    assert curve(summary, "lookahead")["points"][-1]["variance_ratio"] == pytest.approx(1, abs=0.06)
+
+
+def test_rivals_meet_their_known_errors_and_costs(swept):
+    _, _, summary, _ = swept
+    mmse = float(TARGET.mmse(0.6))
+    samples = curve(summary, "mean_of_samples")["points"]
+    assert [point["evaluations"] for point in samples] == [60, 120, 240, 480]
+    for point in samples:
+        assert point["mse"] == pytest.approx((1 + 1 / point["setting"]) * mmse, rel=0.1)
+    blend = curve(summary, "blend")["points"]
+    assert [point["evaluations"] for point in blend] == [1, 61, 61, 61, 60]
+    assert blend[0]["mse"] == pytest.approx(mmse, rel=0.06)
+    assert [point["evaluations"] for point in curve(summary, "chord")["points"]] == [1, 2, 2, 2, 1]
+
+
+def test_the_knob_is_continuous_where_it_starts(swept):
+    _, _, summary, _ = swept
+    assert abs(curve(summary, "lookahead")["first_step"]["relative_mse_change"]) < 0.01
+
+
+def test_residuals_of_an_exact_field_vanish(swept):
+    _, _, summary, _ = swept
+    for row in summary["residuals"]:
+        for name in ("lagrangian", "eulerian", "semigroup", "field_error"):
+            assert row[name] < 1e-4
+
+
+def test_ragged_batches_change_nothing(swept):
+    c, split, _, sweeps = swept
+    whole = c.copy_and_resolve_references()
+    whole.update(batch_size=1000, rival_images=0)
+    again = denoising.sweep(FIELD, split.test, 0.4, whole, jax.random.fold_in(jax.random.key(2), 0))
+    np.testing.assert_allclose(again.knobs["lookahead"].restored, sweeps[0].knobs["lookahead"].restored, atol=1e-5)
+    assert set(again.knobs) == {"lookahead", "chord"}
+
+
+def test_restorations_are_dropped_once_they_are_measured(swept, tmp_path):
+    c, split, _, sweeps = swept
+    few = denoising.keep(sweeps[0], 3)
+    assert few.kept.tolist() == [0, (len(split.test) - 1) // 2, len(split.test) - 1]
+    for name in ("lookahead", "chord"):
+        whole = sweeps[0].knobs[name]
+        np.testing.assert_array_equal(few.knobs[name].restored, whole.restored[:, :, few.kept])
+        np.testing.assert_array_equal(few.knobs[name].mse, whole.mse)
+    fitted, _ = denoising.calibrate(FIELD, split.test, [denoising.keep(s, 3) for s in sweeps], c)
+    assert fitted == denoising.calibrate(FIELD, split.test, sweeps, c)[0]
+    curves.draw_denoising(tmp_path / "few.png", split.test, [few], 3)
+    curves.draw_denoising(tmp_path / "all.png", split.test, sweeps[:1], 3)
+    assert (tmp_path / "few.png").read_bytes() == (tmp_path / "all.png").read_bytes()
+
+
+def test_a_budget_in_decibels_is_met_on_other_images(swept):
+    c, split, _, sweeps = swept
+    calibration, trials = denoising.calibrate(FIELD, split.test, sweeps, c)
+    assert len(calibration.levels) == 2
+    reached = [trial for trial in trials if trial["setting"] is not None]
+    assert len(reached) >= 4
+    for trial in reached:
+        assert trial["achieved_db"] == pytest.approx(trial["budget_db"], abs=0.1)
+
+
+def test_truth_places_an_exact_field_on_itself(swept):
+    _, split, _, sweeps = swept
+    for level in known_target.compare(TARGET, split.test, sweeps, jax.random.key(3)):
+        assert max(row["relative"] for row in level["field_error"]) < 1e-4
+        by_name = {(c["field"], c["knob"]): c["points"] for c in level["curves"]}
+        for exact, learned in zip(by_name["exact", "lookahead"], by_name["learned", "lookahead"], strict=True):
+            assert learned["mse"] == pytest.approx(exact["mse"], rel=1e-4)
+            assert exact["excess"]["high"] is None or exact["excess"]["high"] < 0.05
+        assert level["squared_p_star"]["low"] == pytest.approx(float(TARGET.p_star(level["s"])) ** 2, rel=1e-5)
+        assert level["frontier"][0]["mse"] == pytest.approx(float(TARGET.mse(level["s"], 1.0)), rel=1e-4)
+
+
+@pytest.mark.parametrize("points", [3, 15])
+def test_grid_has_its_ends_and_is_dense_at_the_far_one(points):
+    grid = denoising.knob_grid(points)
+    assert grid[0] == 0
+    assert grid[-1] == 1
+    assert np.all(np.diff(grid, 2) < 0)
+    assert jnp.asarray(grid).shape == (points,)
+
+
+def test_plug_and_play_settles_where_the_closed_form_says():
+    for row in known_target.plug_and_play(TARGET, 0.5, jax.random.key(4), points=3, chains=1500):
+        assert row["shift_run"] == pytest.approx(row["shift"], rel=1e-4)
+        assert row["variance_run"] == pytest.approx(row["variance"], rel=0.1)
+        assert row["free_variance_run"] == pytest.approx(row["free_variance"], rel=0.1)
+    assert row["free_variance"] == pytest.approx(1.0, rel=1e-5)

@@ -1,0 +1,195 @@
+import csv
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+
+from fmdp.config.defaults import default_config
+from fmdp.config.tasks import PROTOCOLS, tasks
+from fmdp.data import Split
+from fmdp.errors import InputError
+from fmdp.evaluation import denoising, solver_comparison
+from fmdp.exact import Gaussian
+from fmdp.metrics import perception
+from fmdp.metrics.features import features
+from fmdp.reporting import solvers as solver_figures
+
+KEY = jax.random.key(0)
+SHAPE = (4, 4, 1)
+TARGET = Gaussian(np.zeros(SHAPE), 0.25)
+FIELD = Partial(lambda scale, x, s, t: scale * TARGET.average_field(x, s, t), 1.0)
+INPAINTING = {"operator": "random_inpainting", "ratio": 0.5, "sigma": 0.05}
+CLIPPING = {"operator": "hdr", "scale": 2.0, "sigma": 0.05}
+
+
+def split(train=40, test=12):
+    images = [np.asarray(TARGET.sample(jax.random.key(seed), n)) for seed, n in ((1, train), (2, test))]
+    return Split(*images, np.zeros(train, int), np.zeros(test, int), "", None)
+
+
+def settings(**changes):
+    c = default_config().inverse
+    c.update(images=10, tuning_images=8, seeds=2, batch_size=6, steps=(4, 10), lookaheads=(0.0, 0.5, 1.0))
+    c.update(changes)
+    return c
+
+
+@pytest.fixture(scope="module")
+def table():
+    tasks = {"inpainting": INPAINTING, "clipping": CLIPPING}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(solver_comparison.GRIDS, "dps", {"eta": (1e30,)})
+        patch.setitem(solver_comparison.GRIDS, "pnp", {"gain": (1e30, 0.5, 1.0)})
+        return solver_comparison.compare(FIELD, split(), tasks, settings(solvers=("pnp", "dps", "flower")), KEY)
+
+
+def test_every_run_of_the_plan_has_its_row(table):
+    rows, pictures = table[0]["inverse"], table[1]
+    for task in ("inpainting", "clipping"):
+        pnp = [(r["steps"], r["knob"], r["t_or_lookahead"]) for r in rows if (r["task"], r["solver"]) == (task, "pnp")]
+        ends = (0.0, 0.5, 1.0)
+        assert sorted(pnp) == sorted(
+            [(4, "relative", r) for r in ends] + [(10, knob, r) for knob in ("relative", "chord") for r in ends]
+        )
+    for row in rows:
+        if "failed" not in row:
+            assert len(row["seeds"]) == 2
+            assert row["mse"] == pytest.approx(np.mean([seed["mse"] for seed in row["seeds"]]), rel=1e-5)
+            assert row["nfe"] == row["steps"] * (2 if row["knob"] == "chord" else 1)
+            assert row["seconds_per_image"] > 0
+    assert pictures["inpainting"].iterates[1.0].shape == (len(solver_comparison.ITERATES), *SHAPE)
+
+
+def test_what_fails_says_so_and_the_rest_goes_on(table):
+    failed = {(r["task"], r["solver"]): r["failed"] for r in table[0]["inverse"] if "failed" in r}
+    assert set(failed) == {("inpainting", "dps"), ("clipping", "dps"), ("clipping", "flower")}
+    assert "inpainting: dps failed at every setting" in failed["inpainting", "dps"]
+    assert "clipping: dps diverged" in failed["clipping", "dps"]
+    chosen = {(r["task"], r["solver"], r["steps"]): r["options"] for r in table[0]["tuned"]}
+    assert chosen["inpainting", "dps", 10] is None
+    assert chosen["inpainting", "pnp", 10]["gain"] in (0.5, 1.0)
+
+
+def test_both_knobs_meet_at_their_ends(table):
+    rows = {
+        (r["knob"], r["t_or_lookahead"]): r
+        for r in table[0]["inverse"]
+        if (r["task"], r["solver"]) == ("inpainting", "pnp") and r["steps"] == 10
+    }
+    for end in (0.0, 1.0):
+        assert rows["chord", end]["mse"] == pytest.approx(rows["relative", end]["mse"], rel=1e-4)
+
+
+def test_the_floor_is_that_of_as_many_real_images(table):
+    data, key = split(), jax.random.fold_in(KEY, 2)
+    width = perception.median_distance(features(jnp.asarray(denoising.reference(data)[0])))
+    few = data._replace(test=data.test[:10], test_labels=data.test_labels[:10])
+    assert table[0]["inverse_floor"] == denoising.floors(few, width, solver_comparison.DEALS, key)
+    assert table[0]["inverse_floor"] != denoising.floors(data, width, solver_comparison.DEALS, key)
+
+
+def test_files_of_the_comparison(table, tmp_path):
+    summary, pictures = table
+    solver_figures.write_table(tmp_path / "inverse.csv", summary["inverse"])
+    with (tmp_path / "inverse.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(summary["inverse"])
+    assert float(rows[0]["psnr"]) == summary["inverse"][0]["psnr"]
+    assert [row["failed"] for row in rows] == [row.get("failed", "") for row in summary["inverse"]]
+    solver_figures.draw_planes(tmp_path / "plane.png", summary, 10, 2)
+    solver_figures.draw_strips(tmp_path / "strips.png", pictures)
+    solver_figures.draw_iterates(tmp_path / "iterates.png", pictures)
+    assert {path.name for path in tmp_path.iterdir()} == {"inverse.csv", "plane.png", "strips.png", "iterates.png"}
+
+
+def test_tuning_takes_the_best_psnr(monkeypatch):
+    images = jnp.asarray(split().train[:8])
+    monkeypatch.setitem(solver_comparison.GRIDS, "pnp", {"gain": (1e-6, 1.0)})
+    assert solver_comparison.tune(FIELD, images, "", INPAINTING, "pnp", 10, settings(), KEY) == {"gain": 1.0}
+    monkeypatch.setitem(solver_comparison.GRIDS, "pnp", {"gain": (1.0, 1e-6)})
+    assert solver_comparison.tune(FIELD, images, "", INPAINTING, "pnp", 10, settings(), KEY) == {"gain": 1.0}
+
+
+def test_batches_do_not_change_a_restoration_nor_settings_compile_anew():
+    observations = solver_comparison.observe(INPAINTING, "", jnp.asarray(split().test[:10]), KEY)
+    options = {"steps": 3, "knob": "relative", "lookahead": 0.2, "gain": 0.5}
+    whole, info = solver_comparison.solve(FIELD, observations, KEY, "pnp", options, 100)
+    compiled = solver_comparison._solve._cache_size()
+    parts, ragged = solver_comparison.solve(FIELD, observations, KEY, "pnp", options, 4)
+    np.testing.assert_allclose(parts, whole, atol=1e-6)
+    np.testing.assert_allclose(ragged.residual, info.residual, atol=1e-6)
+    assert solver_comparison._solve._cache_size() == compiled + 1
+    other, _ = solver_comparison.solve(FIELD, observations, KEY, "pnp", options | {"lookahead": 0.9, "gain": 0.25}, 4)
+    assert solver_comparison._solve._cache_size() == compiled + 1
+    assert abs(other - parts).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ({"operator": "box_inpaiting", "sigma": 0.1, "size": 2}, "task broken: unknown operator 'box_inpaiting'"),
+        ({"operator": "denoising"}, "task broken: name its operator, and one of sigma, peak and laplace"),
+        ({"operator": "denoising", "sigma": 0.1, "peak": 3.0}, "one of sigma, peak and laplace"),
+        ({"operator": "denoising", "sigma": -0.1}, "task broken: Gaussian noise: sigma=-0.1"),
+        ({"operator": "box_inpainting", "sigma": 0.1, "sizes": 2}, "unknown parameter 'sizes', did you mean 'size'"),
+        ({"operator": "super_resolution", "sigma": 0.1, "factor": 3}, "pad to 6x6"),
+        ({"operator": "colorization", "sigma": 0.1}, "needs 3 channels"),
+    ],
+)
+def test_a_task_that_cannot_be_set_up_is_refused_before_any_other_runs(task, message):
+    with pytest.raises(InputError) as refused:
+        solver_comparison.compare(FIELD, split(), {"fine": INPAINTING, "broken": task}, settings(), KEY)
+    assert message in str(refused.value)
+
+
+def curve(*points):
+    return [
+        {"task": "a", "solver": "pnp", "knob": "relative", "steps": 9, "nfe": 9.0, "psnr": 0.0}
+        | dict(zip(solver_comparison.MATCHED, point, strict=True))
+        | {"seeds": [dict(zip(solver_comparison.MATCHED, point, strict=True))]}
+        for point in points
+    ]
+
+
+@pytest.mark.parametrize(
+    ("point", "at_equal_mse", "at_equal_kernel_distance", "ahead"),
+    [
+        ((2.0, 0.7), 0.5, 1.6, "pnp"),
+        ((2.0, 0.4), 0.5, 2.2, "b"),
+        ((0.9, 0.9), None, 1.2, "b"),
+        ((0.9, 1.5), None, 1.0, "apart"),
+        ((4.0, -0.1), 0.0, None, "apart"),
+        ((4.0, 0.1), 0.0, 2.8, "pnp"),
+        ((0.5, -1.0), None, None, "b"),
+    ],
+)
+def test_who_is_ahead_of_the_curve(point, at_equal_mse, at_equal_kernel_distance, ahead):
+    baseline = {**curve(point)[0], "solver": "b", "knob": ""}
+    rows = [*curve((1.0, 1.0), (3.0, 0.0), (3.5, 0.5)), baseline]
+    (found,) = solver_comparison.matched(rows)
+    assert found["pnp_kernel_distance_at_equal_mse"] == pytest.approx(at_equal_mse)
+    assert found["pnp_mse_at_equal_kernel_distance"] == pytest.approx(at_equal_kernel_distance)
+    assert found["ahead"] == ahead
+
+
+def test_seeds_that_differ_leave_it_even():
+    rows = [*curve((1.0, 1.0), (3.0, 0.0)), {**curve((2.0, 0.45))[0], "solver": "b", "knob": ""}]
+    rows[-1]["seeds"] = [{"mse": 2.0, "kernel_distance": 0.3}, {"mse": 2.0, "kernel_distance": 0.6}]
+    for row in rows[:-1]:
+        row["seeds"] *= 2
+    (found,) = solver_comparison.matched(rows)
+    assert found["ahead"] == "even"
+
+
+@pytest.mark.parametrize("shape", [(28, 28, 1), (64, 64, 3)])
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_every_task_of_a_protocol_can_be_set_up(name, shape):
+    image = jnp.zeros((1, *shape))
+    for task, options in tasks(name, shape).items():
+        y = jax.eval_shape(
+            lambda key, task=task, options=options: solver_comparison.observe(options, task, image, key).y, KEY
+        )
+        assert y.shape[0] == 1
+    assert ("colorization" in tasks("fmd", shape)) == (shape[-1] == 3)

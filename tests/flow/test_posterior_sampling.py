@@ -1,0 +1,140 @@
+from functools import partial
+from itertools import pairwise
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fmdp.exact import Gaussian
+from fmdp.flow import posterior_sampling
+from fmdp.flow.average_field import denoise
+
+SHAPE = (1, 3, 1)
+LAM = np.array([0.01, 0.2, 1.0])
+S, COUNT = 0.4, 20_000
+
+
+@pytest.fixture
+def target():
+    return Gaussian(np.full(SHAPE, 0.3), LAM.reshape(SHAPE))
+
+
+@pytest.fixture
+def point():
+    """One noisy image, many times over: the estimates' spread is the posterior's."""
+    return jnp.broadcast_to(jnp.array([1.0, -0.5, 0.8]).reshape(SHAPE), (COUNT, *SHAPE))
+
+
+def posterior(target, x):
+    """Mean and variance of x1 given x_s = x, by completing the square."""
+    precision = 1 / LAM + S**2 / (1 - S) ** 2
+    mean = (np.ravel(target.mean) / LAM + S * np.ravel(x) / (1 - S) ** 2) / precision
+    return mean, 1 / precision
+
+
+def moments(x):
+    flat = np.asarray(x).reshape(len(x), -1)
+    return flat.mean(0), flat.var(0)
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, 1.0])
+def test_scaled_diffusion_has_the_posterior_mean_and_a_scaled_variance(target, point, scale):
+    draw = jax.jit(partial(posterior_sampling.scaled_diffusion, target.average_field, s=S, steps=300))
+    x, evaluations = draw(point, key=jax.random.key(0), scale=scale)
+    mean, variance = moments(x)
+    expected_mean, expected = posterior(target, point[0])
+    assert evaluations == 300
+    np.testing.assert_allclose(mean, expected_mean, atol=0.02)
+    np.testing.assert_allclose(variance, scale**2 * expected, rtol=0.05, atol=1e-7)
+
+
+def test_discretisation_is_of_first_order_and_narrow(x64, target, point):
+    """The variance is a deterministic function of the steps: propagate it, for every eigenvalue, without sampling."""
+
+    def variance(steps):
+        times = 1 - (1 - S) * np.linspace(1, 0, steps + 1) ** 2
+        total = np.zeros(3)
+        for t, u in pairwise(times):
+            gain = np.asarray(target.gain(float(t), float(t)))
+            pull, spread = posterior_sampling.bridge(jnp.zeros(SHAPE), jnp.ones(SHAPE), jnp.asarray(t), jnp.asarray(u))
+            keep, _ = posterior_sampling.bridge(jnp.ones(SHAPE), jnp.zeros(SHAPE), jnp.asarray(t), jnp.asarray(u))
+            total = (np.ravel(keep) + np.ravel(pull) * gain) ** 2 * total + np.ravel(spread) ** 2
+        return total
+
+    _, expected = posterior(target, point[0])
+    coarse, fine = (1 - variance(steps) / expected for steps in (50, 100))
+    assert np.all(fine > 0)
+    np.testing.assert_allclose(coarse / fine, 2, atol=0.25)
+    assert fine.max() < 0.08  # as the module says
+
+
+def test_bridge_is_the_posterior_of_the_noising_process(x64):
+    """x_u and x_t given x1 are jointly Gaussian with covariance (t / u) (1 - u)^2."""
+    t, u, x, clean = 0.3, 0.7, jnp.full(SHAPE, 0.9), jnp.full(SHAPE, -0.4)
+    mean, spread = posterior_sampling.bridge(x, clean, jnp.asarray(t), jnp.asarray(u))
+    slope = (t / u) * (1 - u) ** 2 / (1 - t) ** 2
+    np.testing.assert_allclose(mean, u * clean + slope * (x - t * clean))
+    np.testing.assert_allclose(spread**2, (1 - u) ** 2 - slope**2 * (1 - t) ** 2)
+    last, none = posterior_sampling.bridge(x, clean, jnp.asarray(t), jnp.asarray(1.0))
+    np.testing.assert_allclose(last, clean)
+    assert float(none) == 0
+
+
+def test_errors_of_the_rivals_are_the_known_multiples_of_the_mmse(target):
+    x1 = target.sample(jax.random.key(0), COUNT)
+    x = S * x1 + (1 - S) * jax.random.normal(jax.random.key(1), x1.shape)
+    field, key, mmse = target.average_field, jax.random.key(2), float(target.mmse(S))
+
+    def relative(estimate):
+        return float(jnp.mean((estimate - x1) ** 2)) / mmse
+
+    cases = {
+        "posterior": (partial(posterior_sampling.posterior_sample, steps=100), 2.0, 100),
+        "mean": (partial(posterior_sampling.mean_of_samples, n=4, steps=100), 1.25, 400),
+        "blend": (partial(posterior_sampling.blend, r=0.5, steps=100), 1.25, 101),
+    }
+    for name, (method, factor, cost) in cases.items():
+        estimate, evaluations = jax.jit(lambda x, method=method: method(field, x, S, key))(x)
+        assert relative(estimate) == pytest.approx(factor, rel=0.04), name
+        assert evaluations == cost, name
+
+
+def test_mean_and_blend_are_those_of_the_samples_of_their_keys(target):
+    x, key, field = jnp.ones((5, *SHAPE)), jax.random.key(3), target.average_field
+    draw = jax.jit(lambda key: posterior_sampling.posterior_sample(field, x, S, key, steps=10)[0])
+    mean, _ = posterior_sampling.mean_of_samples(field, x, S, key, 3, 10)
+    np.testing.assert_allclose(mean, sum(map(draw, jax.random.split(key, 3))) / 3, atol=1e-5)
+    mixed, _ = posterior_sampling.blend(field, x, S, key, 0.25, 10)
+    np.testing.assert_allclose(mixed, 0.75 * denoise(field, x, S, S) + 0.25 * draw(key), atol=1e-5)
+
+
+def test_starts_from_pure_noise_and_at_each_images_own_time(target):
+    s = jnp.repeat(jnp.array([0.0, 0.9]), 4000)
+    x = jnp.ones((8000, *SHAPE))
+    out, _ = jax.jit(
+        lambda x: posterior_sampling.posterior_sample(target.average_field, x, s, jax.random.key(0), steps=200)
+    )(x)
+    noise, near = np.asarray(out[:4000]), np.asarray(out[4000:])
+    np.testing.assert_allclose(noise.reshape(-1, 3).mean(0), np.ravel(target.mean), atol=0.06)
+    np.testing.assert_allclose(noise.reshape(-1, 3).var(0), LAM, rtol=0.15)
+    assert near.reshape(-1, 3).std(0).max() < 0.2
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (lambda run: run(s=0.5, steps=0), "0 steps"),
+        (lambda run: run(s=0.5, scale=1.5), "noise scale 1.5"),
+        (lambda run: run(s=1.0), "s = 1"),
+        (lambda run: run(s=-0.2), "time -0.2"),
+    ],
+)
+def test_bad_input(target, act, message):
+    with pytest.raises(ValueError, match=message):
+        act(partial(posterior_sampling.scaled_diffusion, target.average_field, jnp.zeros(SHAPE), key=jax.random.key(0)))
+
+
+def test_mean_of_no_samples_is_an_error(target):
+    with pytest.raises(ValueError, match="mean of 0 samples"):
+        posterior_sampling.mean_of_samples(target.average_field, jnp.zeros(SHAPE), 0.5, jax.random.key(0), 0)

@@ -1,0 +1,205 @@
+from functools import partial
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from fmdp.networks.unet import UNet, double, halve
+from fmdp.networks.weight_net import WeightNet
+from fmdp.pretrained.pytorch_unet import unet_from_state_dict, weight_net_from_state_dict
+
+pytestmark = pytest.mark.slow
+
+TINY = UNet(channels=8, multipliers=(1, 2), blocks=0, attention=(8,), resolution=8)
+SHAPE = (2, 8, 12, 3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cheap_compilation():
+    """Nearly all the time here is XLA's optimisation of programs that run once."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def shapes(network, image_shape):
+    image = jax.ShapeDtypeStruct(image_shape, jnp.float32)
+    return jax.eval_shape(network.init, jax.random.key(0), image, 0.0, 0.0)["params"]
+
+
+def randomised(network, image_shape=SHAPE, dtype=jnp.float32):
+    """Parameters that nothing is zero at; initialised ones would hide half of the network."""
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(rng.normal(size=leaf.shape) * 0.2 + (leaf.ndim == 1), dtype),
+        shapes(network, image_shape),
+    )
+
+
+def inputs(shape=SHAPE, dtype=jnp.float32):
+    rng = np.random.default_rng(1)
+    x, (s, t) = rng.normal(size=shape), np.sort(rng.uniform(size=(2, *shape[:-3])), axis=0)
+    return tuple(jnp.asarray(array, dtype) for array in (x, s, t))
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    params = randomised(TINY)
+    return params, jax.jit(partial(TINY.apply, {"params": params}))
+
+
+@pytest.fixture
+def released(reference):
+    """The reference arrays and, of these, the state dict."""
+    arrays = dict(np.load(reference / "unet.npz"))
+    return arrays, {name.removeprefix("state/"): array for name, array in arrays.items() if name.startswith("state/")}
+
+
+def test_published_velocity_and_log_variance(released):
+    arrays, state = released
+    s, t = (jnp.asarray(arrays[name].ravel()) for name in ("in/s", "in/t"))
+    network, params = unet_from_state_dict(state)
+    assert (network.channels, network.multipliers, network.blocks) == (16, (1, 2), 1)
+    assert (network.attention, network.resolution) == ((8,), 16)
+    x, expected = (jnp.asarray(arrays[name].transpose(0, 2, 3, 1)) for name in ("in/x", "out/v"))
+    np.testing.assert_allclose(jax.jit(network.apply)({"params": params}, x, s, t), expected, atol=2e-5)
+    weight_net, params = weight_net_from_state_dict(state)
+    log_variance = jax.jit(weight_net.apply)({"params": params}, s, t)
+    np.testing.assert_allclose(log_variance, arrays["out/logvar"].ravel(), atol=2e-7)
+
+
+@pytest.mark.parametrize(("resolution", "expected"), [(128, 117_043_331), (192, 112_836_739), (256, 112_836_739)])
+def test_parameter_count_of_the_released_networks(resolution, expected):
+    weight_net = jax.eval_shape(WeightNet().init, jax.random.key(0), 0.0, 0.0)["params"]
+    leaves = jax.tree.leaves((shapes(UNet(resolution=resolution), (resolution, resolution, 3)), weight_net))
+    assert sum(leaf.size for leaf in leaves) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("model.enc.8x8_block0.qkv.bias", lambda a: a[:-1], r"qkv\.bias has the shape \(95,\)"),
+        (
+            "model.dec.16x16_block1.conv1.weight",
+            lambda a: a[..., :2],
+            r"dec\.16x16_block1\.conv1\.weight has the shape",
+        ),
+        ("model.map_layer1.weight", lambda a: None, r"model\.map_layer1\.weight is missing"),
+        ("model.enc.16x16_conv.weight", lambda a: a[0], r"enc\.16x16_conv\.weight has the shape"),
+        ("model.enc.8x8_block7.conv0.weight", lambda a: np.zeros(3), r"8x8_block7\.conv0\.weight has no place"),
+        ("model.dec.16x16_up.conv0.resample_filter", lambda a: a[0], r"up\.conv0\.resample_filter has the shape"),
+        ("model.dec.16x16_up.conv0.resample_filter", lambda a: 2 * a, r"up\.conv0\.resample_filter differs"),
+        ("model.map_layer0.weight", lambda a: None, r"map_layer0\.weight.*not a checkpoint"),
+    ],
+)
+def test_an_array_that_does_not_fit_is_named(released, name, change, message):
+    _, state = released
+    changed = change(state.pop(name, None))
+    with pytest.raises(ValueError, match=message):
+        unet_from_state_dict(state if changed is None else state | {name: changed})
+
+
+def test_a_weight_that_does_not_fit_is_named(released):
+    _, state = released
+    with pytest.raises(ValueError, match=r"weight_net\.conv3\.weight has the shape"):
+        weight_net_from_state_dict(state | {"weight_net.conv3.weight": np.zeros((128, 64, 3, 3))})
+
+
+@pytest.mark.parametrize("taps", [(0.5, 0.5), (0.1, 0.2, 0.3, 0.4), (0.0, 0.1, 0.4, 0.3, 0.1, 0.1)])
+def test_doubling_is_twice_the_transpose_of_halving(x64, taps):
+    rng = np.random.default_rng(0)
+    fine, coarse = jnp.asarray(rng.normal(size=(2, 8, 3))), jnp.asarray(rng.normal(size=(2, 4, 3)))
+    np.testing.assert_allclose(2 * jnp.vdot(halve(fine, taps, 1), coarse), jnp.vdot(fine, double(coarse, taps, 1)))
+    padded = np.pad(np.asarray(fine[0, :, 0]), len(taps) // 2 - 1)
+    np.testing.assert_allclose(halve(fine, taps, 1)[0, :, 0], np.correlate(padded, taps)[::2])
+
+
+def test_derivatives_forward_reverse_and_reverse_over_forward(x64):
+    network = UNet(channels=4, multipliers=(1,), blocks=0, attention=(), adaptive=True)
+    params = randomised(network, (3, 2, 1), jnp.float64)
+
+    @jax.jit
+    def value_and_speed(params, x, s, t):
+        field = partial(network.apply, {"params": params}, x, s)
+        return jax.jvp(field, (t,), (jnp.ones_like(t),))
+
+    check_grads(value_and_speed, (params, *inputs((2, 3, 2, 1), jnp.float64)), order=1, modes=["fwd", "rev"])
+
+
+def test_one_image_is_the_same_as_in_a_batch(tiny):
+    _, apply = tiny
+    x, s, t = inputs()
+    v = apply(x, s, t)
+    assert v.shape == x.shape
+    assert jnp.std(v) > 0.1
+    np.testing.assert_allclose(apply(x[1], s[1], t[1]), v[1], atol=1e-5)
+    np.testing.assert_allclose(apply(x[:, None], s[:, None], t[0])[0, 0], v[0], atol=1e-5)
+
+
+def test_heights_and_widths_that_differ_are_not_mixed_up(tiny):
+    params, apply = tiny
+    x, s, t = inputs()
+    turned = jax.tree.map(lambda leaf: leaf.swapaxes(0, 1) if leaf.ndim == 4 else leaf, params)
+    v = jax.jit(TINY.apply)({"params": turned}, x.swapaxes(1, 2), s, t)
+    np.testing.assert_allclose(v.swapaxes(1, 2), apply(x, s, t), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(7, 8, 3), (8, 9, 3)])
+def test_a_size_the_coarsest_level_does_not_divide_is_refused(tiny, shape):
+    _, apply = tiny
+    with pytest.raises(ValueError, match=r"must be divisible by 2; pad it"):
+        apply(jnp.zeros(shape), 0.0, 1.0)
+
+
+def test_bfloat16_inside_is_float32_outside(tiny):
+    params, apply = tiny
+    x, s, t = inputs()
+    jaxpr = jax.make_jaxpr(TINY.clone(dtype="bfloat16").apply)({"params": params}, x, s, t)
+    v = jax.jit(jax.extend.core.jaxpr_as_fun(jaxpr))(*jax.tree.leaves(params), x, s, t)[0]
+    assert v.dtype == jnp.float32
+    expected = apply(x, s, t)
+    deviation = jnp.linalg.norm(v - expected) / jnp.linalg.norm(expected)
+    assert 1e-4 < deviation < 0.03
+    kinds = [eqn.outvars[0].aval.dtype for eqn in jaxpr.eqns if eqn.primitive.name == "conv_general_dilated"]
+    assert kinds == [jnp.bfloat16] * (len(kinds) - 1) + [jnp.float32]
+
+
+def test_rematerialised_blocks_are_computed_twice_and_the_same(tiny):
+    params, apply = tiny
+    x, s, t = inputs()
+
+    def gradient(network):
+        return jax.grad(lambda params: jnp.sum(network.apply({"params": params}, x, s, t) ** 2))
+
+    network = TINY.clone(remat=True)
+    kept, again = (str(jax.make_jaxpr(gradient(n))(params)).count(" conv_general_dilated") for n in (TINY, network))
+    assert again > kept
+    np.testing.assert_allclose(jax.jit(network.apply)({"params": params}, x, s, t), apply(x, s, t), atol=1e-5)
+
+
+def test_zero_at_first_and_dropout_only_with_a_key(tiny):
+    params, _ = tiny
+    x, s, t = inputs()
+    network = TINY.clone(dropout=0.5)
+
+    @jax.jit
+    def first(key):
+        return network.apply(network.init(key, x, s, t), x, s, t)
+
+    assert not jnp.any(first(jax.random.key(0)))
+    assert str(jax.make_jaxpr(network.apply)({"params": params}, x, s, t)) == str(
+        jax.make_jaxpr(TINY.apply)({"params": params}, x, s, t)
+    )
+    dropped = jax.jit(lambda key: network.apply({"params": params}, x, s, t, rngs={"dropout": key}))
+    assert jnp.abs(dropped(jax.random.key(0)) - dropped(jax.random.key(1))).max() > 0.1
+
+
+def test_time_scale_is_a_factor_of_the_times(tiny):
+    params, apply = tiny
+    x, s, t = inputs()
+    scaled = jax.jit(TINY.clone(time_scale=2.0).apply)({"params": params}, x, s, t)
+    np.testing.assert_allclose(scaled, apply(x, 2 * s, 2 * t), atol=1e-5)
+    assert jnp.abs(scaled - apply(x, s, t)).max() > 1e-3

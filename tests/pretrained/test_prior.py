@@ -1,0 +1,125 @@
+import json
+import re
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fmdp
+from configs import digits
+from fmdp import main, networks
+from fmdp.errors import InputError
+from fmdp.pretrained import prior as prior_files
+
+SHAPE = (4, 6, 1)
+
+
+@pytest.fixture(scope="module")
+def prior():
+    network = networks.make("mlp", {"width": 8, "blocks": 1})
+    params = network.init(jax.random.key(0), jnp.zeros(SHAPE), 0.5, 0.5)["params"]
+    params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(1), x.shape), params)
+    return prior_files.Prior(params=params, network=network, image_shape=SHAPE, about=prior_files.About(name="tiny"))
+
+
+@pytest.fixture
+def saved(prior, tmp_path):
+    prior_files.save(tmp_path / "tiny", prior)
+    return tmp_path / "tiny"
+
+
+@pytest.mark.parametrize(("half", "tolerance"), [(False, 0.0), (True, 0.01)])
+def test_what_is_saved_is_loaded(prior, tmp_path, half, tolerance):
+    prior_files.save(tmp_path / "tiny", prior, half)
+    loaded = fmdp.load(tmp_path / "tiny")
+    x = jax.random.normal(jax.random.key(2), (3, *SHAPE))
+    wanted, found = (jax.jit(fmdp.denoise)(field, x, 0.4, 0.9) for field in (prior, loaded))
+    np.testing.assert_allclose(found, wanted, atol=tolerance * float(jnp.abs(wanted).max()))
+    assert loaded.image_shape == SHAPE
+    assert loaded.about["name"] == "tiny"
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(loaded))
+    assert {path.name for path in tmp_path.iterdir()} == {"tiny"}
+
+
+def test_half_takes_half_the_room(prior, tmp_path):
+    sizes = []
+    for half in (False, True):
+        prior_files.save(tmp_path / str(half), prior, half)
+        sizes.append(sum(leaf.size for leaf in jax.tree.leaves(prior)) * (2 if half else 4))
+        held = (tmp_path / str(half) / prior_files.WEIGHTS).stat().st_size
+        assert sizes[-1] < held < sizes[-1] + 2000
+
+
+def test_a_run_can_be_loaded_from_its_folder(tmp_path, monkeypatch):
+    c = digits.get_config("smoke")
+    c.train.steps = 2
+    main.run(c, tmp_path, "train")
+    monkeypatch.chdir(tmp_path.parent)
+    loaded = fmdp.load(tmp_path.name)
+    assert loaded.image_shape == (8, 8, 1)
+    assert loaded.about["name"] == "digits_smoke"
+    assert loaded(jnp.zeros((8, 8, 1)), 0.5, 0.5).shape == (8, 8, 1)
+    shutil.rmtree(tmp_path / "checkpoints")
+    with pytest.raises(InputError, match="holds no checkpoint"):
+        fmdp.load(tmp_path)
+
+
+def edit(saved, change):
+    model = json.loads((saved / prior_files.MODEL).read_text())
+    change(model)
+    (saved / prior_files.MODEL).write_text(json.dumps(model))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: (path / prior_files.WEIGHTS).unlink(), "weights.safetensors cannot be read"),
+        (lambda path: (path / prior_files.WEIGHTS).write_bytes(b"\xff" * 40), "weights.safetensors cannot be read"),
+        (lambda path: (path / prior_files.MODEL).write_text("{"), "model.json is damaged"),
+        (lambda path: (path / prior_files.MODEL).unlink(), "holds neither model.json nor"),
+        (lambda path: edit(path, lambda m: m.update(format=2)), "is of format 2, this fmdp reads 1"),
+        (lambda path: edit(path, lambda m: m["network"].update(width=9)), "has the shape"),
+        (lambda path: edit(path, lambda m: m["network"].update(depth=9)), "config.network.depth"),
+        (lambda path: edit(path, lambda m: m.pop("image_shape")), "model.json is damaged"),
+        (lambda path: edit(path, lambda m: m.update(image_shape=[4, 7, 1])), "has the shape"),
+    ],
+)
+def test_what_cannot_be_loaded_is_one_line(saved, damage, message):
+    damage(saved)
+    with pytest.raises(InputError) as refused:
+        fmdp.load(saved)
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_names_that_do_not_exist_list_those_that_do(tmp_path):
+    with pytest.raises(InputError, match="no checkpoint 'fashion': name a folder of one, or one of"):
+        fmdp.load("fashion")
+    with pytest.raises(InputError, match="no checkpoint"):
+        fmdp.load("../weights")
+
+
+def test_an_existing_folder_is_not_overwritten(prior, saved):
+    with pytest.raises(InputError, match="tiny exists"):
+        prior_files.save(saved, prior)
+
+
+@pytest.mark.parametrize("name", prior_files.shipped())
+def test_shipped_priors_are_small_and_restore(name):
+    folder = prior_files.SHIPPED / name
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 4 * 2**20
+    assert (folder / "README.md").exists()
+    prior = fmdp.load(name)
+    assert prior.about["licence"]
+    x = jax.random.normal(jax.random.key(0), (1, *prior.image_shape))
+    assert jnp.isfinite(fmdp.denoise(prior, x, 0.5, 1.0)).all()
+
+
+def test_the_public_names_are_there():
+    assert {"load", "denoise", "restore", "operators", "frontier"} <= set(fmdp.__all__) <= set(dir(fmdp))
+    assert all(getattr(fmdp, name) is not None for name in fmdp.__all__)
+    assert re.fullmatch(r"\d+\.\d+\.\d+", fmdp.__version__)
+    with pytest.raises(AttributeError, match="has no attribute 'lode'"):
+        getattr(fmdp, "lode")  # noqa: B009
