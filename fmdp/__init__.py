@@ -17,12 +17,12 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fmdp import operators as operators
-    from fmdp.exact import frontier as frontier
+    pass
+    pass
     from fmdp.flow.average_field import denoise as denoise
     from fmdp.pretrained.prior import Prior as Prior
     from fmdp.pretrained.prior import load as load
-    from fmdp.restoration.restore import Request as Request
+    from fmdp.restoration.request import Request as Request
     from fmdp.restoration.restore import restore as restore
 
 _HOMES = {

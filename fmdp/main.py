@@ -17,17 +17,19 @@ from fmdp import data
 from fmdp.cli import provenance
 from fmdp.cli import restore as restore_command
 from fmdp.config import tasks as task_lists
-from fmdp.config.defaults import check, plain, validate
+from fmdp.config.defaults import plain
+from fmdp.config.validation import check, validate
 from fmdp.errors import InputError, printable, reason
 from fmdp.evaluation import known_target, network_metrics, solver_comparison
 from fmdp.evaluation.denoising import Sweep, calibrate, evaluate
 from fmdp.exact import Gaussian
 from fmdp.io.files import held, is_full, open_workdir, read_json, write_json
-from fmdp.parallel import cluster, mesh
+from fmdp.parallel import batching, cluster, mesh
 from fmdp.reporting import animation, curves, html_page, panels
 from fmdp.reporting import known_target as known_target_figures
 from fmdp.reporting import solvers as solver_figures
 from fmdp.training import loop, scalar_log
+from fmdp.training.state import make_field, make_network
 from fmdp.types import PRNGKey
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The configuration of the run, a file in configs/.")
@@ -73,7 +75,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, mode: str) -> None:
         started = time.monotonic()
         # Training split the run's key in two, which are its streams 0 and 1.
         keys = [jax.random.fold_in(jax.random.key(config.seed), stream) for stream in (2, 3)]
-        field = loop.make_field(loop.make_network(config), mesh.replicate(state.ema))
+        field = make_field(make_network(config), batching.replicate(state.ema))
         evaluation, sweeps = evaluate(field, split, config.evaluate, keys[0])
         curves.write_curves(workdir / "dp_curve.csv", evaluation["denoise"])
         curves.draw_plane(workdir / "dp_plane.png", evaluation)
@@ -108,7 +110,7 @@ def compare(config: ConfigDict, workdir: pathlib.Path) -> None:
             "config.inverse names no tasks: set config.inverse.protocol, or tasks as configs/digits.py does"
         )
     state, progress = loop.restore(config, split.train.shape[1:], workdir)
-    field = loop.make_field(loop.make_network(config), mesh.replicate(state.ema))
+    field = make_field(make_network(config), batching.replicate(state.ema))
     key = jax.random.fold_in(jax.random.key(config.seed), 4)
     networks = network_metrics.load(split, config.evaluate)
     table, pictures = solver_comparison.compare(field, split, tasks, config.inverse, key, networks)

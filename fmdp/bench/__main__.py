@@ -28,7 +28,7 @@ import jax
 from absl import flags
 
 from fmdp import bench
-from fmdp.config.defaults import MOST_DEVICES, check, validate
+from fmdp.config.validation import MOST_DEVICES, check, validate
 from fmdp.errors import InputError
 from fmdp.io.files import named, write_json
 from fmdp.main import CONFIG, cli, strangers

@@ -11,7 +11,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from fmdp.bench import collectives, flops
 from fmdp.bench.workload import Subject, seconds
-from fmdp.training import loop
+from fmdp.training.step import make_train_step
 
 PLANNED = (4, 8)  # batches from whose memory that of one example is told
 DEVICES_GB = (16, 32, 80)
@@ -21,7 +21,7 @@ CACHE = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_sec
 
 def compiling(subject: Subject) -> dict[str, Any]:
     """Seconds until the training step is compiled, without a persistent cache and from a warm one."""
-    lowered = partial(jax.jit(loop.make_train_step(subject.config)).lower, subject.state, subject.batch())
+    lowered = partial(jax.jit(make_train_step(subject.config)).lower, subject.state, subject.batch())
 
     def timed():
         jax.clear_caches()
@@ -65,7 +65,7 @@ def memory(subject: Subject) -> dict[str, Any]:
 
 def _planned(subject: Subject) -> int:
     state, batch, key = jax.eval_shape(lambda: (subject.init(), subject.batch(), jax.random.key(0)))
-    run = jax.jit(loop.make_train_step(subject.config), donate_argnums=0)
+    run = jax.jit(make_train_step(subject.config), donate_argnums=0)
     return flops.planned_bytes(run.lower(state, batch, key).compile())
 
 

@@ -17,8 +17,9 @@ from fmdp.errors import InputError
 from fmdp.evaluation import denoising
 from fmdp.flow import losses
 from fmdp.operators.noise import GaussianNoise, observe
+from fmdp.parallel import batching, train_modes
 from fmdp.parallel import mesh as parallel_modes
-from fmdp.training import loop
+from fmdp.training.step import make_train_step
 
 SOLVER_STEPS = 10
 LOOKAHEADS = 15
@@ -81,7 +82,7 @@ def _bare(inputs: Any, function: Callable, everywhere: bool = False) -> tuple[in
     if everywhere:
         mesh = parallel_modes.make_mesh(tuple(jax.devices()))
         bare = jax.shard_map(bare, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)
-        operands = parallel_modes.everywhere(operands)
+        operands = batching.everywhere(operands)
     compiled = jax.jit(bare).lower(operands).compile()
     return len(equations), flops(compiled), partial(compiled, operands)
 
@@ -91,8 +92,8 @@ def _on_all(subject: Subject) -> Callable[[], Any]:
     field, inputs = subject.field, (subject.images, *subject.times)
     mesh = parallel_modes.make_mesh(tuple(jax.devices()))
     rows = NamedSharding(mesh, P(parallel_modes.AXIS))
-    run = jax.jit(parallel_modes.each(lambda args, inputs: field.func(*args, *inputs)))
-    return partial(run, parallel_modes.everywhere(field.args), jax.device_put(inputs, rows))
+    run = jax.jit(batching.each(lambda args, inputs: field.func(*args, *inputs)))
+    return partial(run, batching.everywhere(field.args), jax.device_put(inputs, rows))
 
 
 def step(subject: Subject) -> dict[str, Any]:
@@ -103,7 +104,7 @@ def step(subject: Subject) -> dict[str, Any]:
     for name in losses.OFF_DIAGONAL:
         config = subject.config.copy_and_resolve_references()
         config.loss.off_diagonal = name
-        trained = loop.make_train_step(config)
+        trained = make_train_step(config)
         runs[name] = partial(jax.jit(trained), subject.state, batch, key)
         _, flops[name], runs[f"{name} bare"] = _bare((subject.state, batch, key), trained)
     devices, chosen = jax.device_count(), subject.config.loss.off_diagonal
@@ -182,7 +183,7 @@ def input_pipeline(subject: Subject) -> dict[str, Any]:
         return {"not_measured": str(error)}
     diagonal = data.diagonal_count(subject.size, config.loss.diagonal_share, len(devices))
     iterator = data.batches(images, subject.size, diagonal, 0, flip=config.data.flip, workers=config.data.workers)
-    place = parallel_modes.make(config.parallel.mode, devices).place_batch
+    place = train_modes.make(config.parallel.mode, devices).place_batch
     steps = max(subject.rounds, 50)
     same, fresh = subject.run(devices), subject.run(devices, lambda: place(next(iterator)))
 

@@ -14,15 +14,16 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from fmdp import data
-from fmdp.parallel import mesh as parallel_modes
-from fmdp.training import loop
+from fmdp.parallel import train_modes
+from fmdp.training.state import TrainState, init_state, make_field, make_network
+from fmdp.training.step import make_train_step
 
 
 class Compiled(NamedTuple):
     """A training step with what it takes; the state is used up by the first step."""
 
     step: Callable[..., Any]
-    state: loop.TrainState
+    state: TrainState
     batch: dict[str, dict[str, Array]]
 
 
@@ -41,12 +42,12 @@ class Subject:
     size: int
     rounds: int
 
-    def init(self) -> loop.TrainState:
+    def init(self) -> TrainState:
         """The state at step 0, as a function that can be traced."""
-        return loop.init_state(self.config, self.shape, jax.random.key(0))
+        return init_state(self.config, self.shape, jax.random.key(0))
 
     @functools.cached_property
-    def state(self) -> loop.TrainState:
+    def state(self) -> TrainState:
         """That state."""
         return jax.jit(self.init)()
 
@@ -58,7 +59,7 @@ class Subject:
     @property
     def field(self):
         """The average field at the random start."""
-        return loop.make_field(loop.make_network(self.config), self.state.ema)
+        return make_field(make_network(self.config), self.state.ema)
 
     @property
     def times(self) -> tuple[Array, Array]:
@@ -81,9 +82,9 @@ class Subject:
 
     def compile(self, devices: Sequence[jax.Device]) -> Compiled:
         """The training step over some devices, with a state and a batch placed there."""
-        parallel = parallel_modes.make(self.config.parallel.mode, devices, self.config.parallel.fsdp)
+        parallel = train_modes.make(self.config.parallel.mode, devices, self.config.parallel.fsdp)
         state = parallel.place_state(jax.tree.map(jnp.copy, self.state))
-        step = parallel.compile(partial(loop.make_train_step, self.config), state)
+        step = parallel.compile(partial(make_train_step, self.config), state)
         diagonal = data.diagonal_count(self.size, self.config.loss.diagonal_share, len(devices))
         return Compiled(step, state, parallel.place_batch(jax.device_get(self.batch(diagonal))))
 

@@ -18,7 +18,7 @@ from fmdp.flow.interpolant import time_of_sigma
 from fmdp.io.files import named, read_json
 from fmdp.pretrained import prior as prior_files
 from fmdp.restoration import image_files
-from fmdp.restoration.restore import Request
+from fmdp.restoration.request import Request
 
 SWEEP = (0.0, 0.25, 0.5, 0.75, 1.0)
 ARRAYS = ("mask", "kernel")  # parameters that are pictures

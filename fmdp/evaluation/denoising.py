@@ -20,7 +20,7 @@ from fmdp.flow.average_field import denoise, lookahead_time
 from fmdp.flow.interpolant import interpolate
 from fmdp.metrics import distortion, perception
 from fmdp.metrics.features import features
-from fmdp.parallel.mesh import in_batches, local
+from fmdp.parallel.batching import in_batches, local
 from fmdp.types import AverageField, PRNGKey
 
 STEP = 0.02  # the first step of the lookahead by which its continuity at t = s is judged

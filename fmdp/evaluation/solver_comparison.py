@@ -26,9 +26,8 @@ from fmdp.evaluation.denoising import floors, measure, reference
 from fmdp.evaluation.network_metrics import Learned
 from fmdp.metrics import distortion, perception
 from fmdp.metrics.features import features
-from fmdp.operators import noise as noise_models
-from fmdp.operators.noise import GaussianNoise, LaplaceNoise, Noise, Observation, PoissonNoise
-from fmdp.parallel.mesh import each, in_batches
+from fmdp.operators.noise import GaussianNoise, LaplaceNoise, Noise, Observation, PoissonNoise, observe
+from fmdp.parallel.batching import each, in_batches
 from fmdp.solvers import SOLVERS, DivergenceError, Info, check
 from fmdp.types import AverageField, PRNGKey
 
@@ -111,7 +110,7 @@ def compare(
     """
     clean, tuning = jnp.asarray(split.test[: config.images]), jnp.asarray(split.train[: config.tuning_images])
     for name, task in tasks.items():
-        observe(task, name, clean[:1], key)  # so that a mistake in the last task costs no time
+        draw_observations(task, name, clean[:1], key)  # so that a mistake in the last task costs no time
     real, _ = reference(split)
     width = perception.median_distance(features(jnp.asarray(real)))
     rows, choices, pictures = [], [], {}
@@ -126,7 +125,7 @@ def compare(
             {"task": name, "solver": solver, "steps": steps, "options": options}
             for (solver, steps), options in chosen.items()
         ]
-        observations = [observe(task, name, clean, seed_key) for seed_key in keys]
+        observations = [draw_observations(task, name, clean, seed_key) for seed_key in keys]
         restored: dict[str, np.ndarray] = {}
         for run in plan(task, config, chosen):
             row: dict[str, Any] = {"task": name, "solver": run.solver, "knob": run.knob, "t_or_lookahead": run.setting}
@@ -172,7 +171,7 @@ def plan(task: Task, config: ConfigDict, chosen: dict[tuple[str, int], dict[str,
     return runs
 
 
-def observe(task: Task, name: str, images: Array, key: PRNGKey) -> Observation:
+def draw_observations(task: Task, name: str, images: Array, key: PRNGKey) -> Observation:
     """The measurements of images [n, H, W, C]: masks, kernels and noise are drawn anew for each; a batched Observation.
 
     Raises:
@@ -187,7 +186,7 @@ def observe(task: Task, name: str, images: Array, key: PRNGKey) -> Observation:
         operator_key, noise_key = jax.random.split(key)
         operator = operators.make(task["operator"], x.shape, operator_key, **parameters)
         noise = NOISES[given[0]](task[given[0]])
-        return noise_models.observe(operator, noise, x, noise_key)
+        return observe(operator, noise, x, noise_key)
 
     try:
         return jax.vmap(one)(images, jax.random.split(key, len(images)))
@@ -250,7 +249,7 @@ def tune(
       InputError: the task cannot be set up.
     """
     observe_key, solve_key = jax.random.split(key)
-    observations = observe(task, name, images, observe_key)
+    observations = draw_observations(task, name, images, observe_key)
     ends = [{"knob": config.knob, "lookahead": end} for end in (0.0, 1.0)] if solver == "pnp" else [{}]
 
     def psnr(options):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from fmdp.parallel.mesh import map_rows
+from fmdp.parallel.batching import map_rows
 from fmdp.types import AverageField
 
 Shape = tuple[int, int, int]

@@ -21,9 +21,10 @@ from fmdp.errors import InputError, reason
 from fmdp.io.archives import disproportionate
 from fmdp.io.files import named, read_json
 from fmdp.io.torch_files import read_state_dict
-from fmdp.parallel import mesh
+from fmdp.parallel import batching
 from fmdp.pretrained.pytorch_unet import unet_from_state_dict
 from fmdp.training import loop
+from fmdp.training.state import init_state, make_network
 from fmdp.types import Time
 
 FORMAT = 1
@@ -121,9 +122,9 @@ def from_workdir(workdir: pathlib.Path) -> Prior:
         config = default_config()
         with config.unlocked():
             config.update(ConfigDict(read_json(workdir / "config.json")))
-        network = loop.make_network(config)
+        network = make_network(config)
         shape = _image_shape(config, workdir)
-        state = jax.eval_shape(lambda: loop.init_state(config, shape, jax.random.key(0)))
+        state = jax.eval_shape(lambda: init_state(config, shape, jax.random.key(0)))
     except InputError:
         raise
     except Exception as error:  # whatever ConfigDict raises of values of other kinds
@@ -131,7 +132,7 @@ def from_workdir(workdir: pathlib.Path) -> Prior:
     _check_room(state, workdir)
     state, progress = loop.restore(config, shape, workdir)
     about = About(name=config.name, config=plain(config), train=progress)
-    params = mesh.local(mesh.replicate(state.ema))
+    params = batching.local(batching.replicate(state.ema))
     return Prior(params=params, network=network, image_shape=shape, about=about)
 
 

@@ -21,7 +21,8 @@ from fmdp.data.decoding import MAX_PIXELS, SUFFIXES, Frame, UnusableError, open_
 from fmdp.errors import InputError, printable
 from fmdp.io.files import is_full, read_json, replacing, write_json
 from fmdp.reporting.curves import as_picture
-from fmdp.restoration.restore import Request, Restored, restore
+from fmdp.restoration.request import Request
+from fmdp.restoration.restore import Restored, restore
 from fmdp.types import SizedField
 
 LONGEST = 200  # bytes of a picture's stem; most disks take names of 255

@@ -3,7 +3,8 @@ import pathlib
 import pytest
 
 from configs import digits
-from fmdp.config.defaults import plain, validate
+from fmdp.config.defaults import plain
+from fmdp.config.validation import validate
 from fmdp.errors import InputError
 
 CONFIGS = sorted(path for path in (pathlib.Path(__file__).parents[2] / "configs").glob("[!_]*.py"))

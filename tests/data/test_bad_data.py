@@ -26,7 +26,7 @@ from fmdp.data import folder
 from fmdp.data.decoding import Frame, UnusableError
 from fmdp.errors import InputError
 from fmdp.restoration import image_files
-from fmdp.restoration.restore import Request
+from fmdp.restoration.request import Request
 from tests.cli.test_main import command
 from tests.robustness.test_damaged_pictures import at_most, one_line
 from tests.support import damaged_pictures

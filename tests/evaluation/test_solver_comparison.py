@@ -113,7 +113,7 @@ def test_tuning_takes_the_best_psnr(monkeypatch):
 
 
 def test_batches_do_not_change_a_restoration_nor_settings_compile_anew():
-    observations = solver_comparison.observe(INPAINTING, "", jnp.asarray(split().test[:10]), KEY)
+    observations = solver_comparison.draw_observations(INPAINTING, "", jnp.asarray(split().test[:10]), KEY)
     options = {"steps": 3, "knob": "relative", "lookahead": 0.2, "gain": 0.5}
     whole, info = solver_comparison.solve(FIELD, observations, KEY, "pnp", options, 100)
     compiled = solver_comparison._solve._cache_size()
@@ -189,7 +189,8 @@ def test_every_task_of_a_protocol_can_be_set_up(name, shape):
     image = jnp.zeros((1, *shape))
     for task, options in tasks(name, shape).items():
         y = jax.eval_shape(
-            lambda key, task=task, options=options: solver_comparison.observe(options, task, image, key).y, KEY
+            lambda key, task=task, options=options: solver_comparison.draw_observations(options, task, image, key).y,
+            KEY,
         )
         assert y.shape[0] == 1
     assert ("colorization" in tasks("fmd", shape)) == (shape[-1] == 3)

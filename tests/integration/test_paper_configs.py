@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 from fmdp import main
-from fmdp.config.defaults import validate
+from fmdp.config.validation import validate
 from fmdp.errors import InputError
 from fmdp.metrics import weights
-from fmdp.training import loop
+from fmdp.training.state import init_state, make_network
+from fmdp.training.step import make_train_step
 from tests.support.published import write_random_weights
 
 NAMES = ("cifar10", "celeba", "afhq")
@@ -92,7 +93,7 @@ def test_networks_are_of_the_stated_size(name, shape, parameters):
     validate(c, 1)
     image = jax.ShapeDtypeStruct(shape, np.float32)
     assert c.network.resolution == shape[0]
-    variables = jax.eval_shape(loop.make_network(c).init, jax.random.key(0), image, 0.5, 0.5)
+    variables = jax.eval_shape(make_network(c).init, jax.random.key(0), image, 0.5, 0.5)
     assert sum(x.size for x in jax.tree.leaves(variables)) == parameters
 
 
@@ -102,13 +103,13 @@ def test_full_train_step_can_be_traced(name):
     """By shapes alone, with its real settings: nothing of that size is compiled here."""
     c = importlib.import_module(f"configs.{name}").get_config()
     shape = (c.data.size, c.data.size, 3)
-    state = jax.eval_shape(lambda: loop.init_state(c, shape, jax.random.key(0)))
+    state = jax.eval_shape(lambda: init_state(c, shape, jax.random.key(0)))
     sizes = {"diagonal": 3, "off_diagonal": 1}
     batch = {
         part: {"image": jax.ShapeDtypeStruct((n, *shape), np.float32), "row": jax.ShapeDtypeStruct((n,), np.int32)}
         for part, n in sizes.items()
     }
-    after, metrics = jax.eval_shape(loop.make_train_step(c), state, batch, jax.random.key(0))
+    after, metrics = jax.eval_shape(make_train_step(c), state, batch, jax.random.key(0))
     assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(lambda x: x.shape, state)
     assert {"loss", "diagonal", "off_diagonal"} <= set(metrics)
 

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from fmdp.config.defaults import default_config, validate
+from fmdp.config.defaults import default_config
+from fmdp.config.validation import validate
 from fmdp.errors import InputError
 from fmdp.metrics import weights
 from tests.support.published import random_arrays, write_random_weights

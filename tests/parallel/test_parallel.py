@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from fmdp.bench import collectives
-from fmdp.config.defaults import default_config, validate
+from fmdp.config.defaults import default_config
+from fmdp.config.validation import validate
 from fmdp.errors import InputError
 from fmdp.io import files
-from fmdp.parallel import cluster, mesh
+from fmdp.parallel import batching, cluster, mesh
 from fmdp.training import loop, scalar_log
 
 
@@ -132,16 +133,18 @@ def test_one_gradient_is_exchanged_a_step_the_state_used_up_and_batches_do_not_f
         import numpy as np
         from fmdp import data
         from fmdp.bench import collectives
-        from fmdp.parallel import mesh
-        from fmdp.training import loop
+        from fmdp.parallel import batching
+        from fmdp.parallel import train_modes
+        from fmdp.training.state import init_state
+        from fmdp.training.step import make_train_step
         from tests.training.test_loop import IMAGES, small_config
         c = small_config()
         c.train.accumulate = 2
         c.network.width = 64  # kernels as large as parallel.SMALL
         for mode, n in itertools.product(("jit", "pmap", "fsdp"), (1, 2, 4, 8)):
-            run = mesh.make("pmap" if mode == "pmap" else "jit", jax.devices()[:n], mode == "fsdp")
-            state = run.place_state(loop.init_state(c, IMAGES.shape[1:], jax.random.key(0)))
-            step = run.compile(lambda spread: loop.make_train_step(c, spread), state)
+            run = train_modes.make("pmap" if mode == "pmap" else "jit", jax.devices()[:n], mode == "fsdp")
+            state = run.place_state(init_state(c, IMAGES.shape[1:], jax.random.key(0)))
+            step = run.compile(lambda spread: make_train_step(c, spread), state)
             batch = run.place_batch(next(data.batches(IMAGES, 32, 16, 0)))
             text = step.lower(state, batch, jax.random.key(1)).compile().as_text()
             params = jax.tree.leaves(state.params)
@@ -156,14 +159,14 @@ def test_one_gradient_is_exchanged_a_step_the_state_used_up_and_batches_do_not_f
             step(state, batch, jax.random.key(1))
             assert all(x.is_deleted() for x in jax.tree.leaves(state)), (mode, n)
         x = np.arange(42.0, dtype=np.float32).reshape(21, 2)
-        double = mesh.in_batches(jax.jit(lambda x: {"y": (2 * x)[None]}), x, 5, axis=1)
+        double = batching.in_batches(jax.jit(lambda x: {"y": (2 * x)[None]}), x, 5, axis=1)
         np.testing.assert_array_equal(double["y"][0], 2 * x)
-        one_by_one = jax.jit(mesh.each(lambda a, x: jax.lax.map(lambda x: a * x, x)))
-        np.testing.assert_array_equal(mesh.in_batches(lambda x: one_by_one(3.0, x), x, 30), 3 * x)
+        one_by_one = jax.jit(batching.each(lambda a, x: jax.lax.map(lambda x: a * x, x)))
+        np.testing.assert_array_equal(batching.in_batches(lambda x: one_by_one(3.0, x), x, 30), 3 * x)
         rows = jax.numpy.asarray(x[:5])
-        mapped = jax.jit(lambda a, x: mesh.map_rows(lambda a, row: a * row, a, x, 2))
-        np.testing.assert_array_equal(mapped(mesh.everywhere(jax.numpy.float32(3)), rows), 3 * x[:5])
-        text = mapped.lower(mesh.everywhere(jax.numpy.float32(3)), rows).compile().as_text()
+        mapped = jax.jit(lambda a, x: batching.map_rows(lambda a, row: a * row, a, x, 2))
+        np.testing.assert_array_equal(mapped(batching.everywhere(jax.numpy.float32(3)), rows), 3 * x[:5])
+        text = mapped.lower(batching.everywhere(jax.numpy.float32(3)), rows).compile().as_text()
         assert "f32[1,2]" in text  # of five rows on eight devices each has one
         print("counted")
 """
@@ -190,5 +193,5 @@ def test_batches_are_filled_up_and_cut():
         return x + 1
 
     x = np.arange(7.0, dtype=np.float32)
-    np.testing.assert_array_equal(mesh.in_batches(function, x, 3), x + 1)
+    np.testing.assert_array_equal(batching.in_batches(function, x, 3), x + 1)
     np.testing.assert_array_equal(np.stack(seen), [[0, 1, 2], [3, 4, 5], [6, 0, 1]])

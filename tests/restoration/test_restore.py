@@ -15,7 +15,8 @@ from fmdp import operators
 from fmdp.errors import InputError
 from fmdp.exact import Gaussian
 from fmdp.restoration import image_files
-from fmdp.restoration.restore import LEAST_SIGMA, Request, estimate_noise, restore
+from fmdp.restoration.request import Request
+from fmdp.restoration.restore import LEAST_SIGMA, estimate_noise, restore
 
 PIXELS = Gaussian(jnp.zeros((8, 8, 1)), 0.25)
 

@@ -12,7 +12,7 @@ from fmdp.config.defaults import default_config
 from fmdp.data.decoding import UnusableError
 from fmdp.errors import InputError
 from fmdp.restoration import image_files
-from fmdp.restoration.restore import Request
+from fmdp.restoration.request import Request
 from tests.support import damaged_pictures
 from tests.support.zero_field import Zero
 

@@ -25,7 +25,7 @@ from fmdp.io import files
 from fmdp.pretrained import prior as prior_files
 from fmdp.reporting import html_page, panels
 from fmdp.reporting import solvers as solver_figures
-from fmdp.restoration.restore import Request
+from fmdp.restoration.request import Request
 from tests.data.test_bad_data import little_memory
 from tests.reporting.test_html_page import Page, run
 from tests.robustness.test_damaged_pictures import at_most, one_line

@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 
 from fmdp import data
+from fmdp.data.pipeline import Batches
 from fmdp.errors import InputError
 from fmdp.networks.log_variance import LogVariance
 from fmdp.training import checkpoint, loop
+from fmdp.training.state import init_state
+from fmdp.training.step import make_train_step
 from tests.training.test_loop import leaves, small_config
 
 DIGITS = data.digits()[0]
@@ -40,8 +43,8 @@ def config_of_one_epoch():
 def by_hand(c, images, steps, state=None):
     """The state after the given steps, without the loop."""
     init_key, key = jax.random.split(jax.random.key(c.seed))
-    state = state or loop.init_state(c, images.shape[1:], init_key)
-    step_fn = jax.jit(loop.make_train_step(c))
+    state = state or init_state(c, images.shape[1:], init_key)
+    step_fn = jax.jit(make_train_step(c))
     for step in steps:
         rows = np.arange(BATCH, dtype=np.int32)
         image = images[data.records(images, BATCH, c.seed, step - 1)]
@@ -85,7 +88,9 @@ def test_all_devices_skip_what_one_of_them_finds_not_finite():
         import numpy as np
         from fmdp import data
         from fmdp.parallel import mesh
-        from fmdp.training import loop
+        from fmdp.parallel import train_modes
+        from fmdp.training.state import init_state
+        from fmdp.training.step import make_train_step
         from tests.robustness.test_numerics import BATCH, assert_same, config_of_one_epoch, leaves, spoiled
         mesh.SMALL = 16
         c = config_of_one_epoch()
@@ -93,9 +98,9 @@ def test_all_devices_skip_what_one_of_them_finds_not_finite():
         images, found = spoiled([3]), {}
         for mode, fsdp, parts in (("jit", False, 1), ("pmap", False, 1), ("jit", True, 1), ("jit", False, 2)):
             c.train.accumulate = parts
-            run = mesh.make(mode, jax.devices(), fsdp)
-            state = run.place_state(loop.init_state(c, images.shape[1:], jax.random.key(0)))
-            step = run.compile(lambda spread: loop.make_train_step(c, spread), state)
+            run = train_modes.make(mode, jax.devices(), fsdp)
+            state = run.place_state(init_state(c, images.shape[1:], jax.random.key(0)))
+            step = run.compile(lambda spread: make_train_step(c, spread), state)
             batches, states = data.batches(images, BATCH, 8, 0), []
             for _ in range(4):
                 state, metrics = step(state, run.place_batch(next(batches)), jax.random.key(1))
@@ -157,7 +162,7 @@ def test_interrupted_at_every_step_equals_uninterrupted_bit_for_bit(bad, tmp_pat
     """Sixteen interruptions of one run, also in the middle of updates that are skipped and of what follows on them."""
     c, images = config_of_one_epoch(), spoiled(bad)
     whole, progress = loop.train(c, images, tmp_path / "whole")
-    take, cut = data.pipeline.Batches.__next__, tmp_path / "cut"
+    take, cut = Batches.__next__, tmp_path / "cut"
     for step in range(1, STEPS + 1):
 
         def interrupted(iterator, step=step):
@@ -165,7 +170,7 @@ def test_interrupted_at_every_step_equals_uninterrupted_bit_for_bit(bad, tmp_pat
                 os.kill(os.getpid(), signal.SIGTERM)
             return take(iterator)
 
-        monkeypatch.setattr(data.pipeline.Batches, "__next__", interrupted)
+        monkeypatch.setattr(Batches, "__next__", interrupted)
         with pytest.raises(SystemExit) as ended:
             loop.train(c, images, cut)
         assert ended.value.code == 128 + signal.SIGTERM
@@ -188,8 +193,8 @@ def test_bfloat16_trains_without_a_loss_scale():
         c = small_config(steps=40, off_diagonal="semigroup")
         c.network = dict(name="unet", channels=8, multipliers=(1,), blocks=1, attention=(), resolution=8, dtype=dtype)
         c.optimizer.update(warmup_steps=1, decay=False, learning_rate=3e-3)
-        state = loop.init_state(c, DIGITS.shape[1:], jax.random.key(0))
-        step, batches, means = jax.jit(loop.make_train_step(c)), data.batches(DIGITS, 16, 12, 0), []
+        state = init_state(c, DIGITS.shape[1:], jax.random.key(0))
+        step, batches, means = jax.jit(make_train_step(c)), data.batches(DIGITS, 16, 12, 0), []
         for _ in range(40):
             state, metrics = step(state, next(batches), jax.random.key(1))
             means.append(float(metrics["loss"]))
@@ -212,8 +217,8 @@ def test_the_bound_and_its_own_rate_keep_a_learned_weight_from_switching_the_dia
         c = small_config(steps=600, off_diagonal="semigroup", weighting="learned", **options)
         c.network.width, c.train.batch_size = 64, 64
         c.optimizer.update(warmup_steps=1, decay=False)
-        state = loop.init_state(c, DIGITS.shape[1:], jax.random.key(0))
-        step, batches, diagonal = jax.jit(loop.make_train_step(c)), data.batches(DIGITS, 64, 48, 0), []
+        state = init_state(c, DIGITS.shape[1:], jax.random.key(0))
+        step, batches, diagonal = jax.jit(make_train_step(c)), data.batches(DIGITS, 64, 48, 0), []
         for _ in range(600):
             state, metrics = step(state, next(batches), jax.random.key(1))
             diagonal.append(metrics["diagonal"])

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from configs import digits
 from fmdp import main, networks, operators
 from fmdp.cli import restore as restore_command
-from fmdp.config.defaults import validate
+from fmdp.config.validation import validate
 from fmdp.errors import InputError
 from fmdp.flow import interpolant, tiling
 from fmdp.flow.average_field import lookahead_time
-from fmdp.restoration.restore import Request
+from fmdp.restoration.request import Request
 from tests.support.generated import cases
 
 KEYS = jax.random.split(jax.random.key(0), 4)

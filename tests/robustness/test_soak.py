@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs import digits
-from fmdp.training import loop
+from fmdp.training.state import make_field, make_network
 from tests.cli.test_main import ROOT
 from tests.support import soak
 
@@ -26,7 +26,7 @@ def test_the_slope_of_a_line_and_its_error():
 
 def test_equal_networks_share_what_is_compiled():
     """Or else every measurement in a process would compile, and keep, all its programs anew."""
-    fields = [loop.make_field(loop.make_network(digits.get_config("smoke")), {"a": 1.0}) for _ in range(2)]
+    fields = [make_field(make_network(digits.get_config("smoke")), {"a": 1.0}) for _ in range(2)]
     assert jax.tree.structure(fields[0]) == jax.tree.structure(fields[1])
 
 

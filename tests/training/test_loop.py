@@ -13,9 +13,12 @@ import pytest
 from fmdp import data
 from fmdp.config.defaults import default_config
 from fmdp.errors import InputError
-from fmdp.parallel import mesh
+from fmdp.flow.times import lattice
+from fmdp.parallel import train_modes
 from fmdp.training import checkpoint, loop
 from fmdp.training.checksum import fingerprint
+from fmdp.training.state import init_state
+from fmdp.training.step import make_loss, make_train_step
 
 
 def small_config(steps=8, **loss):
@@ -38,9 +41,9 @@ IMAGES = data.digits()[0][:40]
 
 def one_step(c, mode="jit", devices=None, fsdp=False):
     devices = devices or jax.devices()
-    run = mesh.make(mode, devices, fsdp)
-    state = run.place_state(loop.init_state(c, IMAGES.shape[1:], jax.random.key(0)))
-    step = run.compile(lambda spread: loop.make_train_step(c, spread), state)
+    run = train_modes.make(mode, devices, fsdp)
+    state = run.place_state(init_state(c, IMAGES.shape[1:], jax.random.key(0)))
+    step = run.compile(lambda spread: make_train_step(c, spread), state)
     diagonal = data.diagonal_count(c.train.batch_size, c.loss.diagonal_share, len(devices) * c.train.accumulate)
     batches = data.batches(IMAGES, c.train.batch_size, diagonal, 0)
     for _ in range(3):
@@ -49,10 +52,10 @@ def one_step(c, mode="jit", devices=None, fsdp=False):
 
 
 def test_lattice_fills_the_unit_square_evenly():
-    a, b = jax.vmap(lambda row: loop.lattice(jax.random.key(0), row))(jnp.arange(256))
+    a, b = jax.vmap(lambda row: lattice(jax.random.key(0), row))(jnp.arange(256))
     counts, _, _ = np.histogram2d(a, b, bins=4, range=[[0, 1], [0, 1]])
     assert abs(counts - 16).max() <= 4  # a plain draw of 256 strays by 8 and more
-    first = jax.vmap(lambda key: loop.lattice(key, jnp.asarray(7))[0])(jax.random.split(jax.random.key(1), 2000))
+    first = jax.vmap(lambda key: lattice(key, jnp.asarray(7))[0])(jax.random.split(jax.random.key(1), 2000))
     assert np.mean(first) == pytest.approx(0.5, abs=0.03)
 
 
@@ -60,12 +63,12 @@ def test_lattice_fills_the_unit_square_evenly():
 def test_a_step_reports_its_loss_and_moves_everything(weighting):
     """The metrics of a step are the loss it was taken on; parameters, average and step count all move."""
     c = small_config(weighting=weighting)
-    state = loop.init_state(c, IMAGES.shape[1:], jax.random.key(0))
+    state = init_state(c, IMAGES.shape[1:], jax.random.key(0))
     batch = next(data.batches(IMAGES, 16, 12, 0))
     key = jax.random.key(1)
-    step = jax.jit(loop.make_train_step(c))
+    step = jax.jit(make_train_step(c))
     after, metrics = step(state, batch, key)
-    loss, parts = jax.jit(loop.make_loss(c))(state.params, batch, jax.random.fold_in(key, 0))
+    loss, parts = jax.jit(make_loss(c))(state.params, batch, jax.random.fold_in(key, 0))
     np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
     if weighting == "none":
         np.testing.assert_allclose(loss, 0.75 * parts["diagonal"] + 0.25 * parts["off_diagonal"], rtol=1e-5)
@@ -80,9 +83,9 @@ def test_average_follows_the_parameters_with_the_stated_half_life():
     c = small_config()
     c.ema.half_life = 16.0 * 50
     c.optimizer.learning_rate = 1e-9
-    state = loop.init_state(c, IMAGES.shape[1:], jax.random.key(0))
+    state = init_state(c, IMAGES.shape[1:], jax.random.key(0))
     state = state.replace(step=jnp.asarray(10_000), ema=jax.tree.map(lambda x: x + 1.0, state.ema))
-    step = jax.jit(loop.make_train_step(c))
+    step = jax.jit(make_train_step(c))
     batch = next(data.batches(IMAGES, 16, 12, 0))
     for _ in range(50):
         state, _ = step(state, batch, jax.random.key(0))
@@ -93,7 +96,7 @@ def test_average_follows_the_parameters_with_the_stated_half_life():
 @pytest.mark.slow
 def test_learned_weight_has_a_learning_rate_of_its_own():
     c = small_config(weighting="learned", weight_learning_rate=0.0)
-    before = loop.init_state(c, IMAGES.shape[1:], jax.random.key(0))
+    before = init_state(c, IMAGES.shape[1:], jax.random.key(0))
     after, _ = one_step(c)
     for a, b in zip(leaves(before.params["log_variance"]), leaves(after.params["log_variance"]), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -101,7 +104,7 @@ def test_learned_weight_has_a_learning_rate_of_its_own():
 
 @pytest.mark.slow
 def test_pmap_and_jit_agree():
-    (a, metrics_a), (b, metrics_b) = (one_step(small_config(), mode) for mode in mesh.MODES)
+    (a, metrics_a), (b, metrics_b) = (one_step(small_config(), mode) for mode in train_modes.MODES)
     for x, y in zip(leaves(a.params), leaves(b.params), strict=True):
         np.testing.assert_allclose(x, y, atol=1e-5)
     np.testing.assert_allclose(metrics_a["loss"], metrics_b["loss"], rtol=1e-5)
@@ -136,7 +139,7 @@ def test_four_devices_give_the_numbers_of_one():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", mesh.MODES)
+@pytest.mark.parametrize("mode", train_modes.MODES)
 def test_a_batch_in_parts_gives_the_numbers_of_the_whole(mode):
     c = small_config()
     whole, metrics = one_step(c, mode)

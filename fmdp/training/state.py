@@ -1,0 +1,98 @@
+"""What training carries from one step to the next, and what it is made from: network, optimizer, first state."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, cast
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+from jax import Array
+from jax.tree_util import Partial
+from ml_collections import ConfigDict
+
+from fmdp import networks
+from fmdp.networks.log_variance import LogVariance
+from fmdp.types import AverageField, PRNGKey
+
+
+@struct.dataclass
+class Saved:
+    """What a checkpoint holds of a state."""
+
+    step: Any
+    params: Any
+    ema: Any
+    opt_state: Any
+
+
+@struct.dataclass
+class TrainState(Saved):
+    """Everything that training carries from one step to the next.
+
+    `skipped` [2] counts the updates left out because they were not finite: in a row up to now, and in all.
+    """
+
+    skipped: Any
+
+    def saved(self) -> Saved:
+        """What a checkpoint holds; the counts go into its progress."""
+        return Saved(self.step, self.params, self.ema, self.opt_state)
+
+    @classmethod
+    def going_on(cls, saved: Saved, skipped: int, step: Any = None) -> "TrainState":
+        """From a checkpoint, with so many updates skipped before it; at its own step unless given."""
+        step = saved.step if step is None else step
+        return cls(step, saved.params, saved.ema, saved.opt_state, np.array([0, skipped], np.int32))
+
+
+def make_network(config: ConfigDict) -> nn.Module:
+    """The backbone that config.network describes."""
+    options = dict(config.network)
+    name = options.pop("name")  # lists as tuples, so that a network can be hashed
+    return networks.make(name, {key: tuple(x) if isinstance(x, list) else x for key, x in options.items()})
+
+
+def make_field(network: nn.Module, params: Any) -> AverageField:
+    """The average field that a network is at given parameters: a pytree, so it can be passed to compiled functions."""
+    return Partial(_apply(network), {"params": params})
+
+
+@functools.lru_cache(maxsize=8)
+def _apply(network: nn.Module) -> Callable[..., Array]:
+    """One function for all equal networks, so that what is compiled for one of them serves the others."""
+    return cast(Callable[..., Array], network.apply)
+
+
+def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """Clipped Adam (AdamW with weight decay) with warm-up and cosine decay; the log-variance learns slower."""
+    c = config.optimizer
+    if c.decay:
+        warmup = min(c.warmup_steps, config.train.steps // 2)
+        schedule = optax.warmup_cosine_decay_schedule(0.0, c.learning_rate, warmup, config.train.steps)
+    else:
+        schedule = optax.linear_schedule(0.0, c.learning_rate, max(c.warmup_steps, 1))
+    slower = optax.partition(
+        {"network": optax.identity(), "log_variance": optax.scale(config.loss.weight_learning_rate)},
+        lambda params: {name: name for name in params},
+    )
+    return optax.chain(
+        optax.clip_by_global_norm(c.clip_norm),
+        optax.adamw(schedule, b1=c.b1, b2=c.b2, weight_decay=c.weight_decay),
+        slower,
+    )
+
+
+def init_state(config: ConfigDict, image_shape: tuple[int, ...], key: PRNGKey) -> TrainState:
+    """The state at step 0 for images of shape [H, W, C]."""
+    time = jnp.zeros(())
+    network_key, weight_key = jax.random.split(key)
+    params = {"network": make_network(config).init(network_key, jnp.zeros(image_shape), time, time)["params"]}
+    if config.loss.weighting == "learned":
+        params["log_variance"] = LogVariance().init(weight_key, time, time)["params"]
+    opt_state = make_optimizer(config).init(params)
+    ema = jax.tree.map(jnp.copy, params["network"])  # no shared buffers, so that a step may take the state over
+    return TrainState(jnp.zeros((), jnp.int32), params, ema, opt_state, skipped=jnp.zeros(2, jnp.int32))
