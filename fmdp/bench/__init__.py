@@ -6,10 +6,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from fmdp.bench import programs, speed
-from fmdp.bench.workload import Subject, image_shape
+from fmdp.bench.workload import Workload, image_shape
 from fmdp.errors import InputError
 
-SECTIONS: Mapping[str, Callable[[Subject], dict[str, Any]]] = {
+SECTIONS: Mapping[str, Callable[[Workload], dict[str, Any]]] = {
     "ceilings": speed.ceilings,
     "forward": speed.forward,
     "step": speed.step,
@@ -32,5 +32,5 @@ def measure(config: ConfigDict, only: list[str], batch: int, rounds: int) -> dic
     unknown = [name for name in only if name not in SECTIONS]
     if unknown:
         raise InputError(f"--only={unknown[0]}: must be among {', '.join(SECTIONS)}")
-    subject = Subject(config, image_shape(config), batch or config.train.batch_size, rounds)
+    subject = Workload(config, image_shape(config), batch or config.train.batch_size, rounds)
     return {name: SECTIONS[name](subject) for name in only or SECTIONS}

@@ -28,10 +28,10 @@ import jax
 from absl import flags
 
 from fmdp import bench
-from fmdp.config.validation import MOST_DEVICES, check, validate
+from fmdp.config.validation import MAX_CPU_DEVICES, validate, validate_for_devices
 from fmdp.errors import InputError
-from fmdp.io.files import named, write_json
-from fmdp.main import CONFIG, cli, strangers
+from fmdp.io.files import expand_path, write_json
+from fmdp.main import CONFIG, cli, inapplicable_flags
 from fmdp.parallel import mesh
 from fmdp.training import loop
 
@@ -40,25 +40,25 @@ BATCH = flags.DEFINE_integer(
     "batch", None, "Images at a time; those of config.train.batch_size unless given.", lower_bound=1
 )
 ROUNDS = flags.DEFINE_integer("rounds", 15, "How often each time is taken.", lower_bound=1)
-DEVICES = flags.DEFINE_integer("devices", None, "Devices to simulate on a CPU.", 1, MOST_DEVICES)
+DEVICES = flags.DEFINE_integer("devices", None, "Devices to simulate on a CPU.", 1, MAX_CPU_DEVICES)
 OUT = flags.DEFINE_string("out", None, "A JSON file for what was measured, which is printed too.")
 
 
 def main(_) -> None:
     """Measure what the flags ask for."""
-    for name in strangers("bench"):
+    for name in inapplicable_flags("bench"):
         raise InputError(f"--{name} does nothing in fmdp.bench: leave it out")
-    out = named(OUT.value) if OUT.value else None
+    out = expand_path(OUT.value) if OUT.value else None
     if out and (out.is_dir() or not out.parent.is_dir()):
         raise InputError(f"--out={out}: name a file, in a folder that exists")
     if CONFIG.value is None:
         raise InputError("--config is missing: name a file in configs/, such as --config=configs/celeba.py")
     config = CONFIG.value
-    check(config)
+    validate(config)
     if BATCH.value:
         config.train.batch_size = BATCH.value
-    mesh.divide_cpu(DEVICES.value or config.parallel.cpu_devices, partial(loop.fits, config))
-    validate(config, mesh.count())
+    mesh.divide_cpu(DEVICES.value or config.parallel.cpu_devices, partial(loop.divides_batch, config))
+    validate_for_devices(config, mesh.count_devices())
     measured = {
         "config": config.name,
         "network": config.network.to_dict(),

@@ -14,7 +14,7 @@ PRODUCTS = ("conv_general_dilated", "dot_general")
 CHAIN = 1e-30  # of one number of the output before; nothing, but the compiler does not know
 
 
-def products(function: Callable, *args: Any) -> list[core.JaxprEqn]:
+def product_equations(function: Callable, *args: Any) -> list[core.JaxprEqn]:
     """Every convolution and matrix product of a function, in order, as often as it is run.
 
     What is inside a `while` counts once: how often it runs is not known.
@@ -57,7 +57,7 @@ def chain(equations: list[core.JaxprEqn], key: Array) -> tuple[Callable[[Any], A
 
 def product_flops(function: Callable, *args: Any) -> float:
     """Floating-point operations of the products of a function, as often as they are run; nothing is compiled."""
-    equations = products(function, *args)
+    equations = product_equations(function, *args)
     return flops(jax.jit(_chained(equations)).lower(_shapes(equations)))
 
 

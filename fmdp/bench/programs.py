@@ -10,7 +10,7 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from fmdp.bench import collectives, flops
-from fmdp.bench.workload import Subject, seconds
+from fmdp.bench.workload import Workload, median_seconds
 from fmdp.training.step import make_train_step
 
 PLANNED = (4, 8)  # batches from whose memory that of one example is told
@@ -19,7 +19,7 @@ USABLE = 0.9  # of a device's memory: the rest is the runtime's, and lost betwee
 CACHE = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
 
 
-def compiling(subject: Subject) -> dict[str, Any]:
+def compiling(subject: Workload) -> dict[str, Any]:
     """Seconds until the training step is compiled, without a persistent cache and from a warm one."""
     lowered = partial(jax.jit(make_train_step(subject.config)).lower, subject.state, subject.batch())
 
@@ -41,7 +41,7 @@ def compiling(subject: Subject) -> dict[str, Any]:
     return {"cold_seconds": cold, "warm_seconds": warm}
 
 
-def memory(subject: Subject) -> dict[str, Any]:
+def memory(subject: Workload) -> dict[str, Any]:
     """Bytes of the training step on one device: fixed, for each example, and the batch that fits devices of GB.
 
     The fixed part is parameters, their average, the optimizer's and the gradients. Compiled twice, at batches of
@@ -63,13 +63,13 @@ def memory(subject: Subject) -> dict[str, Any]:
     }
 
 
-def _planned(subject: Subject) -> int:
+def _planned(subject: Workload) -> int:
     state, batch, key = jax.eval_shape(lambda: (subject.init(), subject.batch(), jax.random.key(0)))
     run = jax.jit(make_train_step(subject.config), donate_argnums=0)
     return flops.planned_bytes(run.lower(state, batch, key).compile())
 
 
-def scaling(subject: Subject) -> dict[str, Any]:
+def scaling(subject: Workload) -> dict[str, Any]:
     """The training step on 1, 2, 4, 8 devices: examples/s on each, and bytes exchanged a step against one gradient.
 
     Devices that --devices simulates share the cores of one CPU: there only the bytes mean anything.
@@ -80,7 +80,7 @@ def scaling(subject: Subject) -> dict[str, Any]:
         step, state, batch = subject.compile(devices)
         program = step.lower(state, batch, jax.random.key(0)).compile()  # type: ignore[attr-defined]
         exchanged = collectives.collective_bytes(program.as_text())
-        taken = seconds(subject.rounds, step=subject.run(devices))["step"]
+        taken = median_seconds(subject.rounds, step=subject.run(devices))["step"]
         found[str(count)] = {
             "examples_per_second_per_device": subject.size / taken / count,
             "collective_bytes": exchanged,

@@ -11,8 +11,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from fmdp import data, operators, solvers
-from fmdp.bench.flops import chain, flops, product_flops, products
-from fmdp.bench.workload import Subject, seconds
+from fmdp.bench.flops import chain, flops, product_equations, product_flops
+from fmdp.bench.workload import Workload, median_seconds
 from fmdp.errors import InputError
 from fmdp.evaluation import denoising
 from fmdp.flow import losses
@@ -25,17 +25,17 @@ SOLVER_STEPS = 10
 LOOKAHEADS = 15
 
 
-def ceilings(subject: Subject) -> dict[str, Any]:
+def ceilings(subject: Workload) -> dict[str, Any]:
     """What the device does at best: FLOP/s of a matrix product in the network's type, bytes/s of a copy."""
     size = 8192 if jax.default_backend() in ("gpu", "tpu") else 2048
     a = jnp.ones((size, size), subject.config.network.get("dtype") or jnp.float32)
     b = jnp.ones((size * 4, size), jnp.float32)
     product, copy = jax.jit(jnp.matmul), jax.jit(lambda x: x + 1)
-    found = seconds(subject.rounds, product=lambda: product(a, a), copy=lambda: copy(b))
+    found = median_seconds(subject.rounds, product=lambda: product(a, a), copy=lambda: copy(b))
     return {"flops_per_second": 2 * size**3 / found["product"], "bytes_per_second": 2 * b.nbytes / found["copy"]}
 
 
-def forward(subject: Subject) -> dict[str, Any]:
+def forward(subject: Workload) -> dict[str, Any]:
     """The network against its own products run bare, and against the device's matrix products."""
     field, inputs = subject.field, (subject.images, *subject.times)
     run = jax.jit(field.func).lower(*field.args, *inputs).compile()
@@ -46,7 +46,7 @@ def forward(subject: Subject) -> dict[str, Any]:
     if devices > 1:
         runs["on all"] = _on_all(subject)
         *_, runs["bare on all"] = _bare(jax.tree.map(lambda x: x[: len(x) // devices], inputs), field, everywhere=True)
-    found = seconds(subject.rounds, **runs)
+    found = median_seconds(subject.rounds, **runs)
     measured: dict[str, Any] = {
         "seconds": found["forward"],
         "products": products,
@@ -65,7 +65,7 @@ def forward(subject: Subject) -> dict[str, Any]:
     return measured
 
 
-def _peaks(subject: Subject) -> tuple[float, float]:
+def _peaks(subject: Workload) -> tuple[float, float]:
     """FLOP/s of matrix products on one device, and on all."""
     peak = ceilings(subject)["flops_per_second"]
     return peak, peak * (1 if jax.default_backend() == "cpu" else jax.device_count())  # those of a CPU share its cores
@@ -77,26 +77,26 @@ def _bare(inputs: Any, function: Callable, everywhere: bool = False) -> tuple[in
     Args:
       everywhere: by every device.
     """
-    equations = products(function, *inputs)
+    equations = product_equations(function, *inputs)
     bare, operands = chain(equations, jax.random.key(0))
     if everywhere:
         mesh = parallel_modes.make_mesh(tuple(jax.devices()))
         bare = jax.shard_map(bare, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)
-        operands = batching.everywhere(operands)
+        operands = batching.replicate_local(operands)
     compiled = jax.jit(bare).lower(operands).compile()
     return len(equations), flops(compiled), partial(compiled, operands)
 
 
-def _on_all(subject: Subject) -> Callable[[], Any]:
+def _on_all(subject: Workload) -> Callable[[], Any]:
     """A forward pass of every device on its rows."""
     field, inputs = subject.field, (subject.images, *subject.times)
     mesh = parallel_modes.make_mesh(tuple(jax.devices()))
     rows = NamedSharding(mesh, P(parallel_modes.AXIS))
-    run = jax.jit(batching.each(lambda args, inputs: field.func(*args, *inputs)))
-    return partial(run, batching.everywhere(field.args), jax.device_put(inputs, rows))
+    run = jax.jit(batching.shard_rows(lambda args, inputs: field.func(*args, *inputs)))
+    return partial(run, batching.replicate_local(field.args), jax.device_put(inputs, rows))
 
 
-def step(subject: Subject) -> dict[str, Any]:
+def step(subject: Workload) -> dict[str, Any]:
     """The training step of every off-diagonal loss against one forward pass, and against its bare products."""
     field, inputs, batch, key = subject.field, (subject.images, *subject.times), subject.batch(), jax.random.key(0)
     runs: dict[str, Callable[[], Any]] = {"forward": partial(jax.jit(field.func), *field.args, *inputs)}
@@ -110,7 +110,7 @@ def step(subject: Subject) -> dict[str, Any]:
     devices, chosen = jax.device_count(), subject.config.loss.off_diagonal
     if devices > 1:
         runs |= {"on all": subject.run(jax.devices()), "forward on all": _on_all(subject)}
-    found = seconds(subject.rounds, **runs)
+    found = median_seconds(subject.rounds, **runs)
     measured: dict[str, Any] = {
         name: {
             "seconds": found[name],
@@ -135,7 +135,7 @@ def step(subject: Subject) -> dict[str, Any]:
     return measured
 
 
-def solve(subject: Subject) -> dict[str, Any]:
+def solve(subject: Workload) -> dict[str, Any]:
     """Plug-and-play of SOLVER_STEPS on a batch against as many forward passes."""
     field, x, times = subject.field, subject.images, subject.times
     operator = operators.make("random_inpainting", x.shape[1:], jax.random.key(1), ratio=0.5)
@@ -146,7 +146,9 @@ def solve(subject: Subject) -> dict[str, Any]:
     several = jax.vmap(lambda *given: restore(field, *given))
     run = jax.jit(several)
     once, keys = jax.jit(field.func), jax.random.split(jax.random.key(3), len(x))
-    found = seconds(subject.rounds, solve=lambda: run(observed, keys), forward=lambda: once(*field.args, x, *times))
+    found = median_seconds(
+        subject.rounds, solve=lambda: run(observed, keys), forward=lambda: once(*field.args, x, *times)
+    )
     peak, _ = _peaks(subject)
     return {
         "steps": SOLVER_STEPS,
@@ -155,7 +157,7 @@ def solve(subject: Subject) -> dict[str, Any]:
     }
 
 
-def sweep(subject: Subject) -> dict[str, Any]:
+def sweep(subject: Workload) -> dict[str, Any]:
     """LOOKAHEADS lookaheads in one call against as many calls with one."""
     field, x, s = subject.field, subject.images, jnp.float32(0.5)
     many, one = jnp.linspace(0, 1, LOOKAHEADS), jnp.array([0.5])
@@ -164,9 +166,9 @@ def sweep(subject: Subject) -> dict[str, Any]:
     @jax.jit
     def walk(x, many):
         traces.append(many.shape)
-        return denoising.walk(field, x, s, many)
+        return denoising.sweep_lookaheads(field, x, s, many)
 
-    found = seconds(subject.rounds, sweep=lambda: walk(x, many), single=lambda: walk(x, one))
+    found = median_seconds(subject.rounds, sweep=lambda: walk(x, many), single=lambda: walk(x, one))
     return {
         "lookaheads": LOOKAHEADS,
         "over_single_ones": found["sweep"] / found["single"] / LOOKAHEADS,
@@ -174,16 +176,16 @@ def sweep(subject: Subject) -> dict[str, Any]:
     }
 
 
-def input_pipeline(subject: Subject) -> dict[str, Any]:
+def input_pipeline(subject: Workload) -> dict[str, Any]:
     """How many batches are delivered in the time in which one is trained on; a loop over them against one without."""
     config, devices = subject.config, jax.devices()
     try:
-        images = data.load(config.data).train
+        images = data.load_split(config.data).train
     except InputError as error:
         return {"not_measured": str(error)}
     diagonal = data.diagonal_count(subject.size, config.loss.diagonal_share, len(devices))
     iterator = data.batches(images, subject.size, diagonal, 0, flip=config.data.flip, workers=config.data.workers)
-    place = train_modes.make(config.parallel.mode, devices).place_batch
+    place = train_modes.make_train_mode(config.parallel.mode, devices).place_batch
     steps = max(subject.rounds, 50)
     same, fresh = subject.run(devices), subject.run(devices, lambda: place(next(iterator)))
 
@@ -192,7 +194,7 @@ def input_pipeline(subject: Subject) -> dict[str, Any]:
             metrics = step()
         return metrics
 
-    found = seconds(3, loop=lambda: several(fresh), step=lambda: several(same))
+    found = median_seconds(3, loop=lambda: several(fresh), step=lambda: several(same))
     began = time.perf_counter()
     for _ in range(steps):
         jax.block_until_ready(place(next(iterator)))

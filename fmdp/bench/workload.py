@@ -28,7 +28,7 @@ class Compiled(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Subject:
+class Workload:
     """A configuration with all that its program needs, random where that does not matter for speed.
 
     Attributes:
@@ -82,7 +82,7 @@ class Subject:
 
     def compile(self, devices: Sequence[jax.Device]) -> Compiled:
         """The training step over some devices, with a state and a batch placed there."""
-        parallel = train_modes.make(self.config.parallel.mode, devices, self.config.parallel.fsdp)
+        parallel = train_modes.make_train_mode(self.config.parallel.mode, devices, self.config.parallel.fsdp)
         state = parallel.place_state(jax.tree.map(jnp.copy, self.state))
         step = parallel.compile(partial(make_train_step, self.config), state)
         diagonal = data.diagonal_count(self.size, self.config.loss.diagonal_share, len(devices))
@@ -108,10 +108,10 @@ def image_shape(config: ConfigDict) -> tuple[int, ...]:
     """
     if config.data.size:
         return (config.data.size, config.data.size, config.data.channels)
-    return data.load(config.data).train.shape[1:]
+    return data.load_split(config.data).train.shape[1:]
 
 
-def seconds(rounds: int, **runs: Callable[[], Any]) -> dict[str, float]:
+def median_seconds(rounds: int, **runs: Callable[[], Any]) -> dict[str, float]:
     """The median time of each run, all of them taken in turn, `rounds` times after one to warm up."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds + 1):

@@ -8,12 +8,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from fmdp.config.defaults import plain
+from fmdp.config.defaults import as_plain_dict
 
 LIBRARIES = ("fmdp", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "scikit-learn", "matplotlib")
 
 
-def made(config: ConfigDict | None = None) -> dict[str, Any]:
+def provenance_of_run(config: ConfigDict | None = None) -> dict[str, Any]:
     """{"command", "versions" by library, and "config" where there is one} of this process, ready for JSON."""
     versions = {"python": platform.python_version()}
     for library in LIBRARIES:
@@ -22,4 +22,4 @@ def made(config: ConfigDict | None = None) -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             versions[library] = "not installed as a package"
     found = {"command": shlex.join(["python", *sys.orig_argv[1:]]), "versions": versions}
-    return found | ({} if config is None else {"config": plain(config)})
+    return found | ({} if config is None else {"config": as_plain_dict(config)})

@@ -15,7 +15,7 @@ from fmdp.data.decoding import UnusableError
 from fmdp.errors import InputError, printable
 from fmdp.evaluation.calibration import Calibration
 from fmdp.flow.interpolant import time_of_sigma
-from fmdp.io.files import named, read_json
+from fmdp.io.files import expand_path, read_json
 from fmdp.pretrained import prior as prior_files
 from fmdp.restoration import image_files
 from fmdp.restoration.request import Request
@@ -43,7 +43,7 @@ GAIN = flags.DEFINE_float("gain", 1.0, "restore: of plug-and-play's data step.")
 SEED = flags.DEFINE_integer("seed", 0, "restore: of masks, noise and solver.")
 
 
-def run() -> None:
+def run_restore() -> None:
     """Restore what the flags name; the program ends with code 2 where nothing could be restored.
 
     Raises:
@@ -56,20 +56,20 @@ def run() -> None:
     for flag in (STEPS, GAIN):
         if OPERATOR.value == "denoising" and flag.present:
             raise InputError(f"--{flag.name} is of plug-and-play, and denoising is one evaluation: leave it out")
-    image_files.find(source, output)  # before anything slow
-    wanted = request()
+    image_files.find_images(source, output)  # before anything slow
+    wanted = request_from_flags()
     wanted.check()
     if BUDGET.value is not None:
-        setting = lookahead_for(BUDGET.value, wanted, prior_files.find(checkpoint))
+        setting = lookahead_for_budget(BUDGET.value, wanted, prior_files.find_prior(checkpoint))
         wanted = dataclasses.replace(wanted, lookaheads=(setting,))
-    made_by = {"checkpoint": str(checkpoint), "given": PARAMETER.value} | provenance.made()
-    done, faults = image_files.run(load(checkpoint), wanted, source, output, made_by)
+    made_by = {"checkpoint": str(checkpoint), "given": PARAMETER.value} | provenance.provenance_of_run()
+    done, faults = image_files.restore_files(load(checkpoint), wanted, source, output, made_by)
     print(printable(f"{done} restored, {len(faults)} not; results in {output}"), flush=True)
     if not done:
         sys.exit(2)
 
 
-def request() -> Request:
+def request_from_flags() -> Request:
     """What the flags ask for.
 
     Raises:
@@ -77,7 +77,7 @@ def request() -> Request:
     """
     return Request(
         operator=OPERATOR.value,
-        parameters=parameters(PARAMETER.value),
+        parameters=parse_operator_args(PARAMETER.value),
         degraded=DEGRADED.value,
         sigma=SIGMA.value,
         lookaheads=SWEEP if ALL.value else (LOOKAHEAD.value or 0.0,),
@@ -91,10 +91,10 @@ def request() -> Request:
 def _needed(flag: flags.FlagHolder) -> pathlib.Path:
     if flag.value is None:
         raise InputError(f"--{flag.name} is missing: --mode=restore needs --checkpoint, --input and --output")
-    return named(flag.value)
+    return expand_path(flag.value)
 
 
-def parameters(texts: list[str]) -> dict[str, Any]:
+def parse_operator_args(texts: list[str]) -> dict[str, Any]:
     """All parameters of an operator.
 
     Raises:
@@ -102,14 +102,14 @@ def parameters(texts: list[str]) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for text in texts:
-        name, value = parameter(text)
+        name, value = parse_operator_arg(text)
         if name in found:
             raise InputError(f"--parameter={text}: {name} is there twice: keep one")
         found[name] = value
     return found
 
 
-def parameter(text: str) -> tuple[str, Any]:
+def parse_operator_arg(text: str) -> tuple[str, Any]:
     """A parameter of an operator from NAME=VALUE.
 
     Raises:
@@ -120,7 +120,7 @@ def parameter(text: str) -> tuple[str, Any]:
         raise InputError(f"--parameter={text}: write NAME=VALUE, such as size=9")
     if name in ARRAYS:
         try:
-            levels = (image_files.read(named(value))[..., 0] + 1) / 2
+            levels = (image_files.read_image(expand_path(value))[..., 0] + 1) / 2
         except (OSError, UnusableError) as error:
             raise InputError(f"--parameter={text}: {error}") from error
         return name, np.round(levels) if name == "mask" else levels / max(levels.sum(), 1e-6)
@@ -130,7 +130,7 @@ def parameter(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def lookahead_for(decibels: float, request: Request, checkpoint: pathlib.Path) -> float:
+def lookahead_for_budget(decibels: float, request: Request, checkpoint: pathlib.Path) -> float:
     """The lookahead at which denoising gives up that many decibels, by the calibration of a run.
 
     Raises:

@@ -92,10 +92,10 @@ def default_config() -> ConfigDict:
     )
 
 
-def plain(config: ConfigDict) -> dict:
+def as_plain_dict(config: ConfigDict) -> dict:
     """The configuration as nested dicts, lists, strings and numbers, ready for JSON."""
     return {
-        key: plain(value)
+        key: as_plain_dict(value)
         if isinstance(value, ml_collections.ConfigDict)
         else list(value)
         if isinstance(value, tuple)

@@ -45,7 +45,7 @@ def pnpflow(image_shape: tuple[int, int, int]) -> dict[str, Task]:
 PROTOCOLS = {"fmd": fmd, "pnpflow": pnpflow}
 
 
-def tasks(name: str, image_shape: tuple[int, int, int]) -> dict[str, Task]:
+def tasks_of_protocol(name: str, image_shape: tuple[int, int, int]) -> dict[str, Task]:
     """The tasks of a protocol, or none, for images [H, W, C]; InputError where it is not known."""
     if name and name not in PROTOCOLS:
         raise InputError(f"config.inverse.protocol = {name!r}: must be one of {', '.join(PROTOCOLS)}, or empty")

@@ -18,19 +18,19 @@ from fmdp.operators import OPERATORS
 from fmdp.solvers import SOLVERS
 from fmdp.solvers.pnp import KNOBS
 
-WHOLE, WIDE, LARGEST = 2**31, 2**63, 1e30  # above all whole numbers; the seed; other numbers
+MAX_WHOLE, MAX_SEED, MAX_NUMBER = 2**31, 2**63, 1e30  # above all whole numbers; the seed; other numbers
 
 
-MOST_DEVICES = 64  # that a CPU is divided into
+MAX_CPU_DEVICES = 64  # that a CPU is divided into
 
 
-def validate(config: ConfigDict, devices: int) -> None:
+def validate_for_devices(config: ConfigDict, devices: int) -> None:
     """Refuse a configuration that cannot run on so many devices.
 
     Raises:
       InputError: naming the key, its value and what is possible.
     """
-    check(config)
+    validate(config)
     require, train, share = partial(_require, config), config.train, config.loss.diagonal_share
     require(
         config.parallel.devices in (0, devices),
@@ -51,7 +51,7 @@ def validate(config: ConfigDict, devices: int) -> None:
     )
 
 
-def check(config: ConfigDict) -> None:
+def validate(config: ConfigDict) -> None:
     """Refuse a configuration that could run on no devices.
 
     Raises:
@@ -62,12 +62,12 @@ def check(config: ConfigDict) -> None:
         listed = isinstance(usual, list | tuple)
         require(isinstance(value, list | tuple) == listed, key, "must be a list" if listed else "must be no list")
         for x in value if listed else [value]:
-            fault = _fault(x, usual[0] if listed else usual, WIDE if key == "seed" else WHOLE)
+            fault = _type_fault(x, usual[0] if listed else usual, MAX_SEED if key == "seed" else MAX_WHOLE)
             require(not fault, key, fault)
     require("/" not in config.name and config.name not in (".", ".."), "name", "is a file name: must hold no /")
     require(config.seed >= 0, "seed", "must be 0 or more")
     options = dict(config.network)
-    networks.make(str(options.pop("name", "")), options)
+    networks.make_backbone(str(options.pop("name", "")), options)
     _check_training(config)
     _check_measuring(config)
 
@@ -103,7 +103,7 @@ def _check_training(config: ConfigDict) -> None:
     require(config.ema.half_life > 0, "ema.half_life", "must be positive, in images")
     require(config.parallel.mode in ("jit", "pmap"), "parallel.mode", "must be jit or pmap")
     devices = config.parallel.cpu_devices
-    require(0 <= devices <= MOST_DEVICES, "parallel.cpu_devices", f"must be from 0 to {MOST_DEVICES}")
+    require(0 <= devices <= MAX_CPU_DEVICES, "parallel.cpu_devices", f"must be from 0 to {MAX_CPU_DEVICES}")
     require(
         not config.parallel.fsdp or config.parallel.mode == "jit", "parallel.fsdp", "needs config.parallel.mode=jit"
     )
@@ -123,7 +123,7 @@ def _check_measuring(config: ConfigDict) -> None:
     require(evaluate.points >= 3, "evaluate.points", "must be 3 or more, both ends of the knob included")
     require(evaluate.rival_images >= 0, "evaluate.rival_images", "must be 0 or more")
     for key in weights.NETWORKS:
-        weights.check(key, evaluate[key])
+        weights.check_weights_setting(key, evaluate[key])
     for key in ("batch_size", "draws", "bootstrap", "figure_images", "rival_steps"):
         require(evaluate[key] >= 1, f"evaluate.{key}", "must be 1 or more")
     inverse = config.inverse
@@ -134,10 +134,10 @@ def _check_measuring(config: ConfigDict) -> None:
         known = isinstance(task, ConfigDict) and task.get("operator", None) in list(OPERATORS)
         require(known, "inverse.tasks", f"the operator of {name!r} must be one of {', '.join(OPERATORS)}")
         steps = task.get("steps", 1)
-        whole = isinstance(steps, int) and 1 <= steps < WHOLE
+        whole = isinstance(steps, int) and 1 <= steps < MAX_WHOLE
         require(whole, "inverse.tasks", f"the steps of {name!r} must be a whole number from 1 on")
         for key, value in task.items():
-            fault = "" if isinstance(value, str | list | tuple) else _fault(value, 0.0, WHOLE)
+            fault = "" if isinstance(value, str | list | tuple) else _type_fault(value, 0.0, MAX_WHOLE)
             require(not fault, "inverse.tasks", f"{key} of {name!r} {fault}")
     require(set(inverse.solvers) <= set(SOLVERS), "inverse.solvers", f"must be among {', '.join(SOLVERS)}")
     require(inverse.knob in KNOBS, "inverse.knob", f"must be one of {', '.join(KNOBS)}")
@@ -167,7 +167,7 @@ def _leaves(config: ConfigDict, usual: ConfigDict, prefix: str = "") -> Iterator
             yield key, config[name], usual[name]
 
 
-def _fault(value: Any, usual: Any, most: int) -> str:
+def _type_fault(value: Any, usual: Any, most: int) -> str:
     """What keeps a value from being of the kind that is usual, if anything."""
     if isinstance(usual, bool):
         return "" if isinstance(value, bool) else "must be True or False"
@@ -175,5 +175,5 @@ def _fault(value: Any, usual: Any, most: int) -> str:
         return "" if isinstance(value, str) else "must be text"
     if isinstance(value, bool) or not isinstance(value, int if isinstance(usual, int) else int | float):
         return "must be a whole number" if isinstance(usual, int) else "must be a number"
-    bound = most if isinstance(usual, int) else LARGEST
+    bound = most if isinstance(usual, int) else MAX_NUMBER
     return "" if abs(value) < bound else f"must be a number below {bound:.3g}"

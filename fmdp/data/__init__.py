@@ -1,25 +1,25 @@
 """Images in, batches out: sources one a file, their fixed train/test split, and the grain pipeline over them."""
 
-from fmdp.data.containers import Bytes, Images, to_float
-from fmdp.data.decoding import Frame, Pictures
+from fmdp.data.containers import Images, UInt8Images, to_float
+from fmdp.data.decoding import ImagePreprocessor, LazyImages
 from fmdp.data.pipeline import batches, diagonal_count, records
-from fmdp.data.sources import digits, load
-from fmdp.data.splits import Split, pin, split
+from fmdp.data.sources import digits, load_split
+from fmdp.data.splits import Split, pin_split, split
 from fmdp.data.synthetic import DRAWING_SEED, TARGETS
 
 __all__ = [
     "DRAWING_SEED",
     "TARGETS",
-    "Bytes",
-    "Frame",
+    "ImagePreprocessor",
     "Images",
-    "Pictures",
+    "LazyImages",
     "Split",
+    "UInt8Images",
     "batches",
     "diagonal_count",
     "digits",
-    "load",
-    "pin",
+    "load_split",
+    "pin_split",
     "records",
     "split",
     "to_float",

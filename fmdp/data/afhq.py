@@ -34,7 +34,7 @@ class Afhq(tfds.core.GeneratorBasedBuilder):
         return {"train": self._generate_examples(root / "train"), "test": self._generate_examples(test_folder(root))}
 
     def _generate_examples(self, root: pathlib.Path) -> Iterator[tuple[str, dict[str, str]]]:
-        for name in folder.names(root):
+        for name in folder.list_names(root):
             yield name, {"image": str(root / name), "label": name.split("/")[0]}
 
 

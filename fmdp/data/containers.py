@@ -22,7 +22,7 @@ class Images(Protocol):
     def __getitem__(self, index: Index, /) -> np.ndarray: ...
 
 
-class Bytes:
+class UInt8Images:
     """Images kept as one array of bytes [n, H, W, C], a quarter of the memory."""
 
     def __init__(self, pixels: np.ndarray):
@@ -40,9 +40,9 @@ class Bytes:
     def __getitem__(self, index: Index) -> np.ndarray:
         return to_float(self.pixels[index])
 
-    def take(self, index: np.ndarray) -> "Bytes":
+    def take(self, index: np.ndarray) -> "UInt8Images":
         """Some of the images, still bytes."""
-        return Bytes(self.pixels[index])
+        return UInt8Images(self.pixels[index])
 
 
 def to_float(pixels: np.ndarray) -> np.ndarray:
@@ -64,7 +64,7 @@ class Examples(NamedTuple):
         return Examples(taken, self.labels[index], [self.names[i] for i in index])
 
 
-class Found(NamedTuple):
+class RawDataset(NamedTuple):
     """What a source has: its examples, or two lists of them where it brings a split of its own.
 
     Attributes:

@@ -24,7 +24,7 @@ _KINDS = Image.registered_extensions()
 FORMATS = tuple(kind for kind in ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP") if kind in Image.OPEN)
 SUFFIXES = {suffix for suffix, kind in _KINDS.items() if kind in FORMATS}
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 2**31  # above it Pillow warns
-SHOWN = 10  # of the pictures left out are named, the rest counted
+MAX_NAMED = 10  # of the pictures left out are named, the rest counted
 # Too many pixels are left out, with a line that says so; of damaged metadata, which is not used, nobody needs to know.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
@@ -51,7 +51,7 @@ def open_file(path: pathlib.Path) -> BufferedIOBase:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Frame:
+class ImagePreprocessor:
     """What a picture is made into: the square in its middle, resized by Pillow's antialiased Lanczos filter.
 
     It is turned upright as its EXIF data says, transparent parts become white, and pixels of 16 bits are scaled down.
@@ -142,7 +142,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.round(pixels / 257).astype(np.uint8))
 
 
-class Files(NamedTuple):
+class ImageFiles(NamedTuple):
     """Where pictures come from: names in a fixed order, their classes, and how one of them is opened.
 
     `open` is picklable, so that worker processes can use it, and may be called by several threads.
@@ -154,7 +154,7 @@ class Files(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pictures:
+class LazyImages:
     """Pictures as float32 images [n, size, size, channels] in [-1, 1], decoded when they are asked for.
 
     One whose header was fine but that turns out to be damaged is named in one line, and the next one stands in for it.
@@ -168,7 +168,7 @@ class Pictures:
 
     names: Sequence[str]
     open: Callable[[str], BufferedIOBase]
-    frame: Frame
+    frame: ImagePreprocessor
     kept: bool
 
     @property
@@ -192,7 +192,7 @@ class Pictures:
         known[chosen] = True
         return to_float(pixels[chosen])
 
-    def take(self, index: np.ndarray) -> "Pictures":
+    def take(self, index: np.ndarray) -> "LazyImages":
         """Some of the pictures, none of them read by this."""
         return replace(self, names=[self.names[i] for i in index])
 
@@ -216,7 +216,9 @@ def _tell(line: str) -> None:
     logging.warning("%s", line)
 
 
-def examine(files: Files, frame: Frame, where: str, strict: bool = False) -> tuple[np.ndarray, tuple[str, ...]]:
+def inspect_files(
+    files: ImageFiles, frame: ImagePreprocessor, where: str, strict: bool = False
+) -> tuple[np.ndarray, tuple[str, ...]]:
     """Which pictures have a header that says they can be used, and one line for each of the others.
 
     Args:
@@ -245,7 +247,7 @@ def examine(files: Files, frame: Frame, where: str, strict: bool = False) -> tup
         first = f" ({left_out[0]})" if left_out else ""
         raise InputError(f"{where} holds no picture that can be used{first}: files of {', '.join(FORMATS)} are")
     if left_out:
-        more = f"; and {len(left_out) - SHOWN} more" if len(left_out) > SHOWN else ""
+        more = f"; and {len(left_out) - MAX_NAMED} more" if len(left_out) > MAX_NAMED else ""
         logging.warning("%s: %d of %d pictures left out: %s", where, len(left_out), len(faults),
-                        "; ".join(left_out[:SHOWN]) + more)  # fmt: skip
+                        "; ".join(left_out[:MAX_NAMED]) + more)  # fmt: skip
     return np.flatnonzero([line is None for line in faults]), left_out

@@ -6,12 +6,12 @@ from io import BufferedIOBase
 
 import numpy as np
 
-from fmdp.data.decoding import Files
+from fmdp.data.decoding import ImageFiles
 
 TEST = ("test", "val", "valid", "validation")
 
 
-def arrange(names: Sequence[str], opener: Callable[[str], BufferedIOBase]) -> tuple[Files, Files | None]:
+def arrange(names: Sequence[str], opener: Callable[[str], BufferedIOBase]) -> tuple[ImageFiles, ImageFiles | None]:
     """The files by their names, a/b/c.png: those to train on and those held out; all, and None, without such a split.
 
     Where the topmost folders are `train` and one of TEST, these are the two parts, and what is beside them is not
@@ -21,9 +21,9 @@ def arrange(names: Sequence[str], opener: Callable[[str], BufferedIOBase]) -> tu
     tops = {name.split("/")[0] for name in names if "/" in name}
     test = next((top for top in TEST if top in tops), None)
     if "train" not in tops or test is None:
-        return Files(names, _classes(names, 0), opener), None
+        return ImageFiles(names, _classes(names, 0), opener), None
     train, held_out = ([name for name in names if name.startswith(f"{top}/")] for top in ("train", test))
-    return Files(train, _classes(train, 1), opener), Files(held_out, _classes(held_out, 1), opener)
+    return ImageFiles(train, _classes(train, 1), opener), ImageFiles(held_out, _classes(held_out, 1), opener)
 
 
 def _classes(names: Sequence[str], depth: int) -> np.ndarray:

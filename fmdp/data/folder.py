@@ -7,16 +7,16 @@ from io import BufferedIOBase
 
 from absl import logging
 
-from fmdp.data.decoding import SUFFIXES, Files, open_file
+from fmdp.data.decoding import SUFFIXES, ImageFiles, open_file
 from fmdp.data.directory_layout import arrange
 
 
-def find(root: pathlib.Path) -> tuple[Files, Files | None]:
+def list_folder(root: pathlib.Path) -> tuple[ImageFiles, ImageFiles | None]:
     """The pictures below a folder, and those held out where `arrange` sees an official split."""
-    return arrange(names(root), functools.partial(_open, root))
+    return arrange(list_names(root), functools.partial(_open, root))
 
 
-def names(root: pathlib.Path) -> list[str]:
+def list_names(root: pathlib.Path) -> list[str]:
     """The pictures below a folder as paths relative to it, in order, told by their suffixes.
 
     Links are followed, into each folder once; hidden files and folders are not looked at. A folder that cannot be

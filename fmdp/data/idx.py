@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 
-from fmdp.data.containers import Bytes, Examples, Found
+from fmdp.data.containers import Examples, RawDataset, UInt8Images
 from fmdp.errors import InputError
 from fmdp.io.archives import gunzip
 
@@ -17,7 +17,7 @@ FILES = {
 UNSIGNED_BYTE = 8
 
 
-def read(path: pathlib.Path) -> np.ndarray:
+def read_idx(path: pathlib.Path) -> np.ndarray:
     """The uint8 array in an IDX file, whose name ends in .gz where it is compressed.
 
     The format: two zero bytes, the type of the numbers, the number of axes, the length of each axis as a big-endian
@@ -39,7 +39,7 @@ def read(path: pathlib.Path) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
-def find(folder: pathlib.Path) -> Found:
+def read_idx_folder(folder: pathlib.Path) -> RawDataset:
     """The images [n, 28, 28, 1] and classes in a folder of the four IDX files, with their official split.
 
     Raises:
@@ -47,15 +47,15 @@ def find(folder: pathlib.Path) -> Found:
     """
     parts = []
     for part, names in FILES.items():
-        images, labels = (read(locate(folder, names[kind])) for kind in ("images", "labels"))
+        images, labels = (read_idx(find_idx_file(folder, names[kind])) for kind in ("images", "labels"))
         if images.ndim != 3 or labels.shape != images.shape[:1]:
             raise InputError(f"{folder}: {part} images of shape {images.shape} with classes of shape {labels.shape}")
         numbered = [f"{part}/{i}" for i in range(len(images))]
-        parts.append(Examples(Bytes(images[..., None]), labels.astype(int), numbered))
-    return Found(parts[0], parts[1])
+        parts.append(Examples(UInt8Images(images[..., None]), labels.astype(int), numbered))
+    return RawDataset(parts[0], parts[1])
 
 
-def locate(folder: pathlib.Path, name: str) -> pathlib.Path:
+def find_idx_file(folder: pathlib.Path, name: str) -> pathlib.Path:
     """The file of this name, or of this name and .gz.
 
     Raises:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fmdp.data.containers import Bytes, Examples, Found
+from fmdp.data.containers import Examples, RawDataset, UInt8Images
 from fmdp.errors import InputError
 from fmdp.io.archives import load_npz
 
@@ -13,7 +13,7 @@ IMAGES = {"train": ("train_images", "x_train", "images", "x", "arr_0"), "test": 
 LABELS = {"train": ("train_labels", "y_train", "labels", "y", "arr_1"), "test": ("test_labels", "y_test")}
 
 
-def find(path: pathlib.Path) -> Found:
+def read_npz(path: pathlib.Path) -> RawDataset:
     """The images in an npz file, [n, H, W, C] or [n, H, W], and where given their classes [n] (or [n, 1]).
 
     The first name of IMAGES and LABELS that is there counts; test images, where given, are the held-out ones.
@@ -31,7 +31,7 @@ def find(path: pathlib.Path) -> Found:
         raise InputError(f"{path} has no array of images: name it one of {', '.join(IMAGES['train'])}")
     if test is not None and train.images.shape[1:] != test.images.shape[1:]:
         raise InputError(f"{path}: images to train on are {train.images.shape[1:]}, to test on {test.images.shape[1:]}")
-    return Found(train, test)
+    return RawDataset(train, test)
 
 
 def _examples(path: pathlib.Path, arrays: Mapping[str, np.ndarray], part: str) -> Examples | None:
@@ -52,4 +52,4 @@ def _examples(path: pathlib.Path, arrays: Mapping[str, np.ndarray], part: str) -
     if len(labels) != len(images) or not np.issubdtype(labels.dtype, np.integer):
         raise InputError(f"{path}: {label} must hold one integer for each of the {len(images)} images")
     names = [f"{part}/{i}" for i in range(len(images))]
-    return Examples(images if images.dtype == np.float32 else Bytes(images), labels.astype(int), names)
+    return Examples(images if images.dtype == np.float32 else UInt8Images(images), labels.astype(int), names)

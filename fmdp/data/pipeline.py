@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 
 from fmdp.data.containers import Images
-from fmdp.data.decoding import Pictures
+from fmdp.data.decoding import LazyImages
 from fmdp.errors import InputError
 
 
@@ -195,7 +195,7 @@ def batches(
     mine = [np.split(part, processes)[process].astype(np.int32) for part in (rows[:diagonal], rows[diagonal:])]
     source = ShuffledBatches(images, batch_size, seed, np.concatenate(mine), flip)
     dataset = grain.MapDataset.source(source).map(functools.partial(_parts, mine))
-    if not isinstance(images, Pictures):
+    if not isinstance(images, LazyImages):
         return Batches(dataset, grain.ReadOptions(num_threads=1, prefetch_buffer_size=8), 0)
     if images.kept or not workers:
         threads = min(8, os.cpu_count() or 1)

@@ -7,15 +7,15 @@ from collections.abc import Callable, Mapping
 from ml_collections import ConfigDict
 
 from fmdp.data import folder, idx, npz, synthetic, tfds, zip_archive
-from fmdp.data.containers import Examples, Found
-from fmdp.data.decoding import Files, Frame, Pictures, examine
+from fmdp.data.containers import Examples, RawDataset
+from fmdp.data.decoding import ImageFiles, ImagePreprocessor, LazyImages, inspect_files
 from fmdp.data.sklearn_digits import digits
-from fmdp.data.splits import Split, separate, split
+from fmdp.data.splits import Split, hold_out, split
 from fmdp.errors import InputError
-from fmdp.io.files import named
+from fmdp.io.files import expand_path
 
 
-def load(config: ConfigDict) -> Split:
+def load_split(config: ConfigDict) -> Split:
     """The images that config.data names, split once and for all: the split never depends on the seed of a run.
 
     An official split is kept; other real images are split by class; from a known distribution, training and test
@@ -28,22 +28,22 @@ def load(config: ConfigDict) -> Split:
     if config.source == "digits":
         return split(*digits(), config.test_share)
     if config.source in synthetic.TARGETS:
-        return synthetic.draw(config)
-    if config.source not in ("", *FILES):
-        known = ", ".join(["digits", *FILES, *synthetic.TARGETS])
+        return synthetic.draw_split(config)
+    if config.source not in ("", *SOURCES):
+        known = ", ".join(["digits", *SOURCES, *synthetic.TARGETS])
         raise InputError(f"config.data.source = {config.source!r}: must be one of {known}, or empty to go by the path")
-    path = named(config.path)
+    path = expand_path(config.path)
     if not config.path or not path.exists():
         remedy = f"{config.origin}, or name another path" if config.origin else "name a path that exists"
         raise InputError(f"config.data.path = {config.path!r} does not exist: {remedy}")
-    found = FILES[config.source or kind(path)](path, config)
+    found = SOURCES[config.source or detect_source(path)](path, config)
     if config.size and found.train.images.shape[1:3] != (config.size, config.size):
         height, width = found.train.images.shape[1:3]
         raise InputError(f"config.data.size = {config.size}, but {path} holds images of {height}x{width}: set it to 0")
-    return separate(found, config.test_share, config.test_images)
+    return hold_out(found, config.test_share, config.test_images)
 
 
-def kind(path: pathlib.Path) -> str:
+def detect_source(path: pathlib.Path) -> str:
     """Which of FILES a path is.
 
     Raises:
@@ -57,8 +57,8 @@ def kind(path: pathlib.Path) -> str:
 
 
 def from_pictures(
-    find: Callable[[pathlib.Path], tuple[Files, Files | None]], path: pathlib.Path, config: ConfigDict
-) -> Found:
+    find: Callable[[pathlib.Path], tuple[ImageFiles, ImageFiles | None]], path: pathlib.Path, config: ConfigDict
+) -> RawDataset:
     """The pictures that `find` finds at a path, decoded when they are asked for, and kept where memory allows.
 
     Raises:
@@ -66,32 +66,32 @@ def from_pictures(
     """
     if not config.size:
         raise InputError("config.data.size = 0: say how many pixels a side pictures shall have, such as 64")
-    frame = Frame(size=config.size, channels=config.channels, max_pixels=config.max_pixels)
+    frame = ImagePreprocessor(size=config.size, channels=config.channels, max_pixels=config.max_pixels)
     files = [part for part in find(path) if part is not None]
     needed = sum(len(part.names) for part in files) * config.size**2 * config.channels
     parts: list[Examples] = []
     left_out: list[str] = []
     for part in files:
-        usable, faults = examine(part, frame, str(path), config.strict)
+        usable, faults = inspect_files(part, frame, str(path), config.strict)
         left_out += faults
         names = [part.names[i] for i in usable]
-        images = Pictures(names=names, open=part.open, frame=frame, kept=needed <= config.memory_gb * 1e9)
+        images = LazyImages(names=names, open=part.open, frame=frame, kept=needed <= config.memory_gb * 1e9)
         parts.append(Examples(images, part.labels[usable], names))
-    return Found(parts[0], parts[1] if parts[1:] else None, tuple(left_out))
+    return RawDataset(parts[0], parts[1] if parts[1:] else None, tuple(left_out))
 
 
-def from_folder(path: pathlib.Path, config: ConfigDict) -> Found:
+def from_folder(path: pathlib.Path, config: ConfigDict) -> RawDataset:
     """The pictures of a folder."""
     if not path.is_dir():
         raise InputError(f"config.data.path = '{path}' is not a folder: name one, or leave config.data.source empty")
-    return from_pictures(folder.find, path, config)
+    return from_pictures(folder.list_folder, path, config)
 
 
-FILES: Mapping[str, Callable[[pathlib.Path, ConfigDict], Found]] = {
-    "idx": lambda path, config: idx.find(path),
-    "npz": lambda path, config: npz.find(path),
+SOURCES: Mapping[str, Callable[[pathlib.Path, ConfigDict], RawDataset]] = {
+    "idx": lambda path, config: idx.read_idx_folder(path),
+    "npz": lambda path, config: npz.read_npz(path),
     "folder": from_folder,
-    "zip": lambda path, config: from_pictures(zip_archive.find, path, config),
-    "tfds": lambda path, config: from_pictures(functools.partial(tfds.find, config.dataset), path, config),
+    "zip": lambda path, config: from_pictures(zip_archive.list_zip, path, config),
+    "tfds": lambda path, config: from_pictures(functools.partial(tfds.list_tfds, config.dataset), path, config),
 }
 """The sources of real images at config.path."""

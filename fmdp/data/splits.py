@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from fmdp.data.containers import Examples, Found, Images
+from fmdp.data.containers import Examples, Images, RawDataset
 from fmdp.errors import InputError
 from fmdp.exact import Gaussian, GaussianMixture
 from fmdp.io.files import read_json, write_json
@@ -42,10 +42,10 @@ def split(images: np.ndarray, labels: np.ndarray, test_share: float) -> Split:
     Raises:
       InputError: there are too few images for both parts.
     """
-    return separate(Found(Examples(images, labels, [str(i) for i in range(len(images))])), test_share, 0)
+    return hold_out(RawDataset(Examples(images, labels, [str(i) for i in range(len(images))])), test_share, 0)
 
 
-def separate(found: Found, test_share: float, test_images: int) -> Split:
+def hold_out(found: RawDataset, test_share: float, test_images: int) -> Split:
     """The official split of what was found or, where there is none, test_share of every class held out.
 
     Args:
@@ -101,7 +101,7 @@ def subset(labels: np.ndarray, size: int) -> np.ndarray:
     return np.sort(np.concatenate(members)[np.argsort(places, kind="stable")[:size]])
 
 
-def pin(split: Split, path: pathlib.Path) -> None:
+def pin_split(split: Split, path: pathlib.Path) -> None:
     """Write down, as JSON, which images are held out, so that the run never trains on them or measures on others.
 
     Raises:

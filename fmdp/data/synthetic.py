@@ -15,7 +15,7 @@ from fmdp.exact import Gaussian, GaussianMixture
 DRAWING_SEED = 0xDA7A  # far from the seeds people give runs, whose noise must not repeat the data's
 
 
-def draw(config: ConfigDict) -> Split:
+def draw_split(config: ConfigDict) -> Split:
     """config.samples and config.test_samples images drawn from the distribution that config.source names."""
     target = TARGETS[config.source](config)
     train_key, test_key = jax.random.split(jax.random.key(DRAWING_SEED))

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from fmdp.data.decoding import Files, UnusableError
+from fmdp.data.decoding import ImageFiles, UnusableError
 from fmdp.errors import InputError, reason
 
 TEST = ("test", "validation")
 
 
-def find(name: str, folder: pathlib.Path) -> tuple[Files, Files | None]:
+def list_tfds(name: str, folder: pathlib.Path) -> tuple[ImageFiles, ImageFiles | None]:
     """The pictures to train on, and those to test on where it has some, of the data set `name` prepared in `folder`.
 
     Raises:
@@ -52,11 +52,11 @@ def find(name: str, folder: pathlib.Path) -> tuple[Files, Files | None]:
     return train, (test[0] if test else None)
 
 
-def _files(parts: Mapping[str, Sequence[Any]], part: str, classes: bool) -> Files:
+def _files(parts: Mapping[str, Sequence[Any]], part: str, classes: bool) -> ImageFiles:
     records = parts[part]
     labels = [record["label"] for record in records] if classes else np.zeros(len(records))
     names = [f"{part}/{i}" for i in range(len(records))]
-    return Files(names, np.asarray(labels, int), functools.partial(_open, parts))
+    return ImageFiles(names, np.asarray(labels, int), functools.partial(_open, parts))
 
 
 def _open(parts: Mapping[str, Sequence[Any]], name: str) -> io.BufferedIOBase:

@@ -9,15 +9,15 @@ from typing import cast
 
 import numpy as np
 
-from fmdp.data.decoding import SUFFIXES, Files, UnusableError
+from fmdp.data.decoding import SUFFIXES, ImageFiles, UnusableError
 from fmdp.data.directory_layout import arrange
 from fmdp.errors import InputError, reason
-from fmdp.io.archives import LARGEST, disproportionate
+from fmdp.io.archives import MAX_EXPANSION, is_bomb
 
 LABELS = "dataset.json"
 
 
-def find(path: pathlib.Path) -> tuple[Files, Files | None]:
+def list_zip(path: pathlib.Path) -> tuple[ImageFiles, ImageFiles | None]:
     """The pictures of a zip, and those held out where `arrange` sees an official split.
 
     Their classes are those of StyleGAN's dataset.json, {"labels": [[name, class], ...]}, where it has any. Hidden
@@ -38,7 +38,7 @@ def find(path: pathlib.Path) -> tuple[Files, Files | None]:
     train, test = (
         part and part._replace(labels=np.array([labels.get(name, -1) for name in part.names], int)) for part in parts
     )
-    return cast(Files, train), test
+    return cast(ImageFiles, train), test
 
 
 def _is_picture(path: pathlib.PurePosixPath) -> bool:
@@ -58,8 +58,8 @@ def _open(path: pathlib.Path, name: str) -> BufferedIOBase:
         raise UnusableError("its name leads out of the zip")
     try:
         member = _archive(path).getinfo(name)
-        if disproportionate(member.file_size, member.compress_size):
-            raise UnusableError(f"it unpacks to more than {LARGEST} times its size")
+        if is_bomb(member.file_size, member.compress_size):
+            raise UnusableError(f"it unpacks to more than {MAX_EXPANSION} times its size")
         return cast(BufferedIOBase, _archive(path).open(member))
     except (OSError, UnusableError):
         raise

@@ -14,17 +14,17 @@ from fmdp.data import Split
 from fmdp.errors import InputError
 from fmdp.evaluation import network_metrics
 from fmdp.evaluation.calibration import Calibration
-from fmdp.evaluation.network_metrics import Learned
+from fmdp.evaluation.network_metrics import NetworkMetrics
 from fmdp.flow import posterior_sampling, residuals
 from fmdp.flow.average_field import denoise, lookahead_time
 from fmdp.flow.interpolant import interpolate
 from fmdp.metrics import distortion, perception
 from fmdp.metrics.features import features
-from fmdp.parallel.batching import in_batches, local
+from fmdp.parallel.batching import in_batches, single_device
 from fmdp.types import AverageField, PRNGKey
 
 STEP = 0.02  # the first step of the lookahead by which its continuity at t = s is judged
-IN_A_SET = 1500  # images on either side of a perception measure, at most: its cost grows with their square
+MAX_SET_SIZE = 1500  # images on either side of a perception measure, at most: its cost grows with their square
 SAMPLES = (1, 2, 4, 8)
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
 BUDGETS = (0.25, 0.5, 1.0)  # decibels below the minimum-error estimate, at which the calibration is tried out
@@ -32,7 +32,7 @@ RESIDUAL_TIMES = (0.05, 0.3, 0.5, 0.7, 0.9, 1.0)
 RESIDUAL_IMAGES = 256
 
 
-class Knob(NamedTuple):
+class Curve(NamedTuple):
     """One way across the plane: its settings [k], the restorations [k, draws, n, H, W, C], and what each costs.
 
     `evaluations` [k] counts evaluations of the field for one image; `mse` is [k, draws, n], of all images even where
@@ -59,24 +59,24 @@ class Sweep(NamedTuple):
 
     s: float
     noisy: np.ndarray
-    knobs: dict[str, Knob]
+    knobs: dict[str, Curve]
     step: np.ndarray
     kept: np.ndarray
 
 
-def knob_grid(points: int) -> np.ndarray:
+def setting_grid(points: int) -> np.ndarray:
     """Settings r of a knob from 0 to 1, dense near 1, where quality moves fastest in t."""
     return 1 - (1 - np.linspace(0, 1, points)) ** 2
 
 
 @jax.jit
-def walk(field: AverageField, x: Array, s: Array, r: Array) -> Array:
+def sweep_lookaheads(field: AverageField, x: Array, s: Array, r: Array) -> Array:
     """D_{s, s + r (1 - s)}(x) for every r."""
     return jax.lax.map(lambda r: denoise(field, x, s, lookahead_time(s, r)), r)
 
 
 @partial(jax.jit, static_argnames="steps")
-def _rivals(field: AverageField, x: Array, s: Array, key: PRNGKey, steps: int) -> tuple[Array, Array]:
+def _baselines(field: AverageField, x: Array, s: Array, key: PRNGKey, steps: int) -> tuple[Array, Array]:
     """Posterior samples [SAMPLES[-1], ...] and scaled diffusions [SCALES, ...] of x."""
     keys = jax.random.split(key, SAMPLES[-1] + 1)
     samples = jax.lax.map(lambda key: posterior_sampling.scaled_diffusion(field, x, s, key, steps=steps)[0], keys[1:])
@@ -86,7 +86,9 @@ def _rivals(field: AverageField, x: Array, s: Array, key: PRNGKey, steps: int) -
     return samples, scaled
 
 
-def sweep(field: AverageField, images: np.ndarray, noise_level: float, config: ConfigDict, key: PRNGKey) -> Sweep:
+def sweep_noise_level(
+    field: AverageField, images: np.ndarray, noise_level: float, config: ConfigDict, key: PRNGKey
+) -> Sweep:
     """Every knob over its whole range on images [n, H, W, C] at one noise level; all settings in one compiled call.
 
     Args:
@@ -97,48 +99,48 @@ def sweep(field: AverageField, images: np.ndarray, noise_level: float, config: C
       key: of the noise; every draw of every image has noise of its own.
     """
     s = jnp.float32(1 - noise_level)
-    r = knob_grid(config.points)
+    r = setting_grid(config.points)
     settings = jnp.asarray([*r, min(STEP / noise_level, 1.0)], jnp.float32)
     noise = jax.random.normal(key, (config.draws, *images.shape))
     noisy = interpolate(noise, jnp.broadcast_to(images, noise.shape), s)
     flat = noisy.reshape(-1, *images.shape[1:])
-    *lookahead, step = in_batches(lambda x: walk(field, x, s, settings), flat, config.batch_size, axis=1)
+    *lookahead, step = in_batches(lambda x: sweep_lookaheads(field, x, s, settings), flat, config.batch_size, axis=1)
     lookahead = np.stack(lookahead).reshape(len(r), *noisy.shape)
     share = r.astype(np.float32)[:, None, None, None, None, None]
     chord = (1 - share) * lookahead[0] + share * lookahead[-1]
     ends = (r > 0).astype(int) + (r < 1)
     knobs = {
-        "lookahead": _knob(r, lookahead, np.ones_like(ends), images),
-        "chord": _knob(r, chord, ends, images),
+        "lookahead": _curve(r, lookahead, np.ones_like(ends), images),
+        "chord": _curve(r, chord, ends, images),
     }
     if config.rival_images:
         few = images[: config.rival_images]
         start = lookahead[0, :1, : len(few)]
-        knobs |= _rival_knobs(field, few, noisy[:1, : len(few)], start, s, config, jax.random.fold_in(key, 1))
+        knobs |= _baseline_curves(field, few, noisy[:1, : len(few)], start, s, config, jax.random.fold_in(key, 1))
     return Sweep(float(s), np.asarray(noisy), knobs, step.reshape(noisy.shape), np.arange(len(images)))
 
 
-def _knob(settings: np.ndarray, restored: np.ndarray, evaluations: np.ndarray, clean: np.ndarray) -> Knob:
+def _curve(settings: np.ndarray, restored: np.ndarray, evaluations: np.ndarray, clean: np.ndarray) -> Curve:
     mse = np.stack([np.square(x - clean).mean((-3, -2, -1)) for x in restored])
-    return Knob(settings, restored, evaluations, mse)
+    return Curve(settings, restored, evaluations, mse)
 
 
-def _rival_knobs(
+def _baseline_curves(
     field, clean: np.ndarray, noisy: Array, first: np.ndarray, s: Array, config: ConfigDict, key: PRNGKey
-) -> dict[str, Knob]:
+) -> dict[str, Curve]:
     """The rivals on noisy images [draws, n, H, W, C] whose minimum-error estimates are `first`."""
     steps, flat = config.rival_steps, noisy.reshape(-1, *noisy.shape[2:])
     keys = iter(jax.random.split(key, -(-len(flat) // config.batch_size)))
-    drawn = in_batches(lambda x: _rivals(field, x, s, next(keys), steps), flat, config.batch_size, axis=1)
+    drawn = in_batches(lambda x: _baselines(field, x, s, next(keys), steps), flat, config.batch_size, axis=1)
     samples, scaled = (x.reshape(len(x), *noisy.shape) for x in drawn)
     counts = np.array(SAMPLES)
     means = np.stack([samples[:n].mean(0) for n in SAMPLES])
     share = np.array(SCALES, np.float32)
     blended = np.stack([(1 - r) * first + r * samples[0] for r in share])
     return {
-        "mean_of_samples": _knob(counts, means, counts * steps, clean),
-        "scaled_diffusion": _knob(share, scaled, np.full(len(share), steps), clean),
-        "blend": _knob(share, blended, steps * (share > 0) + (share < 1), clean),
+        "mean_of_samples": _curve(counts, means, counts * steps, clean),
+        "scaled_diffusion": _curve(share, scaled, np.full(len(share), steps), clean),
+        "blend": _curve(share, blended, steps * (share > 0) + (share < 1), clean),
     }
 
 
@@ -164,8 +166,8 @@ def _distortion(restored: Array, clean: Array) -> dict[str, Array]:
     return {name: getattr(distortion, name)(restored, clean) for name in ("mse", "psnr", "ssim")}
 
 
-def measure(
-    restored: np.ndarray, clean: Array, real: np.ndarray, width: Array, networks: Learned
+def measure_restorations(
+    restored: np.ndarray, clean: Array, real: np.ndarray, width: Array, networks: NetworkMetrics
 ) -> list[dict[str, float]]:
     """The measures of [points, draws, n, H, W, C] restorations of clean [n, H, W, C], one dict a point.
 
@@ -174,7 +176,7 @@ def measure(
     """
     points, draws, n = restored.shape[:3]
     sets = restored.reshape(-1, *restored.shape[2:])
-    few = min(n, IN_A_SET)
+    few = min(n, MAX_SET_SIZE)
     by_point = [jax.device_get(_distortion(x, clean)) for x in restored]  # one at a time, for want of memory
     per_image = {name: np.stack([row[name] for row in by_point]) for name in by_point[0]}
     per_image |= networks.per_image(restored, np.asarray(clean))
@@ -191,13 +193,13 @@ def measure(
     return rows
 
 
-def floors(split: Split, width: Array, resamplings: int, key: PRNGKey) -> dict[str, dict[str, float]]:
+def null_intervals(split: Split, width: Array, resamplings: int, key: PRNGKey) -> dict[str, dict[str, float]]:
     """What each perception measure comes to between real images and real images, with its 95 % interval.
 
     The test and training images of the split are dealt out anew, class by class, as the split itself was made.
     """
-    real, labels = reference(split)
-    test = split.test[:IN_A_SET]
+    real, labels = reference_images(split)
+    test = split.test[:MAX_SET_SIZE]
     vectors = features(jnp.asarray(np.concatenate([test, real])))
     strata = np.concatenate([split.test_labels[: len(test)], labels])
     measures = {
@@ -206,18 +208,20 @@ def floors(split: Split, width: Array, resamplings: int, key: PRNGKey) -> dict[s
         "variance_ratio": perception.variance_ratio,
     }
     return {
-        name: perception.floor(measure, key, vectors, strata, len(test), resamplings)._asdict()
+        name: perception.null_interval(measure, key, vectors, strata, len(test), resamplings)._asdict()
         for name, measure in measures.items()
     }
 
 
-def reference(split: Split) -> tuple[np.ndarray, np.ndarray]:
+def reference_images(split: Split) -> tuple[np.ndarray, np.ndarray]:
     """The training images, and their classes, that stand for the real ones in perception measures."""
-    chosen = np.random.default_rng(0).permutation(len(split.train))[:IN_A_SET]
+    chosen = np.random.default_rng(0).permutation(len(split.train))[:MAX_SET_SIZE]
     return split.train[chosen], split.train_labels[chosen]
 
 
-def evaluate(field: AverageField, split: Split, config: ConfigDict, key: PRNGKey) -> tuple[dict[str, Any], list[Sweep]]:
+def evaluate_denoising(
+    field: AverageField, split: Split, config: ConfigDict, key: PRNGKey
+) -> tuple[dict[str, Any], list[Sweep]]:
     """The denoising sweep over config.noise_levels on the test images of a split, and the residuals of the field.
 
     Perception is measured against training images, never against the clean versions of the restored ones.
@@ -227,14 +231,14 @@ def evaluate(field: AverageField, split: Split, config: ConfigDict, key: PRNGKey
       all restorations where the target is known, to be compared, else with those of config.figure_images.
     """
     clean = jnp.asarray(split.test)
-    real, _ = reference(split)
+    real, _ = reference_images(split)
     width = perception.median_distance(features(jnp.asarray(real)))
-    networks = network_metrics.load(split, config)
+    networks = network_metrics.load_network_metrics(split, config)
     curves, sweeps = [], []
     for index, noise_level in enumerate(config.noise_levels):
-        swept = sweep(field, split.test, noise_level, config, jax.random.fold_in(key, index))
+        swept = sweep_noise_level(field, split.test, noise_level, config, jax.random.fold_in(key, index))
         for name, knob in swept.knobs.items():
-            rows = measure(knob.restored, clean[: knob.restored.shape[2]], real, width, networks)
+            rows = measure_restorations(knob.restored, clean[: knob.restored.shape[2]], real, width, networks)
             points = [{"t": float(swept.s + r * (1 - swept.s))} if name == "lookahead" else {} for r in knob.settings]
             for point, setting, cost, row in zip(points, knob.settings, knob.evaluations, rows, strict=True):
                 point |= {"setting": float(setting), "evaluations": int(cost)} | row
@@ -244,17 +248,17 @@ def evaluate(field: AverageField, split: Split, config: ConfigDict, key: PRNGKey
             for x in (swept.knobs["lookahead"].restored[0], swept.step)
         )
         curves[-len(swept.knobs)]["first_step"] = {"t": swept.s + STEP, "relative_mse_change": step / first - 1}
-        sweeps.append(swept if split.target is not None else keep(swept, config.figure_images))
-    floor = floors(split, width, config.bootstrap, key) | networks.floors(split.test, split.test_labels)
+        sweeps.append(swept if split.target is not None else keep_images(swept, config.figure_images))
+    floor = null_intervals(split, width, config.bootstrap, key) | networks.floors(split.test, split.test_labels)
     pairs = [(s, t) for s in RESIDUAL_TIMES for t in RESIDUAL_TIMES if s < t]
     exact = None if split.target is None else split.target.average_field
-    table = residuals.table(local(field), clean[:RESIDUAL_IMAGES], key, pairs, exact)
+    table = residuals.table(single_device(field), clean[:RESIDUAL_IMAGES], key, pairs, exact)
     summary = {"images": len(clean), "draws": config.draws, "denoise": curves, "floor": floor, "residuals": table}
     summary["weights"] = {name: found.origin for name, found in networks.weights.items()}
     return summary, sweeps
 
 
-def keep(swept: Sweep, images: int) -> Sweep:
+def keep_images(swept: Sweep, images: int) -> Sweep:
     """A sweep with the restorations of so many of its images, evenly chosen: all of them together fill the memory.
 
     Of the rivals those are kept that they restored. The noisy images stay, all of them.
@@ -267,7 +271,7 @@ def keep(swept: Sweep, images: int) -> Sweep:
     return swept._replace(knobs=knobs, step=swept.step[:, kept], kept=kept)
 
 
-def calibrate(
+def calibrate_lookahead(
     field: AverageField, clean: np.ndarray, sweeps: list[Sweep], config: ConfigDict
 ) -> tuple[Calibration, list[dict[str, float | None]]]:
     """The map from a budget in decibels to the relative lookahead, fitted on every second test image.
@@ -292,7 +296,7 @@ def calibrate(
             except InputError:
                 trials.append(trial | {"setting": None, "achieved_db": None})
                 continue
-            restore = partial(walk, field, s=swept.s, r=jnp.array([0.0, setting]))
+            restore = partial(sweep_lookaheads, field, s=swept.s, r=jnp.array([0.0, setting]))
             restored = in_batches(restore, x, config.batch_size, axis=1)
             psnr = _distortion(restored.reshape(2, *swept.noisy[:, other].shape), jnp.asarray(clean[other]))["psnr"]
             least, ours = np.asarray(psnr).reshape(2, -1).mean(1)

@@ -27,7 +27,7 @@ FRONTIER_POINTS = 50
 MMSE_SAMPLES = 20_000
 
 
-def compare(target: Target, clean: np.ndarray, sweeps: list[Sweep], key: PRNGKey) -> list[dict[str, Any]]:
+def compare_to_exact(target: Target, clean: np.ndarray, sweeps: list[Sweep], key: PRNGKey) -> list[dict[str, Any]]:
     """Every knob of a sweep and the exact field's own, placed in the plane of one noise level after another.
 
     Args:
@@ -55,7 +55,7 @@ def compare(target: Target, clean: np.ndarray, sweeps: list[Sweep], key: PRNGKey
         settings |= {("learned", name): knob.settings for name, knob in swept.knobs.items()}
         curves = []
         for names, estimates in families.items():
-            points, optimum, excess = place(target, clean, estimates, exact, swept.s, level_key)
+            points, optimum, excess = locate_points(target, clean, estimates, exact, swept.s, level_key)
             curves.append({"field": names[0], "knob": names[1], "points": _rows(settings[names], points, excess)})
             if names == ("exact", "lookahead"):
                 best = optimum
@@ -85,7 +85,7 @@ def exact_lookahead(target: Target, noisy: np.ndarray, s: float, times: np.ndarr
     return np.asarray(jax.jit(jax.vmap(lambda t: denoise(target.average_field, x, s, t)))(jnp.asarray(times, x.dtype)))
 
 
-def place(
+def locate_points(
     target: Target, clean: np.ndarray, estimates: np.ndarray, exact: np.ndarray, s: float, key: PRNGKey
 ) -> tuple[frontier.Points, frontier.Frontier, frontier.Interval]:
     """Points, frontier and relative excess of estimates [T, m, H, W, C] of the first m clean images.
@@ -205,7 +205,7 @@ def two_components(images: np.ndarray, components: int, noise_levels: Sequence[f
     return levels
 
 
-def plug_and_play(
+def plug_and_play_law(
     target: Gaussian, s: float, key: PRNGKey, points: int = 7, chains: int = 2000
 ) -> list[dict[str, Any]]:
     """Where plug-and-play at a fixed (s, t) settles, in closed form and by running it, as the lookahead grows.

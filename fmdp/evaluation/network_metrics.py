@@ -14,7 +14,7 @@ from fmdp.data import Split
 from fmdp.errors import InputError
 from fmdp.metrics import generative, perception, weights
 from fmdp.metrics.generative import FID_IMAGES, Manifold, Moments
-from fmdp.metrics.lpips import LEAST, LPIPS
+from fmdp.metrics.lpips import LPIPS, MIN_SIDE
 from fmdp.metrics.weights import AUTO, NETWORKS, Weights
 
 REAL_IMAGES = 50_000  # that stand for the real ones, at most
@@ -34,7 +34,7 @@ class Real(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Learned:
+class NetworkMetrics:
     """The measures whose weights were found; with none at all it measures nothing.
 
     Attributes:
@@ -86,7 +86,7 @@ class Learned:
             dealt = vectors[perception.deal(key, strata)]
             rows.append(self._distances(dealt[: len(test)], Real.of(dealt[len(test) :])))
         names = [name for name in rows[0] if name != "kid_subset_std"]
-        return {name: perception.interval(np.array([row[name] for row in rows]))._asdict() for name in names}
+        return {name: perception.interval_of(np.array([row[name] for row in rows]))._asdict() for name in names}
 
     def _distances(self, x: Array, real: Real) -> dict[str, float]:
         distance, deviation = generative.kid(jax.random.key(0), x, real.features)
@@ -101,11 +101,11 @@ class Learned:
         return measures
 
 
-NONE = Learned(weights={}, real=None, real_labels=None, small_fid=False, batch_size=1)
+NO_NETWORKS = NetworkMetrics(weights={}, real=None, real_labels=None, small_fid=False, batch_size=1)
 """What measures nothing."""
 
 
-def load(split: Split, config: ConfigDict) -> Learned:
+def load_network_metrics(split: Split, config: ConfigDict) -> NetworkMetrics:
     """The measures that config.evaluate asks for and whose weights are there; one line says which are not.
 
     Raises:
@@ -117,9 +117,9 @@ def load(split: Split, config: ConfigDict) -> Learned:
         where, reasons = config[key], []
         for name in names if where else ():
             reason = _unsuited(name, split.test.shape[1:])
-            loaded = None if reason else weights.load(name, where)
+            loaded = None if reason else weights.load_weights(name, where)
             if loaded is None:
-                reasons.append(f"{name} needs {reason or weights.wanted(name)}")
+                reasons.append(f"{name} needs {reason or weights.describe_wanted(name)}")
             else:
                 found[name] = loaded
         if where != AUTO and len(reasons) == len(names):
@@ -133,9 +133,9 @@ def load(split: Split, config: ConfigDict) -> Learned:
         if min(len(chosen), len(split.test)) < FID_IMAGES and not config.small_fid:
             absent.append(f"FID needs {FID_IMAGES} images on either side (read KID, or set config.evaluate.small_fid)")
     if absent:
-        print(f"not measured: {'; '.join(absent)}; weights are looked for in {weights.cache()}", flush=True)
+        print(f"not measured: {'; '.join(absent)}; weights are looked for in {weights.cache_folder()}", flush=True)
     sizes = {"small_fid": config.small_fid, "batch_size": config.batch_size}
-    return Learned(weights=found, real=real, real_labels=labels, **sizes)
+    return NetworkMetrics(weights=found, real=real, real_labels=labels, **sizes)
 
 
 def _features(inception: Weights, images, chosen: np.ndarray, batch_size: int) -> Array:
@@ -154,7 +154,7 @@ def _unsuited(name: str, shape: tuple[int, ...]) -> str:
     height, width, colours = shape
     if colours not in (1, 3):
         return f"images of 1 or 3 channels, not {colours}"
-    least = LEAST.get(name.removeprefix("lpips_"), 1)
+    least = MIN_SIDE.get(name.removeprefix("lpips_"), 1)
     return f"images of {least} pixels a side, not {height}x{width}" if min(height, width) < least else ""
 
 

@@ -22,13 +22,13 @@ from fmdp.config.tasks import Task
 from fmdp.data import Split
 from fmdp.errors import InputError
 from fmdp.evaluation import network_metrics
-from fmdp.evaluation.denoising import floors, measure, reference
-from fmdp.evaluation.network_metrics import Learned
+from fmdp.evaluation.denoising import measure_restorations, null_intervals, reference_images
+from fmdp.evaluation.network_metrics import NetworkMetrics
 from fmdp.metrics import distortion, perception
 from fmdp.metrics.features import features
 from fmdp.operators.noise import GaussianNoise, LaplaceNoise, Noise, Observation, PoissonNoise, observe
-from fmdp.parallel.batching import each, in_batches
-from fmdp.solvers import SOLVERS, DivergenceError, Info, check
+from fmdp.parallel.batching import in_batches, shard_rows
+from fmdp.solvers import SOLVERS, DivergenceError, Info, raise_if_diverged
 from fmdp.types import AverageField, PRNGKey
 
 GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
@@ -49,7 +49,7 @@ NOISES: dict[str, Callable[[float], Noise]] = {
     "laplace": lambda scale: LaplaceNoise(scale=scale),
 }
 ITERATES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
-LARGEST = 1e6  # of images in [-1, 1]; beyond, an iterate is finite by chance
+MAX_MAGNITUDE = 1e6  # of images in [-1, 1]; beyond, an iterate is finite by chance
 MATCHED = ("mse", "kernel_distance")
 DEALS = 200  # behind the interval of what is chance in perception
 
@@ -70,7 +70,7 @@ class Run(NamedTuple):
         return f"{self.solver} {self.knob} {self.setting:g} ({self.options['steps']} steps)"
 
 
-class Picture(NamedTuple):
+class ComparedImages(NamedTuple):
     """One image of one task: clean, measured, restored by the labels of the runs, and plug-and-play's iterates.
 
     `iterates` are [len(ITERATES), H, W, C] by lookahead.
@@ -82,14 +82,14 @@ class Picture(NamedTuple):
     iterates: dict[float, np.ndarray]
 
 
-def compare(
+def compare_solvers(
     field: AverageField,
     split: Split,
     tasks: dict[str, Task],
     config: ConfigDict,
     key: PRNGKey,
-    networks: Learned = network_metrics.NONE,
-) -> tuple[dict[str, Any], dict[str, Picture]]:
+    networks: NetworkMetrics = network_metrics.NO_NETWORKS,
+) -> tuple[dict[str, Any], dict[str, ComparedImages]]:
     """The table of config.inverse on the first test images of a split.
 
     Args:
@@ -111,13 +111,13 @@ def compare(
     clean, tuning = jnp.asarray(split.test[: config.images]), jnp.asarray(split.train[: config.tuning_images])
     for name, task in tasks.items():
         draw_observations(task, name, clean[:1], key)  # so that a mistake in the last task costs no time
-    real, _ = reference(split)
+    real, _ = reference_images(split)
     width = perception.median_distance(features(jnp.asarray(real)))
     rows, choices, pictures = [], [], {}
     for index, (name, task) in enumerate(tasks.items()):
         tuning_key, *keys = jax.random.split(jax.random.fold_in(key, index), config.seeds + 1)
         chosen = {
-            (solver, steps): tune(field, tuning, name, task, solver, steps, config, tuning_key)
+            (solver, steps): tune_options(field, tuning, name, task, solver, steps, config, tuning_key)
             for solver in config.solvers
             for steps in budgets(solver, task, config)
         }
@@ -127,7 +127,7 @@ def compare(
         ]
         observations = [draw_observations(task, name, clean, seed_key) for seed_key in keys]
         restored: dict[str, np.ndarray] = {}
-        for run in plan(task, config, chosen):
+        for run in plan_runs(task, config, chosen):
             row: dict[str, Any] = {"task": name, "solver": run.solver, "knob": run.knob, "t_or_lookahead": run.setting}
             try:
                 outputs, cost = _restore(field, observations, name, run, config.batch_size, keys)
@@ -137,9 +137,9 @@ def compare(
                 row["failed"] = str(error)
             rows.append(row)
         iterates = _iterates(field, observations[0], task, config, chosen, keys[0])
-        pictures[name] = Picture(np.asarray(clean[0]), np.asarray(observations[0].y[0]), restored, iterates)
+        pictures[name] = ComparedImages(np.asarray(clean[0]), np.asarray(observations[0].y[0]), restored, iterates)
     restored_ones = split._replace(test=split.test[: len(clean)], test_labels=split.test_labels[: len(clean)])
-    floor = floors(restored_ones, width, DEALS, jax.random.fold_in(key, len(tasks)))
+    floor = null_intervals(restored_ones, width, DEALS, jax.random.fold_in(key, len(tasks)))
     return {"inverse": rows, "matched": matched(rows), "tuned": choices, "inverse_floor": floor}, pictures
 
 
@@ -155,7 +155,7 @@ def budgets(solver: str, task: Task, config: ConfigDict) -> tuple[int, ...]:
     return (max({"pnp_flow": most // 5, "d_flow": most // 5}.get(solver, most), 2),)
 
 
-def plan(task: Task, config: ConfigDict, chosen: dict[tuple[str, int], dict[str, float] | None]) -> list[Run]:
+def plan_runs(task: Task, config: ConfigDict, chosen: dict[tuple[str, int], dict[str, float] | None]) -> list[Run]:
     """The runs of one task: plug-and-play along both knobs (the chord at most steps only), and each baseline once."""
     runs = []
     for (solver, steps), tuned in chosen.items():
@@ -194,7 +194,7 @@ def draw_observations(task: Task, name: str, images: Array, key: PRNGKey) -> Obs
         raise InputError(f"task {name}: {error}") from error
 
 
-def solve(
+def solve_batch(
     field: AverageField, observations: Observation, key: PRNGKey, solver: str, options: dict[str, Any], batch: int
 ) -> tuple[np.ndarray, Info]:
     """A set of n observations restored in batches, [n, H, W, C]; compiled once for all values of float options."""
@@ -228,10 +228,10 @@ def _solve(
 
         return jax.lax.map(one, given) if solver in ONE_BY_ONE else jax.vmap(one)(given)
 
-    return each(rows)((field, numbers), arrays)
+    return shard_rows(rows)((field, numbers), arrays)
 
 
-def tune(
+def tune_options(
     field: AverageField,
     images: Array,
     name: str,
@@ -253,8 +253,8 @@ def tune(
     ends = [{"knob": config.knob, "lookahead": end} for end in (0.0, 1.0)] if solver == "pnp" else [{}]
 
     def psnr(options):
-        x, info = solve(field, observations, solve_key, solver, {"steps": steps} | options, config.batch_size)
-        check(info, name, solver)
+        x, info = solve_batch(field, observations, solve_key, solver, {"steps": steps} | options, config.batch_size)
+        raise_if_diverged(info, name, solver)
         return float(distortion.psnr(jnp.asarray(x), images).mean())
 
     scores: list[tuple[float, dict[str, float]]] = []
@@ -279,10 +279,10 @@ def _restore(
     outputs, infos, seconds = [], [], []
     for observed, key in zip(observations, keys, strict=True):
         began = time.monotonic()
-        x, info = solve(field, observed, jax.random.fold_in(key, 1), run.solver, run.options, batch)
+        x, info = solve_batch(field, observed, jax.random.fold_in(key, 1), run.solver, run.options, batch)
         seconds.append((time.monotonic() - began) / len(x))
-        check(info, name, run.solver)
-        if (largest := np.abs(x).max()) > LARGEST:
+        raise_if_diverged(info, name, run.solver)
+        if (largest := np.abs(x).max()) > MAX_MAGNITUDE:
             raise DivergenceError(f"{name}: {run.solver} diverged to values of {largest:.1g}: reduce its step size")
         outputs.append(x)
         infos.append(info)
@@ -294,10 +294,12 @@ def _restore(
     }
 
 
-def _measured(outputs: np.ndarray, clean: Array, real: np.ndarray, width: Array, networks: Learned) -> dict[str, Any]:
+def _measured(
+    outputs: np.ndarray, clean: Array, real: np.ndarray, width: Array, networks: NetworkMetrics
+) -> dict[str, Any]:
     """The measures over all seeds, and those of each seed that are matched."""
-    (row,) = measure(outputs[None], clean, real, width, networks)
-    by_seed = measure(outputs[:, None], clean, real, width, network_metrics.NONE)
+    (row,) = measure_restorations(outputs[None], clean, real, width, networks)
+    by_seed = measure_restorations(outputs[:, None], clean, real, width, network_metrics.NO_NETWORKS)
     return row | {"seeds": [{name: seed[name] for name in MATCHED} for seed in by_seed]}
 
 
@@ -311,7 +313,7 @@ def _iterates(field, observations, task, config, chosen, key) -> dict[float, np.
     found = {}
     for lookahead in (0.0, 1.0):
         options = {"steps": steps, "knob": config.knob, "lookahead": lookahead, "keep": True} | chosen["pnp", steps]
-        found[lookahead] = np.asarray(solve(field, first, key, "pnp", options, 1)[1].iterates)[0, shown]
+        found[lookahead] = np.asarray(solve_batch(field, first, key, "pnp", options, 1)[1].iterates)[0, shown]
     return found
 
 

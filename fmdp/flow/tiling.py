@@ -12,7 +12,7 @@ from fmdp.parallel.batching import map_rows
 from fmdp.types import AverageField
 
 Shape = tuple[int, int, int]
-AT_ONCE = 64  # tiles on a device, so that memory does not grow with the picture
+TILES_AT_ONCE = 64  # tiles on a device, so that memory does not grow with the picture
 
 
 def canvas_shape(image: Shape, tile: Shape) -> Shape:
@@ -59,7 +59,7 @@ def tiled(field: AverageField, canvas: Shape, tile: Shape) -> AverageField:
 
     def blended(x: Array, s: Any, t: Any) -> Array:
         tiles = jnp.moveaxis(x[where], -4, 0)
-        moved = map_rows(lambda given, tile: given[0](tile, *given[1:]), (field, s, t), tiles, AT_ONCE)
+        moved = map_rows(lambda given, tile: given[0](tile, *given[1:]), (field, s, t), tiles, TILES_AT_ONCE)
         summed = jnp.zeros_like(x).at[where].add(jnp.moveaxis(moved * window.astype(x.dtype), 0, -4))
         return summed / total.astype(x.dtype)
 

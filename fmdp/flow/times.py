@@ -32,7 +32,7 @@ def _worst(value: np.ndarray) -> str:
     return f"{value.flat[np.argmax(np.where(np.isnan(value), np.inf, np.abs(value - 0.5)))]:g}"
 
 
-def lattice(key: PRNGKey, row: Array) -> tuple[Array, Array]:
+def kronecker_times(key: PRNGKey, row: Array) -> tuple[Array, Array]:
     """Two uniform numbers for the example in this row of the batch.
 
     The rows of one batch fill the unit square evenly (a Kronecker lattice with one random shift per batch), which

@@ -10,19 +10,19 @@ import numpy as np
 
 from fmdp.errors import InputError, reason
 
-LARGEST = 200  # times its own size that something may unpack to
-SMALL = 2**23  # bytes that are never too many
+MAX_EXPANSION = 200  # times its own size that something may unpack to
+ALWAYS_ALLOWED = 2**23  # bytes that are never too many
 
 
-def disproportionate(unpacked: int, packed: int) -> bool:
+def is_bomb(unpacked: int, packed: int) -> bool:
     """Whether so many bytes out of so few are made to fill the memory, and not packed to save room."""
-    return unpacked > max(SMALL, LARGEST * packed)
+    return unpacked > max(ALWAYS_ALLOWED, MAX_EXPANSION * packed)
 
 
-def check(members: list[zipfile.ZipInfo]) -> None:
+def check_expansion(members: list[zipfile.ZipInfo]) -> None:
     """Raises InputError where the members of a zip together are out of proportion."""
-    if disproportionate(*(sum(getattr(m, size) for m in members) for size in ("file_size", "compress_size"))):
-        raise InputError(f"a zip that unpacks to more than {LARGEST} times its size")
+    if is_bomb(*(sum(getattr(m, size) for m in members) for size in ("file_size", "compress_size"))):
+        raise InputError(f"a zip that unpacks to more than {MAX_EXPANSION} times its size")
 
 
 def open_zip(file: pathlib.Path | io.BytesIO) -> zipfile.ZipFile:
@@ -35,7 +35,7 @@ def open_zip(file: pathlib.Path | io.BytesIO) -> zipfile.ZipFile:
         archive = zipfile.ZipFile(file)
     except Exception as error:  # zipfile raises many kinds for a damaged file
         raise InputError(f"a zip that cannot be opened ({reason(error)})") from error
-    check(archive.infolist())
+    check_expansion(archive.infolist())
     return archive
 
 
@@ -61,7 +61,7 @@ def load_npz(
     """
     try:
         with zipfile.ZipFile(file) as archive:
-            check(archive.infolist())
+            check_expansion(archive.infolist())
         if not isinstance(file, pathlib.Path):
             file.seek(0)
         with np.load(file, allow_pickle=False) as arrays:
@@ -81,7 +81,7 @@ def gunzip(path: pathlib.Path) -> bytes:
     """
     packed = path.stat().st_size
     with gzip.open(path) as file:
-        content = file.read(max(SMALL, LARGEST * packed) + 1)
-    if disproportionate(len(content), packed):
-        raise InputError(f"{path} unpacks to more than {LARGEST} times its size: get it anew")
+        content = file.read(max(ALWAYS_ALLOWED, MAX_EXPANSION * packed) + 1)
+    if is_bomb(len(content), packed):
+        raise InputError(f"{path} unpacks to more than {MAX_EXPANSION} times its size: get it anew")
     return content

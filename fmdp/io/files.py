@@ -20,7 +20,7 @@ LOCKLESS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # what file systems say 
 
 
 @contextlib.contextmanager
-def replacing(path: pathlib.Path, by_all: bool = False) -> Iterator[pathlib.Path]:
+def atomic_write(path: pathlib.Path, by_all: bool = False) -> Iterator[pathlib.Path]:
     """A temporary path beside `path` that takes its place when the block succeeds and vanishes when it fails.
 
     Of several processes, which all come by here, only the first leaves its file, unless `by_all` says that each host
@@ -39,7 +39,7 @@ def replacing(path: pathlib.Path, by_all: bool = False) -> Iterator[pathlib.Path
 
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Write a JSON file, whole or not at all."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1) + "\n")
 
 
@@ -59,7 +59,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     return value
 
 
-def named(text: str | os.PathLike) -> pathlib.Path:
+def expand_path(text: str | os.PathLike) -> pathlib.Path:
     """The path that somebody named, ~ being their home.
 
     Raises:
@@ -74,13 +74,13 @@ def named(text: str | os.PathLike) -> pathlib.Path:
     return path
 
 
-def is_full(error: BaseException) -> bool:
+def is_disk_full(error: BaseException) -> bool:
     """Whether an error, of whatever library, says that the disk is full or a quota used up."""
     return any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT))
 
 
 @contextlib.contextmanager
-def held(workdir: pathlib.Path) -> Iterator[None]:
+def lock_workdir(workdir: pathlib.Path) -> Iterator[None]:
     """Keep a workdir for this run, as long as the block lasts; the system frees it when the process dies, however.
 
     Of several processes the first holds it for all of them. Where the file system cannot lock, a warning says so.
@@ -117,7 +117,7 @@ def open_workdir(path: str) -> pathlib.Path:
     Raises:
       InputError: it is a file, or cannot be written to.
     """
-    workdir = named(path).absolute()
+    workdir = expand_path(path).absolute()
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"--workdir={path} is a file: name a folder, or one that does not exist yet")
     try:

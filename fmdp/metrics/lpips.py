@@ -49,7 +49,7 @@ STAGES = {
         Convolutions((24, 26, 28), 512, pool=2),
     ),
 }
-LEAST = {"alex": 31, "vgg": 16}  # pixels a side, below which a pool has nothing left
+MIN_SIDE = {"alex": 31, "vgg": 16}  # pixels a side, below which a pool has nothing left
 
 
 class LPIPS(nn.Module):
@@ -87,8 +87,8 @@ class LPIPS(nn.Module):
     def features(self, images: Images) -> list[Array]:
         """The backbone's five feature maps [n, h, w, channels] of n = prod(...) images, of length 1 in every pixel."""
         height, width = images.shape[-3:-1]
-        if min(height, width) < LEAST[self.backbone]:
-            least = LEAST[self.backbone]
+        if min(height, width) < MIN_SIDE[self.backbone]:
+            least = MIN_SIDE[self.backbone]
             raise InputError(f"LPIPS ({self.backbone}) needs images of {least} pixels a side, not {height}x{width}")
         x = (images.reshape(-1, *images.shape[-3:]) - jnp.array(SHIFT)) / jnp.array(SCALE)
         maps = []

@@ -63,7 +63,7 @@ def variance_ratio(x: Array, y: Array) -> Array:
     return jnp.sum(jnp.var(x, 0)) / jnp.sum(jnp.var(y, 0))
 
 
-class Floor(NamedTuple):
+class NullInterval(NamedTuple):
     """What a distance between two sets of real images comes to by chance: mean and central 95 % interval."""
 
     mean: float
@@ -71,7 +71,7 @@ class Floor(NamedTuple):
     high: float
 
 
-def floor(distance, key: Array, real: Vectors, strata: np.ndarray, size: int, resamplings: int) -> Floor:
+def null_interval(distance, key: Array, real: Vectors, strata: np.ndarray, size: int, resamplings: int) -> NullInterval:
     """The floor of `distance(x, y)` for the first `size` real vectors against the remaining ones.
 
     The vectors are dealt out anew within their strata, without replacement, `resamplings` times. (Drawing them with
@@ -87,7 +87,7 @@ def floor(distance, key: Array, real: Vectors, strata: np.ndarray, size: int, re
       resamplings: how often.
     """
     distance = distance if isinstance(distance, Partial) else Partial(distance)
-    return interval(_dealt(distance, jax.random.split(key, resamplings), real, jnp.asarray(strata), size))
+    return interval_of(_dealt(distance, jax.random.split(key, resamplings), real, jnp.asarray(strata), size))
 
 
 @partial(jax.jit, static_argnames="size")
@@ -106,7 +106,7 @@ def deal(key: PRNGKey, strata: ArrayLike) -> Array:
     return jnp.zeros_like(by_stratum).at[by_stratum].set(by_stratum[within])
 
 
-def interval(values: ArrayLike) -> Floor:
+def interval_of(values: ArrayLike) -> NullInterval:
     """Mean and central 95 % interval of a distance [k] between sets of real images."""
     low, high = np.quantile(values, [0.025, 0.975])
-    return Floor(float(np.mean(values)), float(low), float(high))
+    return NullInterval(float(np.mean(values)), float(low), float(high))

@@ -19,7 +19,7 @@ import numpy as np
 
 from fmdp.errors import InputError
 from fmdp.io.archives import load_npz
-from fmdp.io.files import replacing
+from fmdp.io.files import atomic_write
 from fmdp.metrics.convert_weights import inception_params, lpips_params, params_shapes
 from fmdp.metrics.inception import Inception
 from fmdp.metrics.lpips import LPIPS
@@ -76,12 +76,12 @@ SOURCES = {
 }
 
 
-def cache() -> pathlib.Path:
+def cache_folder() -> pathlib.Path:
     """The folder of converted weights, which is also the place to put published ones."""
     return pathlib.Path.home() / ".cache" / "fmdp" / "weights"
 
 
-def find(name: str, where: str) -> list[pathlib.Path]:
+def find_weights(name: str, where: str) -> list[pathlib.Path]:
     """The files with the weights of a network, converted (one .npz) or published; [] where there are none.
 
     Args:
@@ -100,12 +100,12 @@ def find(name: str, where: str) -> list[pathlib.Path]:
     return []
 
 
-def wanted(name: str) -> str:
+def describe_wanted(name: str) -> str:
     """The published files of a network, in words."""
     return " and ".join(file.source for file in SOURCES[name].files)
 
 
-def check(key: str, where: str) -> None:
+def check_weights_setting(key: str, where: str) -> None:
     """Refuse weights that could not be loaded later, before a run spends its time.
 
     Args:
@@ -115,9 +115,9 @@ def check(key: str, where: str) -> None:
     Raises:
       InputError: none of the key's networks has weights there, or a file is not the published one.
     """
-    found = {name: find(name, where) for name in NETWORKS[key] if where}
+    found = {name: find_weights(name, where) for name in NETWORKS[key] if where}
     if where not in ("", AUTO) and not any(found.values()):
-        needed = " or ".join(f"{wanted(name)} for {name}" for name in found)
+        needed = " or ".join(f"{describe_wanted(name)} for {name}" for name in found)
         raise InputError(f"config.evaluate.{key} = {where!r}: no weights there; it needs {needed}")
     for name, paths in found.items():
         _verify(name, paths)
@@ -129,16 +129,16 @@ def _folders() -> list[pathlib.Path]:
     hub = pathlib.Path(os.environ.get("TORCH_HOME", pathlib.Path(home) / "torch")) / "hub" / "checkpoints"
     spec = importlib.util.find_spec("lpips")  # looks without importing
     packages = spec.submodule_search_locations if spec is not None else None
-    return [cache(), hub, *(pathlib.Path(folder) / "weights" / "v0.1" for folder in packages or ())]
+    return [cache_folder(), hub, *(pathlib.Path(folder) / "weights" / "v0.1" for folder in packages or ())]
 
 
-def load(name: str, where: str) -> Weights | None:
+def load_weights(name: str, where: str) -> Weights | None:
     """A network with its weights, from where `find` finds them; None where it finds none.
 
     Raises:
       InputError: a file is not the published one, is damaged, or does not fit the network.
     """
-    paths, source = find(name, where), SOURCES[name]
+    paths, source = find_weights(name, where), SOURCES[name]
     if not paths:
         return None
     if paths[0].suffix == ".npz":
@@ -149,8 +149,8 @@ def load(name: str, where: str) -> Weights | None:
         arrays |= read_torch(path)
     weights = Weights(source.network, source.convert(arrays), " + ".join(path.name for path in paths))
     with contextlib.suppress(OSError):  # a cache that cannot be written costs the next run a conversion
-        cache().mkdir(parents=True, exist_ok=True)
-        save(cache() / f"{name}.npz", weights)
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        save_weights(cache_folder() / f"{name}.npz", weights)
     return weights
 
 
@@ -183,10 +183,10 @@ def read_torch(path: pathlib.Path) -> Mapping[str, np.ndarray]:
     return read_state_dict(path)
 
 
-def save(path: pathlib.Path, weights: Weights) -> None:
+def save_weights(path: pathlib.Path, weights: Weights) -> None:
     """Write the parameters of a network where `find` finds them: as NAME.npz in some folder."""
     flat = flax.traverse_util.flatten_dict(weights.params, sep="/")
-    with replacing(path, by_all=True) as temporary:
+    with atomic_write(path, by_all=True) as temporary:
         np.savez(temporary, origin=np.array(weights.origin), **flat)
 
 

@@ -11,11 +11,11 @@ from fmdp.networks.unet import UNet
 
 BACKBONES: dict[str, type[nn.Module]] = {"mlp": MLP, "unet": UNet}
 
-FEW, MANY, LONGEST = (0, 128), (1, 2**16), 8  # of blocks; of anything else; in a list
+BLOCK_RANGE, NUMBER_RANGE, MAX_LIST_LENGTH = (0, 128), (1, 2**16), 8  # of blocks; of anything else; in a list
 DTYPES = ("bfloat16", "float16", "float32", "float64")
 
 
-def make(name: str, options: Mapping) -> nn.Module:
+def make_backbone(name: str, options: Mapping) -> nn.Module:
     """The backbone called `name`; its fields are set from `options`.
 
     Raises:
@@ -29,10 +29,10 @@ def make(name: str, options: Mapping) -> nn.Module:
         raise InputError(f"config.network.{unknown[0]}: {name} knows only {', '.join(sorted(known))}")
     for key, value in options.items():
         default = getattr(BACKBONES[name], key)
-        if not _fits(value, default, *(FEW if key == "blocks" else MANY), empty=key == "attention"):
+        if not _fits(value, default, *(BLOCK_RANGE if key == "blocks" else NUMBER_RANGE), empty=key == "attention"):
             raise InputError(
                 f"config.network.{key} = {str(value)[:60]!r}: must be of the kind of its default, {default!r}, with"
-                f" numbers up to {MANY[1]} (of blocks to {FEW[1]}), in lists of at most {LONGEST}"
+                f" numbers up to {NUMBER_RANGE[1]} (of blocks to {BLOCK_RANGE[1]}), at most {MAX_LIST_LENGTH} in a list"
             )
     return BACKBONES[name](**options)
 
@@ -40,7 +40,7 @@ def make(name: str, options: Mapping) -> nn.Module:
 def _fits(value: Any, default: Any, least: int, most: int, empty: bool) -> bool:
     """Whether an option is of the kind of its default and within reason, for it may come out of a stranger's file."""
     if isinstance(default, tuple):
-        listed = isinstance(value, tuple | list) and (0 if empty else 1) <= len(value) <= LONGEST
+        listed = isinstance(value, tuple | list) and (0 if empty else 1) <= len(value) <= MAX_LIST_LENGTH
         return listed and all(_fits(x, default[0], least, most, empty) for x in value)
     if default is None:
         return value is None or (isinstance(value, str) and value in DTYPES)

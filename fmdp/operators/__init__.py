@@ -10,6 +10,16 @@
 """
 
 from fmdp.operators.base import Operator, adjoint, from_function, norm
-from fmdp.operators.registry import DRAWN, OPERATORS, check, make, nearest
+from fmdp.operators.registry import OPERATORS, RANDOM_OPERATORS, check_parameters, did_you_mean, make
 
-__all__ = ["DRAWN", "OPERATORS", "Operator", "adjoint", "check", "from_function", "make", "nearest", "norm"]
+__all__ = [
+    "OPERATORS",
+    "RANDOM_OPERATORS",
+    "Operator",
+    "adjoint",
+    "check_parameters",
+    "did_you_mean",
+    "from_function",
+    "make",
+    "norm",
+]

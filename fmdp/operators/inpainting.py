@@ -13,7 +13,7 @@ from fmdp.errors import InputError
 from fmdp.operators.base import Operator, operator, static
 from fmdp.types import PRNGKey
 
-MOST = 256  # strokes
+MAX_STROKES = 256  # strokes
 
 
 @operator
@@ -70,9 +70,9 @@ def brush_inpainting(
             )
         mask = jnp.asarray(mask, float).reshape(height, columns, 1)
     else:
-        if not 1 <= strokes <= MOST or not 0 < width <= MOST:
+        if not 1 <= strokes <= MAX_STROKES or not 0 < width <= MAX_STROKES:
             raise InputError(
-                f"brush_inpainting: strokes={strokes}, width={width}: both must be positive, and at most {MOST}"
+                f"brush_inpainting: strokes={strokes}, width={width}: both must be positive, and at most {MAX_STROKES}"
             )
         mask = _brush(key, height, columns, strokes, width * min(height, columns))
     return Inpainting(mask=mask, image_shape=image_shape, name="brush_inpainting")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from fmdp.errors import InputError
 from fmdp.operators.base import Operator, operator, static
 
-MOST = 64  # of oversampling: a transform of 17 times the sides
+MAX_OVERSAMPLING = 64  # of oversampling: a transform of 17 times the sides
 
 
 @operator
@@ -42,8 +42,10 @@ class HighDynamicRange(Operator):
 
 def phase_retrieval(image_shape, key, oversampling: float = 2.0) -> Operator:
     """Fourier modulus, the sides padded by oversampling / 8 of their length on both ends (DPS, arXiv 2209.14687)."""
-    if not 0 <= oversampling <= MOST:
-        raise InputError(f"phase_retrieval: oversampling={oversampling} must not be negative, nor above {MOST}")
+    if not 0 <= oversampling <= MAX_OVERSAMPLING:
+        raise InputError(
+            f"phase_retrieval: oversampling={oversampling} must not be negative, nor above {MAX_OVERSAMPLING}"
+        )
     padding = tuple(int(oversampling / 8 * side) for side in image_shape[:2])
     return PhaseRetrieval(padding=padding, image_shape=image_shape)
 

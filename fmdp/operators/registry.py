@@ -43,8 +43,8 @@ OPERATORS: dict[str, Callable[..., Operator]] = {
 }
 """Builders (image_shape, key, **parameters) -> Operator."""
 
-LARGEST = 1e30  # above all numbers that are of use
-DRAWN = ("random_inpainting", "brush_inpainting", "motion_blur")
+MAX_PARAMETER = 1e30  # above all numbers that are of use
+RANDOM_OPERATORS = ("random_inpainting", "brush_inpainting", "motion_blur")
 """Those that are drawn from the key, unless a mask or kernel is given."""
 
 
@@ -58,10 +58,10 @@ def make(name: str, image_shape: tuple[int, ...], key: PRNGKey | None = None, **
     Raises:
       InputError: an unknown name or parameter, a missing parameter or key, or a value that cannot be used.
     """
-    check(name, parameters)
+    check_parameters(name, parameters)
     if len(image_shape) != 3 or min(image_shape) < 1:
         raise InputError(f"{name}: image_shape={image_shape} must be (height, width, channels)")
-    drawn = name in DRAWN and all(parameters.get(array) is None for array in ("mask", "kernel"))
+    drawn = name in RANDOM_OPERATORS and all(parameters.get(array) is None for array in ("mask", "kernel"))
     if key is None and drawn:
         raise InputError(f"{name} is drawn at random: pass key=jax.random.key(...)")
     for parameter, spec in inspect.signature(OPERATORS[name]).parameters.items():
@@ -73,15 +73,17 @@ def make(name: str, image_shape: tuple[int, ...], key: PRNGKey | None = None, **
     return OPERATORS[name](tuple(image_shape), key, **parameters)
 
 
-def check(name: str, parameters: Mapping[str, Any]) -> None:
+def check_parameters(name: str, parameters: Mapping[str, Any]) -> None:
     """Raises InputError for an unknown operator or parameter, a missing one, or a value of another kind."""
     if name not in OPERATORS:
-        raise InputError(f"unknown operator {name!r}{nearest(name, OPERATORS)}; known: {', '.join(OPERATORS)}")
+        raise InputError(f"unknown operator {name!r}{did_you_mean(name, OPERATORS)}; known: {', '.join(OPERATORS)}")
     known = dict(list(inspect.signature(OPERATORS[name]).parameters.items())[2:])
     for parameter in parameters:
         if parameter not in known:
             listed = ", ".join(known) or "none"
-            raise InputError(f"{name}: unknown parameter {parameter!r}{nearest(parameter, known)}; known: {listed}")
+            raise InputError(
+                f"{name}: unknown parameter {parameter!r}{did_you_mean(parameter, known)}; known: {listed}"
+            )
     missing = [p for p, spec in known.items() if spec.default is spec.empty and p not in parameters]
     if missing:
         raise InputError(f"{name}: missing parameter {missing[0]!r}: pass {missing[0]}=...")
@@ -100,7 +102,7 @@ def _fault(kind: Any, value: Any) -> str:
         return "" if whole and abs(value) < 2**31 else "pass a whole number"
     if kind is float:
         number = isinstance(value, (int, float, np.number, np.ndarray, jax.Array)) and not isinstance(value, bool)
-        fine = number and np.ndim(value) == 0 and np.isreal(value) and abs(value) < LARGEST
+        fine = number and np.ndim(value) == 0 and np.isreal(value) and abs(value) < MAX_PARAMETER
         return "" if fine else "pass a finite number"
     if kind is str:
         return "" if isinstance(value, str) else "pass a text"
@@ -109,13 +111,13 @@ def _fault(kind: Any, value: Any) -> str:
     if isinstance(value, str | bytes):
         return "pass an array of finite numbers"
     try:
-        finite = bool(np.all(np.abs(np.asarray(value, float)) < LARGEST))
+        finite = bool(np.all(np.abs(np.asarray(value, float)) < MAX_PARAMETER))
     except (ValueError, TypeError, OverflowError):
         finite = False
     return "" if finite else "pass an array of finite numbers"
 
 
-def nearest(name: str, known) -> str:
+def did_you_mean(name: str, known) -> str:
     """', did you mean ...?' with the closest of the known names, or nothing."""
     close = difflib.get_close_matches(name, known, 1, 0.5)
     return f", did you mean {close[0]!r}?" if close else ""

@@ -10,7 +10,7 @@ from fmdp.errors import InputError
 from fmdp.operators.base import Operator, operator, static
 from fmdp.operators.blur import check_boundary, check_odd
 
-LEAST, MOST = 1e-3, 1e3  # pixels; below is no blur, above a kernel is flat
+MIN_STD, MAX_STD = 1e-3, 1e3  # pixels; below is no blur, above a kernel is flat
 
 
 @operator
@@ -49,8 +49,8 @@ def gaussian_blur(image_shape, key, kernel_size: int, std: float, boundary: str 
     check_boundary("gaussian_blur", boundary)
     for side in image_shape[:2]:
         check_odd("gaussian_blur", kernel_size, side)
-    if not LEAST <= std <= MOST:
-        raise InputError(f"gaussian_blur: std={std} pixels must be positive: pass a number from {LEAST} to {MOST}")
+    if not MIN_STD <= std <= MAX_STD:
+        raise InputError(f"gaussian_blur: std={std} pixels must be positive: pass a number from {MIN_STD} to {MAX_STD}")
     delta = np.eye(1, kernel_size, kernel_size // 2)[0]
     weights = scipy.ndimage.gaussian_filter1d(delta, std)
 

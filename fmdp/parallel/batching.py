@@ -27,7 +27,7 @@ def _copy(mesh: Mesh) -> Callable[[Any], Any]:
     return jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, P()))
 
 
-def local(tree: Any) -> Any:
+def single_device(tree: Any) -> Any:
     """What is whole on every device as arrays of one device of this process, for work that is not shared out."""
     return jax.tree.map(lambda x: x.addressable_data(0) if isinstance(x, Array) else x, tree)
 
@@ -59,12 +59,14 @@ def in_batches(function: Callable[[Any], Any], inputs: Any, size: int, axis: int
     return jax.tree.map(lambda *y: np.concatenate(y, axis), *map(batch, range(0, n, size)))
 
 
-def everywhere(tree: Any) -> Any:
+def replicate_local(tree: Any) -> Any:
     """Arrays that this process has on any of its devices, whole on each of them."""
     return jax.device_put(tree, NamedSharding(make_mesh(tuple(jax.local_devices())), P()))
 
 
-def each(function: Callable[[Any, Any], Any], devices: Sequence[jax.Device] | None = None) -> Callable[[Any, Any], Any]:
+def shard_rows(
+    function: Callable[[Any, Any], Any], devices: Sequence[jax.Device] | None = None
+) -> Callable[[Any, Any], Any]:
     """`function` of (shared, rows) by every device on its own rows, for what the compiler would not split by itself.
 
     Args:
@@ -87,4 +89,4 @@ def map_rows(function: Callable[[Any, Array], Array], shared: Any, rows: Array, 
     if len(devices) == 1:
         return several(shared, rows)
     filled = rows[np.arange(-(-n // len(devices)) * len(devices)) % n]
-    return each(several, devices)(shared, filled)[:n]
+    return shard_rows(several, devices)(shared, filled)[:n]

@@ -14,8 +14,8 @@ from jax.sharding import PartitionSpec as P
 from fmdp.errors import InputError, reason
 
 AXIS = "data"
-SMALL = 2**12  # numbers in a parameter, below which sharding it costs more than it saves
-MOST = 8  # CPU devices that are made unasked: every one keeps a state of its own
+MIN_SHARDED_SIZE = 2**12  # numbers in a parameter, below which sharding it costs more than it saves
+DEFAULT_CPU_DEVICES = 8  # CPU devices that are made unasked: every one keeps a state of its own
 
 
 def divide_cpu(devices: int = 0, fits: Callable[[int], bool] = lambda devices: True) -> None:
@@ -32,13 +32,13 @@ def divide_cpu(devices: int = 0, fits: Callable[[int], bool] = lambda devices: T
     flag = re.search(r"xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
     count = int(flag[1]) if flag else max(jax.config.jax_num_cpu_devices, 0)  # type: ignore[attr-defined]
     if not count:
-        count = devices or next((n for n in range(min(cores, MOST), 1, -1) if fits(n)), 1)
+        count = devices or next((n for n in range(min(cores, DEFAULT_CPU_DEVICES), 1, -1) if fits(n)), 1)
         jax.config.update("jax_num_cpu_devices", count)
     if count > 1:
         os.environ.setdefault("NPROC", str(cores + count))
 
 
-def count() -> int:
+def count_devices() -> int:
     """The devices of this run; JAX starts here.
 
     Raises:
@@ -69,10 +69,10 @@ def make_mesh(devices: tuple[jax.Device, ...]) -> Mesh:
     return Mesh(np.array(ordered), (AXIS,), axis_types=(AxisType.Auto,))
 
 
-def shard(shape: tuple[int, ...], devices: int) -> P:
+def fsdp_spec(shape: tuple[int, ...], devices: int) -> P:
     """How FSDP shards a parameter: along its largest axis that the devices divide; small ones stay whole."""
     axes = [axis for axis, size in enumerate(shape) if size % devices == 0]
-    if not axes or np.prod(shape) < SMALL:
+    if not axes or np.prod(shape) < MIN_SHARDED_SIZE:
         return P()
     largest = max(axes, key=lambda axis: shape[axis])
     return P(*[AXIS if axis == largest else None for axis in range(len(shape))])

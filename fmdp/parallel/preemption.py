@@ -13,7 +13,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextlib.contextmanager
-def watch() -> Iterator[Callable[[int], int]]:
+def watch_signals() -> Iterator[Callable[[int], int]]:
     """Gives a function of the step that says by which signal the run was asked to end, 0 while it was not.
 
     The first SIGTERM or SIGINT only asks, the next one ends the program at once. What came too late for the function to
@@ -52,10 +52,10 @@ def watch() -> Iterator[Callable[[int], int]]:
     if number := asked_to_end(last + 1):  # JAX names a step that no process has come to
         print("asked to end: all steps are saved, the same command goes on from there", flush=True)
         raise SystemExit(128 + number)
-    no_more()
+    stop_watching()
 
 
-def no_more() -> None:
+def stop_watching() -> None:
     """From here on there is nothing to save: SIGTERM ends this process at once, which JAX would only take note of."""
     if jax.process_count() > 1 and _is_main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

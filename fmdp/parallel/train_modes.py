@@ -18,12 +18,12 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from fmdp.parallel.mesh import AXIS, make_mesh, shard
+from fmdp.parallel.mesh import AXIS, fsdp_spec, make_mesh
 
 MODES = ("jit", "pmap")
 
 
-Spread = Callable[[Callable[..., Any]], Callable[..., Any]]
+GradientTransform = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class Parallel(NamedTuple):
@@ -47,10 +47,10 @@ class Parallel(NamedTuple):
     place_state: Callable[[Any], Any]
     collect: Callable[[Any], Any]
     place_batch: Callable[[Any], Any]
-    compile: Callable[[Callable[[Spread], Callable], Any], Callable]
+    compile: Callable[[Callable[[GradientTransform], Callable], Any], Callable]
 
 
-def make(mode: str, devices: Sequence[jax.Device], fsdp: bool = False) -> Parallel:
+def make_train_mode(mode: str, devices: Sequence[jax.Device], fsdp: bool = False) -> Parallel:
     """The given mode, one of MODES, over the given devices.
 
     Args:
@@ -65,7 +65,7 @@ def make(mode: str, devices: Sequence[jax.Device], fsdp: bool = False) -> Parall
     def layout(shapes):
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(
-                x.shape, x.dtype, sharding=NamedSharding(mesh, shard(x.shape, mesh.size)) if fsdp else whole
+                x.shape, x.dtype, sharding=NamedSharding(mesh, fsdp_spec(x.shape, mesh.size)) if fsdp else whole
             ),
             shapes,
         )
@@ -103,7 +103,7 @@ def make(mode: str, devices: Sequence[jax.Device], fsdp: bool = False) -> Parall
 
     def spread(gradient):
         def whole_batch(params, batch, key):
-            specs = jax.tree.map(lambda x: shard(x.shape, mesh.size) if fsdp else P(), params)
+            specs = jax.tree.map(lambda x: fsdp_spec(x.shape, mesh.size) if fsdp else P(), params)
 
             def rows_of_one(params, batch, key):
                 values, grads = gradient(jax.tree.map(_gather, params, specs), batch, key)

@@ -16,10 +16,10 @@ from ml_collections import ConfigDict
 from safetensors.flax import load_file, save_file
 
 from fmdp import data, networks
-from fmdp.config.defaults import default_config, plain
+from fmdp.config.defaults import as_plain_dict, default_config
 from fmdp.errors import InputError, reason
-from fmdp.io.archives import disproportionate
-from fmdp.io.files import named, read_json
+from fmdp.io.archives import is_bomb
+from fmdp.io.files import expand_path, read_json
 from fmdp.io.torch_files import read_state_dict
 from fmdp.parallel import batching
 from fmdp.pretrained.pytorch_unet import unet_from_state_dict
@@ -28,12 +28,12 @@ from fmdp.training.state import init_state, make_network
 from fmdp.types import Time
 
 FORMAT = 1
-SHIPPED = pathlib.Path(__file__).parent / "weights"
-LARGEST = 2**20  # pixels a side of the images of a prior
+SHIPPED_WEIGHTS = pathlib.Path(__file__).parent / "weights"
+MAX_IMAGE_SIDE = 2**20  # pixels a side of the images of a prior
 WEIGHTS, MODEL = "weights.safetensors", "model.json"
 
 
-class About(dict):
+class PriorMetadata(dict):
     """What is known of a prior, as plain JSON; the same only as itself, so that compiled functions may go by it."""
 
     __hash__ = object.__hash__  # type: ignore[assignment]
@@ -60,7 +60,7 @@ class Prior:
     params: Any
     network: nn.Module = field(metadata=dict(static=True))
     image_shape: tuple[int, int, int] = field(metadata=dict(static=True))
-    about: About = field(metadata=dict(static=True))
+    about: PriorMetadata = field(metadata=dict(static=True))
 
     def __call__(self, x: Array, s: Time, t: Time) -> Array:
         """The mean velocity between the times s and t from x at s, of the shape of x."""
@@ -81,7 +81,7 @@ def load(path: str | os.PathLike) -> Prior:
     Raises:
       InputError: there is none, it is damaged, or it is of a newer format.
     """
-    folder = find(path)
+    folder = find_prior(path)
     if folder.is_file():
         return from_file(folder)
     if (folder / MODEL).is_file():
@@ -91,15 +91,15 @@ def load(path: str | os.PathLike) -> Prior:
     raise InputError(f"{folder} holds neither {MODEL} nor a run's config.json: name a checkpoint or a run's folder")
 
 
-def find(path: str | os.PathLike) -> pathlib.Path:
+def find_prior(path: str | os.PathLike) -> pathlib.Path:
     """Where a checkpoint is: the path itself, or the folder of one that ships with fmdp, by name.
 
     Raises:
       InputError: there is none.
     """
-    folder = named(path)
-    if not folder.exists() and (SHIPPED / str(path)).is_dir() and len(pathlib.PurePath(path).parts) == 1:
-        return SHIPPED / str(path)
+    folder = expand_path(path)
+    if not folder.exists() and (SHIPPED_WEIGHTS / str(path)).is_dir() and len(pathlib.PurePath(path).parts) == 1:
+        return SHIPPED_WEIGHTS / str(path)
     if not folder.exists():
         beside = (found.parent for found in sorted(folder.parent.glob("*/config.json")))
         known = ", ".join([*shipped(), *(str(run) for run in beside)][:20])
@@ -109,7 +109,7 @@ def find(path: str | os.PathLike) -> pathlib.Path:
 
 def shipped() -> list[str]:
     """The names of the priors that ship with fmdp."""
-    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{MODEL}"))
+    return sorted(path.parent.name for path in SHIPPED_WEIGHTS.glob(f"*/{MODEL}"))
 
 
 def from_workdir(workdir: pathlib.Path) -> Prior:
@@ -130,9 +130,9 @@ def from_workdir(workdir: pathlib.Path) -> Prior:
     except Exception as error:  # whatever ConfigDict raises of values of other kinds
         raise InputError(f"{workdir / 'config.json'} is damaged ({reason(error)}): it is no folder of a run") from error
     _check_room(state, workdir)
-    state, progress = loop.restore(config, shape, workdir)
-    about = About(name=config.name, config=plain(config), train=progress)
-    params = batching.local(batching.replicate(state.ema))
+    state, progress = loop.restore_state(config, shape, workdir)
+    about = PriorMetadata(name=config.name, config=as_plain_dict(config), train=progress)
+    params = batching.single_device(batching.replicate(state.ema))
     return Prior(params=params, network=network, image_shape=shape, about=about)
 
 
@@ -147,7 +147,7 @@ def from_file(path: pathlib.Path) -> Prior:
     except InputError as error:
         raise InputError(f"{error}" if str(path) in str(error) else f"{path}: {error}") from error
     shape = (network.resolution, network.resolution, params["enc_0_conv"]["kernel"].shape[2])
-    return Prior(params=params, network=network, image_shape=shape, about=About(source=path.name))
+    return Prior(params=params, network=network, image_shape=shape, about=PriorMetadata(source=path.name))
 
 
 def options(network: nn.Module) -> dict[str, Any]:
@@ -161,12 +161,12 @@ def _image_shape(config: ConfigDict, workdir: pathlib.Path) -> tuple[int, int, i
     """What the run wrote down of its images; of a run of before, that of the images themselves."""
     path = workdir / "split.json"
     shape = read_json(path).get("image_shape") if path.exists() else None
-    return _sides(shape or data.load(config.data).train.shape[1:], path)
+    return _sides(shape or data.load_split(config.data).train.shape[1:], path)
 
 
 def _sides(value: Any, where: pathlib.Path) -> tuple[int, int, int]:
     whole = isinstance(value, list | tuple) and all(isinstance(n, int) and not isinstance(n, bool) for n in value)
-    if not whole or len(value) != 3 or not all(1 <= n <= LARGEST for n in value):
+    if not whole or len(value) != 3 or not all(1 <= n <= MAX_IMAGE_SIDE for n in value):
         raise InputError(f"{where} is damaged (images of shape {str(value)[:60]}): get it anew")
     height, width, channels = value
     return (height, width, channels)
@@ -176,7 +176,7 @@ def _check_room(state: Any, workdir: pathlib.Path) -> None:
     """Refuse a run whose arrays would be larger than its files could hold, before there is room made for them."""
     wanted = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
     stored = sum(path.stat().st_size for path in (workdir / "checkpoints").rglob("*") if path.is_file())
-    if stored and disproportionate(wanted, stored):
+    if stored and is_bomb(wanted, stored):
         raise InputError(f"{workdir} holds {stored} bytes of checkpoints for a state of {wanted}: it is damaged")
 
 
@@ -216,14 +216,14 @@ def _read(folder: pathlib.Path) -> Prior:
         model = read_json(folder / MODEL)
         version = model["format"]
         given, shape = dict(model["network"]), _sides(model["image_shape"], folder / MODEL)
-        about = About(model["about"])
+        about = PriorMetadata(model["about"])
     except InputError:
         raise
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder / MODEL} is damaged ({error!r}): get the checkpoint anew") from error
     if version != FORMAT:
         raise InputError(f"{folder} is of format {version}, this fmdp reads {FORMAT}: install a newer fmdp")
-    network = networks.make(str(given.pop("name", "")), given)
+    network = networks.make_backbone(str(given.pop("name", "")), given)
     try:
         flat = load_file(folder / WEIGHTS)
     except Exception as error:  # safetensors raises many kinds for a damaged file

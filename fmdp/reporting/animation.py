@@ -8,9 +8,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from fmdp.io.files import replacing
+from fmdp.io.files import atomic_write
 from fmdp.reporting.curves import STYLE
-from fmdp.reporting.panels import Plane, View, set_scales
+from fmdp.reporting.panels import Panel, Plane, set_scales
 
 SIZE = (7.2, 3.4)  # hundreds of pixels
 IMAGES = 3
@@ -18,17 +18,17 @@ FRAME, PAUSE = 140, 1200  # milliseconds: of a frame, and of the first and last
 COLOURS = 128
 
 
-def write(path: pathlib.Path, view: View) -> None:
+def write_gif(path: pathlib.Path, view: Panel) -> None:
     """Draw the marker moving along the first curve of a view's first plane, and the restored images changing."""
     frames = _frames(view)
     palette = frames[-1].quantize(COLOURS)
     indexed = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     durations = [PAUSE, *[FRAME] * (len(frames) - 2), PAUSE][: len(frames)]
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         indexed[0].save(temporary, save_all=True, append_images=indexed[1:], duration=durations, loop=0, optimize=True)
 
 
-def _frames(view: View) -> list[Image.Image]:
+def _frames(view: Panel) -> list[Image.Image]:
     """One picture of the whole for every position of the slider."""
     plane, figure = view.planes[0], Figure(figsize=SIZE, dpi=100)
     canvas = FigureCanvasAgg(figure)
@@ -70,7 +70,7 @@ def _draw_plane(axis, plane: Plane) -> None:
     axis.legend(fontsize=7)
 
 
-def _draw_pictures(figure: Figure, view: View):
+def _draw_pictures(figure: Figure, view: Panel):
     """The title of the restored column, and its pictures with what they show over the positions."""
     assert view.clean is not None
     assert view.measured is not None

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import SymmetricalLogLocator
 
 from fmdp.evaluation.denoising import Sweep
-from fmdp.io.files import replacing
+from fmdp.io.files import atomic_write
 
 BEHIND: dict[str, Any] = {"mfc": "none", "ms": 5.5, "lw": 0.9, "zorder": 2.5}
 """Of what may lie where the lookahead does, which is drawn over it, small and filled."""
@@ -31,7 +31,7 @@ PERCEPTION = {
 }
 
 
-WIDE = 6  # times its linear part an axis spans before it becomes logarithmic
+SYMLOG_SPAN = 6  # times its linear part an axis spans before it becomes logarithmic
 
 
 def verbatim(name: str) -> str:
@@ -39,9 +39,9 @@ def verbatim(name: str) -> str:
     return name.replace("$", r"\$")
 
 
-def stretch(axis, linear: float) -> None:
+def set_symlog(axis, linear: float) -> None:
     """Make y logarithmic beyond the width `linear` where it goes far beyond it, with a tick for each power of ten."""
-    if np.ptp(axis.get_ylim()) > WIDE * linear > 0:
+    if np.ptp(axis.get_ylim()) > SYMLOG_SPAN * linear > 0:
         axis.set_yscale("symlog", linthresh=linear)
         axis.autoscale()  # the margins, on the new scale
         decade = 10.0 ** math.ceil(math.log10(linear))
@@ -56,7 +56,7 @@ def write_curves(path: pathlib.Path, curves: list[dict[str, Any]]) -> None:
         for point in curve["points"]
     ]
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+    with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=columns)
         writer.writeheader()
         writer.writerows(rows)
@@ -77,7 +77,7 @@ def draw_plane(path: pathlib.Path, evaluation: dict[str, Any]) -> None:
             axis.axhspan(floor[measure]["low"], floor[measure]["high"], color="0.5", alpha=0.25, lw=0)
             axis.axhline(floor[measure]["mean"], color="0.5", lw=0.8, label="real against real")
             if measure in ("kernel_distance", "kid"):
-                stretch(axis, max(abs(floor[measure][end]) for end in ("low", "high")))
+                set_symlog(axis, max(abs(floor[measure][end]) for end in ("low", "high")))
             axis.set_title(f"noise level {level:g}")
             axis.set_xlabel("mean squared error per pixel")
         row[0].set_ylabel(PERCEPTION[measure])
@@ -89,7 +89,7 @@ def draw_plane(path: pathlib.Path, evaluation: dict[str, Any]) -> None:
         " deviation; of the dotted knobs one draw), one trained network; band: 95 % of real sets against real ones",
         fontsize=9,
     )
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=120)
 
 
@@ -130,18 +130,18 @@ def draw_denoising(path: pathlib.Path, clean: np.ndarray, sweeps: list[Sweep], i
             index = kept[place]
             pictures = [clean[index], swept.noisy[0, index], *knob.restored[settings, 0, place]]
             for axis, picture, title in zip(line, pictures, titles, strict=True):
-                axis.imshow(as_picture(picture), cmap=colormaps["gray"], vmin=0, vmax=255, interpolation="nearest")
+                axis.imshow(to_uint8(picture), cmap=colormaps["gray"], vmin=0, vmax=255, interpolation="nearest")
                 axis.set(xticks=[], yticks=[])
                 if row == 0:
                     axis.set_title(title, fontsize=8)
             if row == 0:
                 line[0].set_ylabel(f"noise {1 - swept.s:.1f}", fontsize=8)
     figure.suptitle("From the minimum-error estimate (t = s) to perfect perception (t = 1)", fontsize=10)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=110)
 
 
-def as_picture(image: np.ndarray) -> np.ndarray:
+def to_uint8(image: np.ndarray) -> np.ndarray:
     """An image [H, W, C] in [-1, 1] as a picture, uint8 [H, W, 3], or [H, W] where it has one channel."""
     picture = np.clip(np.round((image + 1) * 127.5), 0, 255).astype(np.uint8)
     return picture[..., 0] if picture.shape[-1] == 1 else picture

@@ -12,8 +12,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 from PIL import Image
 
-from fmdp.io.files import replacing
-from fmdp.reporting.panels import OMITTED, Curve, Pictures, Plane, View, set_scales, views
+from fmdp.io.files import atomic_write
+from fmdp.reporting.panels import OMITTED, Curve, Panel, Pictures, Plane, build_panels, set_scales
 
 WIDTH, HEIGHT = 600, 420  # of a plane, in units of its SVG
 LEFT, RIGHT, TOP, BOTTOM = 84, 18, 38, 58
@@ -39,20 +39,20 @@ COLUMNS = MEASURES | {
 }
 
 
-def write(path: pathlib.Path, summary: dict[str, Any], pictures: Pictures) -> None:
+def write_page(path: pathlib.Path, summary: dict[str, Any], pictures: Pictures) -> None:
     """Write the page, whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(page(summary, pictures), encoding="utf-8")
+    with atomic_write(path) as temporary:
+        temporary.write_text(render_page(summary, pictures), encoding="utf-8")
 
 
-def page(summary: dict[str, Any], pictures: Pictures) -> str:
+def render_page(summary: dict[str, Any], pictures: Pictures) -> str:
     """The page as HTML.
 
     Args:
       summary: what is in summary.json; what it lacks is left out.
       pictures: of `views.denoising_pictures` and `views.inverse_pictures`.
     """
-    laid = [_lay_out(view) for view in views(summary, pictures)]
+    laid = [_lay_out(view) for view in build_panels(summary, pictures)]
     levels = [index for index, view in enumerate(laid) if view["group"] == "Denoising"]
     made = {name: summary[key] for name, key in (("run", "made"), ("inverse run", "inverse_made")) if key in summary}
     data = [{key: view[key] for key in ("group", "ends", "positions", "planes", "pictures")} for view in laid]
@@ -78,7 +78,7 @@ def page(summary: dict[str, Any], pictures: Pictures) -> str:
     )
 
 
-def _lay_out(view: View) -> dict[str, Any]:
+def _lay_out(view: Panel) -> dict[str, Any]:
     """A view as the template takes it."""
     return {
         "group": view.group,
@@ -99,14 +99,14 @@ def _parameters(parameters: dict[str, Any]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {parameters[name]}" for name in names)
 
 
-def _ends(view: View) -> tuple[str, str]:
+def _ends(view: Panel) -> tuple[str, str]:
     """What stands at the two ends of the slider. Only of one step of denoising is it known what they lead to."""
     if view.group == "Denoising":
         return "t = s: for least error", "t = 1: to look real"
     return (view.positions[0], view.positions[-1]) if view.positions else ("", "")
 
 
-def _rows(view: View) -> list[dict[str, Any]]:
+def _rows(view: Panel) -> list[dict[str, Any]]:
     """The pictures of a view, a row for each image."""
     if view.clean is None or view.measured is None or view.restored is None or not view.positions:
         return []

@@ -8,8 +8,8 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from fmdp.evaluation.denoising import Sweep
-from fmdp.io.files import replacing
-from fmdp.reporting.curves import NAMES, STYLE, as_picture
+from fmdp.io.files import atomic_write
+from fmdp.reporting.curves import NAMES, STYLE, to_uint8
 
 
 def draw_truth(path: pathlib.Path, levels: list[dict[str, Any]], images: int) -> None:
@@ -45,7 +45,7 @@ def draw_truth(path: pathlib.Path, levels: list[dict[str, Any]], images: int) ->
         " of the noise, one trained network.\nBars: what is known of a distance (bounds), or nothing where it is exact",
         fontsize=9,
     )
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=120)
 
 
@@ -71,7 +71,7 @@ def draw_points(path: pathlib.Path, clean: np.ndarray, swept: Sweep, columns: in
         axis.set_aspect("equal")
     axes[0].set(xlim=(1, 7), ylim=(1, 8))
     figure.suptitle(f"Estimates (blue) over clean data (gray) as the lookahead grows from s = {swept.s:.1f}")
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=120)
 
 
@@ -79,11 +79,11 @@ def draw_samples(path: pathlib.Path, real: np.ndarray, drawn: np.ndarray, rows: 
     """Draw real images (left) next to samples of a distribution fitted to them (right)."""
     figure = Figure(figsize=(9.5, 2.8), layout="constrained")
     for axis, images, title in zip(figure.subplots(1, 2), (real, drawn), ("real", "drawn from the model"), strict=True):
-        tiles = np.stack([np.pad(as_picture(image), 1, constant_values=128) for image in images[: rows * columns]])
+        tiles = np.stack([np.pad(to_uint8(image), 1, constant_values=128) for image in images[: rows * columns]])
         sheet = np.concatenate(np.concatenate(tiles.reshape(rows, columns, *tiles.shape[1:]), 1), 1)
         axis.imshow(sheet, cmap=colormaps["gray"], vmin=0, vmax=255, interpolation="nearest")
         axis.set(xticks=[], yticks=[], title=title)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=110)
 
 
@@ -101,7 +101,7 @@ def draw_two_components(path: pathlib.Path, levels: list[dict[str, Any]]) -> Non
     axes[0].set_ylabel("squared W2 to the data, per coordinate")
     axes[0].legend(fontsize=8)
     figure.suptitle("The bracket checked by optimal assignment: digits in two principal components", fontsize=10)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=120)
 
 
@@ -126,5 +126,5 @@ def draw_plug_and_play(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
     figure.suptitle(
         "Plug-and-play with the exact field of a Gaussian: less shrinkage as the lookahead grows", fontsize=10
     )
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=120)

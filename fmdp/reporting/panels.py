@@ -12,10 +12,10 @@ import numpy as np
 
 from fmdp.errors import InputError
 from fmdp.evaluation.denoising import Sweep
-from fmdp.evaluation.solver_comparison import Picture
+from fmdp.evaluation.solver_comparison import ComparedImages
 from fmdp.io.archives import load_npz
-from fmdp.io.files import replacing
-from fmdp.reporting.curves import NAMES, PERCEPTION, WIDE, as_picture, stretch
+from fmdp.io.files import atomic_write
+from fmdp.reporting.curves import NAMES, PERCEPTION, SYMLOG_SPAN, set_symlog, to_uint8
 
 Pictures = dict[str, np.ndarray]
 """By name: uint8, "denoise/<level>/<clean|noisy|restored>" and "inverse/<task>/...", levels and tasks by number.
@@ -61,7 +61,7 @@ class Plane:
 
 
 @dataclass(frozen=True, kw_only=True)
-class View:
+class Panel:
     """One noise level or one task: its planes, where the slider can stand, its pictures and its tables of rows.
 
     `parameters` are those of the task, where they are known.
@@ -87,35 +87,35 @@ def denoising_pictures(clean: np.ndarray, sweeps: list[Sweep], images: int) -> P
     for level, swept in enumerate(sweeps):
         shown = np.linspace(0, len(swept.kept) - 1, min(images, len(swept.kept))).astype(int)
         kept = swept.kept[shown]
-        found[f"denoise/{level}/clean"] = as_pictures(clean[kept])
-        found[f"denoise/{level}/noisy"] = as_pictures(swept.noisy[0, kept])
-        found[f"denoise/{level}/restored"] = as_pictures(swept.knobs["lookahead"].restored[:, 0, shown])
+        found[f"denoise/{level}/clean"] = to_uint8_stack(clean[kept])
+        found[f"denoise/{level}/noisy"] = to_uint8_stack(swept.noisy[0, kept])
+        found[f"denoise/{level}/restored"] = to_uint8_stack(swept.knobs["lookahead"].restored[:, 0, shown])
     return found
 
 
-def inverse_pictures(pictures: dict[str, Picture]) -> Pictures:
+def inverse_pictures(pictures: dict[str, ComparedImages]) -> Pictures:
     """The pictures of a comparison of solvers: one image of each task, restored by every run that did not fail."""
     found: Pictures = {}
     for task, picture in enumerate(pictures.values()):
-        found[f"inverse/{task}/clean"] = as_pictures(picture.clean[None])
-        found[f"inverse/{task}/noisy"] = as_pictures(picture.measured[None])
+        found[f"inverse/{task}/clean"] = to_uint8_stack(picture.clean[None])
+        found[f"inverse/{task}/noisy"] = to_uint8_stack(picture.measured[None])
         if picture.restored:
-            found[f"inverse/{task}/restored"] = as_pictures(np.stack(list(picture.restored.values()))[:, None])
+            found[f"inverse/{task}/restored"] = to_uint8_stack(np.stack(list(picture.restored.values()))[:, None])
     return found
 
 
-def as_pictures(images: np.ndarray) -> np.ndarray:
+def to_uint8_stack(images: np.ndarray) -> np.ndarray:
     """Images [..., H, W, C] in [-1, 1] as uint8 [..., H, W, 3], or [..., H, W] where they have one channel."""
-    return as_picture(images)
+    return to_uint8(images)
 
 
-def save(path: pathlib.Path, pictures: Pictures) -> None:
+def save_pictures(path: pathlib.Path, pictures: Pictures) -> None:
     """Write pictures into a compressed npz, whole or not at all."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         np.savez_compressed(temporary, **pictures)  # type: ignore[arg-type]
 
 
-def load(path: pathlib.Path, group: str) -> Pictures:
+def load_pictures(path: pathlib.Path, group: str) -> Pictures:
     """The pictures of one group (denoise or inverse), none where there are none or they cannot be read."""
     try:
         return load_npz(path, lambda name: name.startswith(f"{group}/"))
@@ -123,7 +123,7 @@ def load(path: pathlib.Path, group: str) -> Pictures:
         return {}
 
 
-def views(summary: dict[str, Any], pictures: Pictures) -> list[View]:
+def build_panels(summary: dict[str, Any], pictures: Pictures) -> list[Panel]:
     """The views of a run, noise levels first, then tasks."""
     return _levels(summary, pictures) + _tasks(summary, pictures)
 
@@ -131,13 +131,13 @@ def views(summary: dict[str, Any], pictures: Pictures) -> list[View]:
 def set_scales(axis, plane: Plane) -> None:
     """Make those of a matplotlib axis logarithmic, on which the plane is drawn, that need it."""
     x = np.concatenate([curve.x for curve in plane.curves])
-    if "x" in plane.log and np.nanmax(x) > WIDE * np.nanmin(x) > 0:
+    if "x" in plane.log and np.nanmax(x) > SYMLOG_SPAN * np.nanmin(x) > 0:
         axis.set_xscale("log")
     if "y" in plane.log:
-        stretch(axis, plane.linear)
+        set_symlog(axis, plane.linear)
 
 
-def _levels(summary: dict[str, Any], pictures: Pictures) -> list[View]:
+def _levels(summary: dict[str, Any], pictures: Pictures) -> list[Panel]:
     curves, floor = summary.get("denoise", []), summary.get("floor", {})
     truth = summary.get("truth", [])
     found = []
@@ -156,7 +156,7 @@ def _levels(summary: dict[str, Any], pictures: Pictures) -> list[View]:
                 for point in curve["points"]
             ]
         found.append(
-            View(
+            Panel(
                 group="Denoising",
                 name=f"noise level {level:g}",
                 planes=planes,
@@ -227,7 +227,7 @@ def _truth_plane(level: dict[str, Any]) -> Plane:
     return Plane(measure="w2", label="Wasserstein distance W2 to the true distribution, per root pixel", curves=curves)
 
 
-def _tasks(summary: dict[str, Any], pictures: Pictures) -> list[View]:
+def _tasks(summary: dict[str, Any], pictures: Pictures) -> list[Panel]:
     rows, floor = summary.get("inverse", []), summary.get("inverse_floor", {})
     given = summary.get("inverse_made", {}).get("config", {}).get("inverse", {}).get("tasks", {})
     found = []
@@ -260,7 +260,7 @@ def _tasks(summary: dict[str, Any], pictures: Pictures) -> list[View]:
             restored = None  # pictures of another comparison
         whole = restored is not None
         found.append(
-            View(
+            Panel(
                 group="Inverse problems",
                 name=str(task).replace("_", " "),
                 parameters=given.get(task, {}),

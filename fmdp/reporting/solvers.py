@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from fmdp.evaluation.solver_comparison import ITERATES, Picture
-from fmdp.io.files import replacing
-from fmdp.reporting.curves import STYLE, as_picture, verbatim
+from fmdp.evaluation.solver_comparison import ITERATES, ComparedImages
+from fmdp.io.files import atomic_write
+from fmdp.reporting.curves import STYLE, to_uint8, verbatim
 
 BASELINES = {
     "pnp_flow": ("D", "#3b8540"),
@@ -27,7 +27,7 @@ SHADES = ("#1764ab", "#6ea6d9", "#b5d0ea", "#d6e4f2")  # the more steps, the dar
 def write_table(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
     """Write one CSV line for every run of a solver; of a failed one, the reason."""
     columns = dict.fromkeys(key for row in rows for key in row if key != "seeds")
-    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+    with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(columns), extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
@@ -61,7 +61,7 @@ def draw_planes(path: pathlib.Path, table: dict[str, Any], images: int, seeds: i
         " band: 95 % of real sets against real ones",
         fontsize=9,
     )
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=120)
 
 
@@ -96,7 +96,7 @@ def _coordinates(points: list[dict[str, Any]]) -> tuple[np.ndarray, ...]:
     return tuple(np.array([point[name] for point in points]) for name in names)
 
 
-def draw_strips(path: pathlib.Path, pictures: dict[str, Picture]) -> None:
+def draw_strips(path: pathlib.Path, pictures: dict[str, ComparedImages]) -> None:
     """Draw one image of every task: clean, measured, restored at three lookaheads and by each baseline."""
     labels = {task: _shown(picture) for task, picture in pictures.items()}
     columns = 2 + max(len(shown) for shown in labels.values())
@@ -108,11 +108,11 @@ def draw_strips(path: pathlib.Path, pictures: dict[str, Picture]) -> None:
         _draw_tiles(line, tiles)
         line[0].set_ylabel(verbatim(task.replace("_", "\n")), fontsize=7)
     figure.suptitle("One held-out image, first seed; what each solver made of the same measurement", fontsize=9)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=120)
 
 
-def _shown(picture: Picture) -> list[tuple[str, str]]:
+def _shown(picture: ComparedImages) -> list[tuple[str, str]]:
     """The labels of the restorations to show, with their titles."""
     pnp = [label for label in picture.restored if label.startswith("pnp ") and "chord" not in label]
     longest = max((int(label.split("(")[1].split()[0]) for label in pnp), default=0)
@@ -122,7 +122,7 @@ def _shown(picture: Picture) -> list[tuple[str, str]]:
     return titles + [(label, label.replace("_", " ")) for label in picture.restored if label in BASELINES]
 
 
-def draw_iterates(path: pathlib.Path, pictures: dict[str, Picture]) -> None:
+def draw_iterates(path: pathlib.Path, pictures: dict[str, ComparedImages]) -> None:
     """Draw plug-and-play's iterates on one image of every task, at both ends of the lookahead."""
     lines = [(t, r, x) for t, picture in pictures.items() for r, x in picture.iterates.items()]
     if not lines:
@@ -134,13 +134,13 @@ def draw_iterates(path: pathlib.Path, pictures: dict[str, Picture]) -> None:
         _draw_tiles(line, list(zip(iterates, titles, strict=True)))
         line[0].set_ylabel(f"{verbatim(task.replace('_', ' '))}\n{'t = 1' if lookahead else 't = s'}", fontsize=6)
     figure.suptitle("Plug-and-play on its way", fontsize=9)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=120)
 
 
 def _draw_tiles(axes, tiles: list[tuple[np.ndarray, str]]) -> None:
     for axis, (image, title) in zip(axes, tiles, strict=False):
-        axis.imshow(as_picture(image), cmap=colormaps["gray"], vmin=0, vmax=255, interpolation="nearest")
+        axis.imshow(to_uint8(image), cmap=colormaps["gray"], vmin=0, vmax=255, interpolation="nearest")
         axis.set(xticks=[], yticks=[])
         axis.set_title(title, fontsize=7)
     for axis in axes[len(tiles) :]:

@@ -17,18 +17,18 @@ from PIL import Image
 from tqdm import tqdm
 
 from fmdp.data import folder
-from fmdp.data.decoding import MAX_PIXELS, SUFFIXES, Frame, UnusableError, open_file
+from fmdp.data.decoding import MAX_PIXELS, SUFFIXES, ImagePreprocessor, UnusableError, open_file
 from fmdp.errors import InputError, printable
-from fmdp.io.files import is_full, read_json, replacing, write_json
-from fmdp.reporting.curves import as_picture
+from fmdp.io.files import atomic_write, is_disk_full, read_json, write_json
+from fmdp.reporting.curves import to_uint8
 from fmdp.restoration.request import Request
 from fmdp.restoration.restore import Restored, restore
 from fmdp.types import SizedField
 
-LONGEST = 200  # bytes of a picture's stem; most disks take names of 255
+MAX_STEM_BYTES = 200  # bytes of a picture's stem; most disks take names of 255
 
 
-def find(source: pathlib.Path, output: pathlib.Path) -> list[pathlib.Path]:
+def find_images(source: pathlib.Path, output: pathlib.Path) -> list[pathlib.Path]:
     """The pictures to restore: a file, or those in a folder and its subfolders, as `folder.names` finds them.
 
     Raises:
@@ -49,13 +49,13 @@ def find(source: pathlib.Path, output: pathlib.Path) -> list[pathlib.Path]:
         return [source]
     if _inside(output, source):
         raise InputError(f"--output={output} lies inside --input={source}: name a folder elsewhere")
-    found = [source / name for name in folder.names(source)]
+    found = [source / name for name in folder.list_names(source)]
     if not found:
         raise InputError(f"--input={source} holds no pictures: files of {', '.join(sorted(SUFFIXES))} are")
     return found
 
 
-def outputs(
+def output_paths(
     paths: list[pathlib.Path], source: pathlib.Path, output: pathlib.Path, request: Request
 ) -> Iterator[pathlib.Path]:
     """Where the files of each picture go, without an ending; no two pictures share one of them.
@@ -70,33 +70,33 @@ def outputs(
         longer = f"{name.name}_{path.suffix[1:].lower()}"
         numbered = (f"{longer}_{i}" for i in itertools.count(2))
         for stem in itertools.chain([] if times[name] > 1 else [name.name], [longer], numbered):
-            files = {str(name.with_name(stem + ending)).casefold() for ending in endings(request)}
+            files = {str(name.with_name(stem + ending)).casefold() for ending in file_endings(request)}
             if taken.isdisjoint(files):
                 break
         taken |= files
         yield output / name.with_name(stem)
 
 
-def endings(request: Request) -> list[str]:
+def file_endings(request: Request) -> list[str]:
     """What is added to a picture's name for its files: for each lookahead its image and spread, and three for all."""
     each = [f"_r{r:.2f}" if len(request.lookaheads) > 1 else "" for r in request.lookaheads]
     return [*(name + end for name in each for end in (".png", "_std.png")), "_measured.png", "_sheet.png", ".json"]
 
 
-def read(path: pathlib.Path) -> np.ndarray:
+def read_image(path: pathlib.Path) -> np.ndarray:
     """A picture file as [h, w, 1 or 3] in [-1, 1], upright, its transparent parts white, 16 bits scaled down to 8.
 
     Raises:
       UnusableError: it is no picture, too large, or damaged.
     """
-    frame = Frame(size=1, channels=3, max_pixels=MAX_PIXELS, keys="")
+    frame = ImagePreprocessor(size=1, channels=3, max_pixels=MAX_PIXELS, keys="")
     with open_file(path) as file:
         pixels = np.asarray(frame.upright(file), np.float32) / 127.5 - 1
     gray = (pixels == pixels[..., :1]).all()
     return pixels[..., :1] if gray else pixels
 
 
-def run(
+def restore_files(
     prior: SizedField, request: Request, source: pathlib.Path, output: pathlib.Path, made_by: dict
 ) -> tuple[int, list[str]]:
     """Restore every picture of the source into the output folder.
@@ -116,24 +116,24 @@ def run(
       InputError: there are no pictures, the request or the folders cannot be used, or the disk is full.
     """
     request.check()
-    paths = find(source, output)
+    paths = find_images(source, output)
     done, faults = 0, []
     sources = {os.path.realpath(path) for path in paths}
     with tqdm(paths, unit="picture") as bar:
-        for path, target in zip(bar, outputs(paths, source, output, request), strict=True):
+        for path, target in zip(bar, output_paths(paths, source, output, request), strict=True):
             try:
                 if not _inside(target.parent, output):
                     raise InputError(f"{target.parent} leads out of --output={output}: name another folder")
                 _check_free(target, request, sources)
                 began = time.monotonic()
-                restored = restore(prior, read(path), request)
+                restored = restore(prior, read_image(path), request)
                 seconds = time.monotonic() - began
-                write(target, path, restored, request, made_by | {"seconds": seconds})
+                write_result(target, path, restored, request, made_by | {"seconds": seconds})
                 done += 1
                 for line in _told(restored, request):
                     bar.write(printable(f"{path}: {line}"))
             except (UnusableError, InputError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
-                if is_full(error):
+                if is_disk_full(error):
                     room = f"no room in {output}, {done} restored before {path}"
                     raise InputError(f"{room}: make room, and start the same command again") from error
                 if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
@@ -144,7 +144,7 @@ def run(
     return done, faults
 
 
-def write(target: pathlib.Path, path: pathlib.Path, restored: Restored, request: Request, made_by: dict) -> None:
+def write_result(target: pathlib.Path, path: pathlib.Path, restored: Restored, request: Request, made_by: dict) -> None:
     """Write all files of one restored picture."""
     target.parent.mkdir(parents=True, exist_ok=True)
     names = [f"_r{r:.2f}" if len(request.lookaheads) > 1 else "" for r in request.lookaheads]
@@ -178,10 +178,10 @@ def draw_sheet(path: pathlib.Path, restored: Restored, request: Request) -> None
         tiles.append((restored.images[i].mean(0), f"lookahead {r:g}{ends.get(r, '')}{psnr}"))
     figure = Figure(figsize=(2.4 * len(tiles), 3.0), layout="constrained")
     for axis, (image, title) in zip(figure.subplots(1, len(tiles), squeeze=False)[0], tiles, strict=True):
-        axis.imshow(as_picture(image), cmap=colormaps["gray"], vmin=0, vmax=255, interpolation="nearest")
+        axis.imshow(to_uint8(image), cmap=colormaps["gray"], vmin=0, vmax=255, interpolation="nearest")
         axis.set(xticks=[], yticks=[])
         axis.set_title(title, fontsize=8)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=140)
 
 
@@ -206,7 +206,7 @@ def _check_free(target: pathlib.Path, request: Request, sources: set[str]) -> No
         ours = "lookaheads" in read_json(settings)
     except InputError:
         ours = False
-    for file in (target.with_name(target.name + ending) for ending in endings(request)):
+    for file in (target.with_name(target.name + ending) for ending in file_endings(request)):
         if os.path.realpath(file) in sources or (os.path.lexists(file) and not ours):
             raise InputError(f"{file} is there already, and not from restoring: name another --output, or remove it")
 
@@ -224,11 +224,11 @@ def _inside(path: pathlib.Path, folder: pathlib.Path) -> bool:
 def _stem(path: pathlib.Path) -> str:
     """The name without its suffix, short enough for every ending."""
     stem = path.stem if path.stem.strip(".") else "picture"
-    while len(os.fsencode(stem)) > LONGEST:
+    while len(os.fsencode(stem)) > MAX_STEM_BYTES:
         stem = stem[:-1]
     return stem
 
 
 def _save(path: pathlib.Path, image: np.ndarray) -> None:
-    with replacing(path) as temporary:
-        Image.fromarray(as_picture(image)).save(temporary)
+    with atomic_write(path) as temporary:
+        Image.fromarray(to_uint8(image)).save(temporary)

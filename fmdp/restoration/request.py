@@ -10,10 +10,10 @@ from fmdp import operators
 from fmdp.errors import InputError
 from fmdp.operators import Operator
 
-MOST = 100_000  # draws or steps
+MAX_COUNT = 100_000  # draws or steps
 
 
-UNSEEN = ("phase_retrieval",)  # whose measurements are no pictures
+NOT_IMAGES = ("phase_retrieval",)  # whose measurements are no pictures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,11 +67,11 @@ class Request:
             raise InputError(f"parameters {self.parameters!r}: must be a dictionary")
         elif self.name not in operators.OPERATORS:
             raise InputError(
-                f"--operator={self.name}{operators.nearest(self.name, operators.OPERATORS)}:"
+                f"--operator={self.name}{operators.did_you_mean(self.name, operators.OPERATORS)}:"
                 f" must be one of {', '.join(operators.OPERATORS)}"
             )
         else:
-            operators.check(self.name, self.parameters)
+            operators.check_parameters(self.name, self.parameters)
         numbers = {"lookahead": self.lookaheads, "sigma": (self.sigma or 1.0,), "gain": (self.gain,)}
         whole = {"draws": self.draws, "steps": self.steps, "seed": self.seed}
         for name, values in numbers.items():
@@ -85,16 +85,20 @@ class Request:
                 raise InputError(f"--lookahead={r:g}: must be from 0 (minimum error) to 1 (perfect perception)")
         if self.sigma is not None and not 0 < self.sigma < math.inf:
             raise InputError(f"--sigma={self.sigma:g}: must be positive, on the [-1, 1] scale (.05 is 6.4 of 255)")
-        if not (1 <= self.draws <= MOST and 1 <= self.steps <= MOST):
-            raise InputError(f"--draws={self.draws} --steps={self.steps}: both must be from 1 to {MOST}")
+        if not (1 <= self.draws <= MAX_COUNT and 1 <= self.steps <= MAX_COUNT):
+            raise InputError(f"--draws={self.draws} --steps={self.steps}: both must be from 1 to {MAX_COUNT}")
         if not 0 < self.gain < math.inf:
             raise InputError(f"--gain={self.gain:g}: must be positive; 1 never overshoots a linear operator")
         if not -(2**63) <= self.seed < 2**63:
             raise InputError(f"--seed={self.seed}: must be a number of 64 bits")
         if self.draws > 1 and self.operator == "denoising":
             raise InputError(f"--draws={self.draws}: denoising draws nothing, it is one evaluation: leave it out")
-        if self.degraded and self.operator in operators.DRAWN and not {"mask", "kernel"} & self.parameters.keys():
+        if (
+            self.degraded
+            and self.operator in operators.RANDOM_OPERATORS
+            and not {"mask", "kernel"} & self.parameters.keys()
+        ):
             told = "kernel=FILE" if self.operator == "motion_blur" else "mask=FILE with --operator=brush_inpainting"
             raise InputError(f"--already_degraded: {self.operator} would be drawn anew: tell it, --parameter={told}")
-        if self.degraded and self.operator in UNSEEN:
+        if self.degraded and self.operator in NOT_IMAGES:
             raise InputError(f"--already_degraded: what {self.operator} measures is no picture: give the clean one")

@@ -21,20 +21,20 @@ from fmdp.metrics.distortion import psnr
 from fmdp.operators import Operator
 from fmdp.operators.jpeg import YCBCR
 from fmdp.operators.noise import GaussianNoise, Observation, observe
-from fmdp.parallel.batching import everywhere
+from fmdp.parallel.batching import replicate_local
 from fmdp.restoration.cropped_operator import on_canvas
 from fmdp.restoration.request import Request
-from fmdp.solvers import DivergenceError, check, pnp
+from fmdp.solvers import DivergenceError, pnp, raise_if_diverged
 from fmdp.types import AverageField, PRNGKey, SizedField
 
-SIGMA = 0.05  # of the noise that we add, unless told
-LEAST_SIGMA = 1 / 255  # what eight bits leave of no noise
-SHRINKING = ("super_resolution", "decimation")  # by `factor` along each axis
-CUT = 0.05  # of the pixels at black or white, from where on it is told
-LARGEST = 10.0  # of a picture in [-1, 1] with its noise; 0 to 255 is not meant
-MASKING = ("box_inpainting", "random_inpainting", "brush_inpainting")
+DEFAULT_SIGMA = 0.05  # of the noise that we add, unless told
+MIN_SIGMA = 1 / 255  # what eight bits leave of no noise
+DOWNSCALING_OPERATORS = ("super_resolution", "decimation")  # by `factor` along each axis
+CLIPPED_SHARE = 0.05  # of the pixels at black or white, from where on it is told
+MAX_ABS_VALUE = 10.0  # of a picture in [-1, 1] with its noise; 0 to 255 is not meant
+MASKING_OPERATORS = ("box_inpainting", "random_inpainting", "brush_inpainting")
 DENOISING = Request()
-AT_ONCE = 8  # draws of one tile
+SAMPLES_AT_ONCE = 8  # draws of one tile
 
 
 class Restored(NamedTuple):
@@ -83,11 +83,11 @@ def restore(prior: SizedField, picture: ArrayLike, request: Request = DENOISING)
     averaged = np.shape(picture)[2:] == (3,) and tile[2] == 1
     operator, picture = _to_be_restored(picture, request, tile, keys[0], notes)
     shape, clean = operator.image_shape, None if request.degraded else picture
-    sigma, denoising = request.sigma or SIGMA, request.operator == "denoising"
+    sigma, denoising = request.sigma or DEFAULT_SIGMA, request.operator == "denoising"
     estimated = denoising and request.degraded and request.sigma is None
     if request.degraded:
         measured = jnp.asarray(picture)
-        if request.operator in MASKING:
+        if request.operator in MASKING_OPERATORS:
             measured = operator(measured)  # what is hidden was not measured, whatever stands there
         if estimated:
             sigma = estimate_noise(picture, notes)
@@ -97,7 +97,7 @@ def restore(prior: SizedField, picture: ArrayLike, request: Request = DENOISING)
         measured = observe(operator, GaussianNoise(sigma=sigma), jnp.asarray(picture), keys[1]).y
     canvas = canvas_shape(shape, tile)
     if canvas != tile:
-        prior = everywhere(prior)
+        prior = replicate_local(prior)
     lookaheads = jnp.asarray(request.lookaheads, jnp.float32)
     facts: dict[str, Any] = {"sigma": sigma} if denoising or not request.degraded else {}
     facts["sigma_estimated"] = estimated
@@ -115,7 +115,7 @@ def restore(prior: SizedField, picture: ArrayLike, request: Request = DENOISING)
         draws = jax.random.split(keys[2], request.draws)
         images, info = _solve(prior, observed, draws, lookaheads, request.gain, request.steps, canvas, tile)
         try:
-            check(info, "this picture", "pnp")
+            raise_if_diverged(info, "this picture", "pnp")
         except DivergenceError as diverged:
             raise InputError(f"{diverged}: lower --gain") from diverged
         facts |= {"evaluations": request.steps, "data_residual": np.asarray(info.residual[..., -1]).tolist()}
@@ -143,9 +143,9 @@ def estimate_noise(picture: np.ndarray, notes: list[str] | None = None) -> float
         warnings.simplefilter("ignore")  # of pictures too small for an estimate, for which it gives NaN
         found = [float(estimate_sigma(channel)) for channel in np.moveaxis(picture, -1, 0)]
     cut = float(np.mean(np.abs(picture) >= 1))
-    if notes is not None and cut > CUT:
+    if notes is not None and cut > CLIPPED_SHARE:
         notes.append(f"{cut:.0%} of it is black or white, where noise is cut off: if the estimate is low, say --sigma")
-    return max(float(np.nan_to_num(np.mean(found))), LEAST_SIGMA)
+    return max(float(np.nan_to_num(np.mean(found))), MIN_SIGMA)
 
 
 def _to_be_restored(
@@ -157,7 +157,7 @@ def _to_be_restored(
         raise InputError(f"a picture of {picture.dtype}: give finite floating-point numbers in [-1, 1] (x / 127.5 - 1)")
     picture = picture.astype(np.float32)
     measured = request.degraded and isinstance(request.operator, Operator)  # of any scale
-    if picture.size and not measured and np.abs(picture).max() > LARGEST:
+    if picture.size and not measured and np.abs(picture).max() > MAX_ABS_VALUE:
         raise InputError(f"a picture of values up to {np.abs(picture).max():.3g}: give [-1, 1] (x / 127.5 - 1)")
     if picture.ndim == 2 and not measured:
         picture = picture[..., None]
@@ -170,7 +170,7 @@ def _to_be_restored(
         raise InputError(f"a picture of shape {picture.shape}: give [height, width, 1 or 3]")
     picture = _channels(picture, tile[2], request, notes)
     height, width = picture.shape[:2]
-    factor = request.parameters.get("factor") if request.operator in SHRINKING else 1
+    factor = request.parameters.get("factor") if request.operator in DOWNSCALING_OPERATORS else 1
     factor = factor if isinstance(factor, int) and factor > 0 else 1  # of others the operator will say what is wrong
     if request.degraded:
         shape = (height * factor, width * factor, tile[2])
@@ -219,9 +219,9 @@ def _solve(
     whole = tiled(field, canvas, tile)
 
     def one(lookahead, key):
-        return pnp.restore(
+        return pnp.solve(
             whole, observed, key, steps=steps, lookahead=lookahead, knob="relative", gain=gain, schedule="safe"
         )
 
-    at_once = AT_ONCE if canvas == tile else 1  # several tiles are shared out already
+    at_once = SAMPLES_AT_ONCE if canvas == tile else 1  # several tiles are shared out already
     return jax.lax.map(lambda r: jax.lax.map(lambda key: one(r, key), draws, batch_size=at_once), lookaheads)

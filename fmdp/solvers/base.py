@@ -34,7 +34,7 @@ class Info(NamedTuple):
     iterates: Array | None = None
 
 
-def iterate(
+def run_scan(
     step: Callable[[Any, Any], Any],
     x: Any,
     inputs: Any,
@@ -63,7 +63,7 @@ def iterate(
     return x, Info(residual, jnp.asarray(evaluations), jnp.asarray(gradients), failed, iterates)
 
 
-def check(info: Info, task: str, solver: str) -> None:
+def raise_if_diverged(info: Info, task: str, solver: str) -> None:
     """To be called on the finished report, of one image or of a batch.
 
     Raises:

@@ -12,7 +12,7 @@ from jax import Array
 
 from fmdp.operators.base import adjoint
 from fmdp.operators.noise import Observation
-from fmdp.solvers.base import Info, iterate, require_between, require_steps
+from fmdp.solvers.base import Info, require_between, require_steps, run_scan
 from fmdp.types import AverageField, Image, PRNGKey, Scalar
 
 
@@ -28,7 +28,7 @@ def integrate(field: AverageField, x: Array, times: Array) -> Array:
     return jax.lax.scan(jax.checkpoint(step), x, (times[:-1], times[1:]))[0]
 
 
-def restore(
+def solve(
     field: AverageField,
     observation: Observation,
     key: PRNGKey,
@@ -81,7 +81,7 @@ def restore(
         return x0, state, runs + optax.tree.get(state, "num_linesearch_steps")
 
     carry = (start, lbfgs.init(start), jnp.asarray(1))  # the first value is not one of the line search's
-    (x0, _, runs), info = iterate(
+    (x0, _, runs), info = run_scan(
         step,
         carry,
         jnp.arange(steps),

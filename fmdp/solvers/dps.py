@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmdp.operators.noise import Observation
-from fmdp.solvers.base import Info, iterate, require_between, require_steps
+from fmdp.solvers.base import Info, require_between, require_steps, run_scan
 from fmdp.types import AverageField, Image, PRNGKey, Scalar
 
 
-def restore(
+def solve(
     field: AverageField,
     observation: Observation,
     key: PRNGKey,
@@ -48,4 +48,4 @@ def restore(
 
     x = jax.random.normal(key, observation.operator.image_shape) if noise is None else noise
     times = jnp.arange(steps) / steps
-    return iterate(step, x, times, observation, evaluations=steps, gradients=steps, keep=keep)
+    return run_scan(step, x, times, observation, evaluations=steps, gradients=steps, keep=keep)

@@ -13,11 +13,11 @@ import numpy as np
 import optax
 
 from fmdp.operators.noise import Observation
-from fmdp.solvers.base import Info, iterate, require_between, require_linear, require_steps
+from fmdp.solvers.base import Info, require_between, require_linear, require_steps, run_scan
 from fmdp.types import AverageField, Image, PRNGKey, Scalar
 
 
-def restore(
+def solve(
     field: AverageField,
     observation: Observation,
     key: PRNGKey,
@@ -74,4 +74,4 @@ def restore(
     inputs = (jnp.arange(steps) / steps, jax.random.split(probe_key, (steps, inner)))
     # A Jacobian-vector product costs about one evaluation more.
     evaluations = steps * (2 * inner + 1)
-    return iterate(step, start, inputs, observation, evaluations=evaluations, gradients=2 * steps * inner, keep=keep)
+    return run_scan(step, start, inputs, observation, evaluations=evaluations, gradients=2 * steps * inner, keep=keep)

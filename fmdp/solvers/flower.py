@@ -13,12 +13,12 @@ from jax.scipy.sparse.linalg import cg
 from fmdp.flow.average_field import denoise
 from fmdp.operators.base import adjoint
 from fmdp.operators.noise import Observation
-from fmdp.solvers.base import Info, iterate, require_between, require_choice, require_linear, require_steps
+from fmdp.solvers.base import Info, require_between, require_choice, require_linear, require_steps, run_scan
 from fmdp.solvers.pnp import KNOBS
 from fmdp.types import AverageField, Image, PRNGKey, Scalar
 
 
-def restore(
+def solve(
     field: AverageField,
     observation: Observation,
     key: PRNGKey,
@@ -63,7 +63,7 @@ def restore(
 
     start = jax.random.normal(start_key, H.image_shape)
     inputs = (jnp.arange(steps) / steps, jax.random.split(step_key, steps))
-    (_, image), info = iterate(
+    (_, image), info = run_scan(
         step, (start, start), inputs, observation, evaluations=steps, keep=keep, view=lambda carry: carry[1]
     )
     return image, info

@@ -14,11 +14,11 @@ from jax.scipy.sparse.linalg import cg
 from fmdp.flow.average_field import denoise
 from fmdp.operators.base import adjoint
 from fmdp.operators.noise import Observation
-from fmdp.solvers.base import Info, iterate, require_between, require_linear, require_steps
+from fmdp.solvers.base import Info, require_between, require_linear, require_steps, run_scan
 from fmdp.types import AverageField, Image, PRNGKey, Scalar
 
 
-def restore(
+def solve(
     field: AverageField,
     observation: Observation,
     key: PRNGKey,
@@ -63,4 +63,4 @@ def restore(
 
     noise = jax.random.normal(key, H.image_shape) if noise is None else noise
     x = start * back(observation.y) + (1 - start) * noise
-    return iterate(step, x, times, observation, evaluations=steps, gradients=steps, keep=keep)
+    return run_scan(step, x, times, observation, evaluations=steps, gradients=steps, keep=keep)

@@ -19,7 +19,7 @@ from fmdp.errors import InputError
 from fmdp.flow.average_field import chord, denoise, lookahead_time
 from fmdp.operators.base import adjoint, norm
 from fmdp.operators.noise import GaussianNoise, Observation
-from fmdp.solvers.base import Info, iterate, require_between, require_choice, require_linear, require_steps
+from fmdp.solvers.base import Info, require_between, require_choice, require_linear, require_steps, run_scan
 from fmdp.types import AverageField, Image, PRNGKey, Scalar
 
 KNOBS = {
@@ -30,7 +30,7 @@ KNOBS = {
 """The time t to which a lookahead takes the denoiser at time s."""
 
 
-def restore(
+def solve(
     field: AverageField,
     observation: Observation,
     key: PRNGKey,
@@ -97,7 +97,7 @@ def restore(
 
     evaluations = steps * draws * (2 if knob == "chord" else 1)
     inputs = (s, gain * (1 - s) ** exponent, renoise)
-    return iterate(step, jnp.zeros(shape), inputs, observation, evaluations=evaluations, keep=keep)
+    return run_scan(step, jnp.zeros(shape), inputs, observation, evaluations=evaluations, keep=keep)
 
 
 def _descend(observation: Observation, x: Image, size: Scalar) -> Image:

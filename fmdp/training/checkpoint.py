@@ -18,22 +18,22 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from fmdp.config.defaults import plain
+from fmdp.config.defaults import as_plain_dict
 from fmdp.errors import InputError, reason
-from fmdp.io.files import is_full
-from fmdp.training.checksum import fingerprint
+from fmdp.io.files import is_disk_full
+from fmdp.training.checksum import checksums
 
 FORMAT = 1  # of what is written here; records of version 0.1.0 do not say it
 # What a state is made for; a checkpoint that differs here belongs to another run.
 IDENTITY = ("seed", "data", "network", "loss", "optimizer", "ema", "train.batch_size")
 # Where the data is, and how it is read and measured on, is free to change.
-FREE = {"path", "origin", "test_images", "strict", "max_pixels", "memory_gb", "workers"}
-LOOKS = 20  # at a folder that changes, before it is given up
+MAY_DIFFER = {"path", "origin", "test_images", "strict", "max_pixels", "memory_gb", "workers"}
+MAX_LISTINGS = 20  # at a folder that changes, before it is given up
 
 T = TypeVar("T")
 
 
-def exists(workdir: pathlib.Path) -> bool:
+def has_checkpoint(workdir: pathlib.Path) -> bool:
     """Whether `workdir` holds a finished checkpoint; looks without opening, which would make folders and threads."""
     return any(path.name.isdigit() and path.is_dir() for path in (workdir / "checkpoints").glob("*"))
 
@@ -51,7 +51,7 @@ class Checkpoints:
           InputError: the folder cannot be opened.
         """
         self._folder = workdir.absolute() / "checkpoints"  # orbax takes no other
-        self._config = plain(config)
+        self._config = as_plain_dict(config)
         self._needed = 0
         keep: list[Any] = [preservation_policy.LatestN(config.train.keep)]
         if config.train.keep_every:
@@ -61,7 +61,7 @@ class Checkpoints:
         )
         handlers = {"state": ocp.StandardCheckpointHandler(), "run": ocp.JsonCheckpointHandler()}
         try:
-            self._manager = _looking(
+            self._manager = _retry_listing(
                 lambda: ocp.CheckpointManager(self._folder, options=options, item_handlers=handlers)
             )
         except Exception as error:  # orbax raises many kinds for damaged metadata
@@ -108,7 +108,7 @@ class Checkpoints:
         self._needed = sum(x.nbytes for x in jax.tree.leaves(state)) * 11 // 10 + 2**17  # and what orbax notes on it
         # The iterator's state is the same in all processes; grain's own file would be one of each.
         run = {"config": self._config, "progress": progress, "data": iterator.get_state()}
-        run |= {"format": FORMAT, "fingerprint": fingerprint(state)}
+        run |= {"format": FORMAT, "fingerprint": checksums(state)}
         items = {"state": ocp.args.StandardSave(state), "run": ocp.args.JsonSave(run | {"digest": _digest(run)})}
         self.wait()
         with self._room():
@@ -123,7 +123,7 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # orbax and tensorstore raise many kinds
-            if not is_full(error):
+            if not is_disk_full(error):
                 raise
             if jax.process_index() == 0:
                 for half in self._folder.glob("*.orbax-checkpoint-tmp*"):
@@ -162,7 +162,7 @@ class Checkpoints:
             if iterator is not None:  # one batch a step; checkpoints of version 0.1.0 do not say so
                 iterator.set_state(run.get("data", {"next_index": run["progress"]["steps"]}))
             return restored, run["progress"]
-        _looking(self._manager.reload)
+        _retry_listing(self._manager.reload)
         if not damaged.keys() >= set(self._manager.all_steps()):  # a run that writes has replaced them by newer ones
             return self.restore(state, iterator, set_aside)
         if not damaged:
@@ -183,7 +183,7 @@ class Checkpoints:
             )
         self._check(run["config"])
         restored = self._read(step, {"state": ocp.args.StandardRestore(state)})["state"]
-        same = run.get("fingerprint") in (None, fingerprint(restored)) and restored.step == run["progress"]["steps"]
+        same = run.get("fingerprint") in (None, checksums(restored)) and restored.step == run["progress"]["steps"]
         if not same:
             raise _DamagedError(f"the checkpoint {self._folder / str(step)} is damaged (an array was changed)")
         return restored, run
@@ -193,7 +193,7 @@ class Checkpoints:
             was, now = (_at(c, key) for c in (config, self._config))
             if isinstance(was, dict) and isinstance(now, dict):
                 if key == "data":
-                    was, now = ({name: x for name, x in data.items() if name not in FREE} for data in (was, now))
+                    was, now = ({name: x for name, x in data.items() if name not in MAY_DIFFER} for data in (was, now))
                 was, now = (
                     {name: x for name, x in one.items() if was.get(name) != now.get(name)} for one in (was, now)
                 )
@@ -224,9 +224,9 @@ class _DamagedError(Exception):
     """A checkpoint that cannot be read, or is not what was written."""
 
 
-def _looking(look: Callable[[], T]) -> T:
+def _retry_listing(look: Callable[[], T]) -> T:
     """Look through the checkpoints, anew where a run that writes removed one of them meanwhile."""
-    for _ in range(LOOKS - 1):
+    for _ in range(MAX_LISTINGS - 1):
         with contextlib.suppress(FileNotFoundError):
             return look()
     return look()

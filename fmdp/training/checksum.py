@@ -9,17 +9,17 @@ from jax import Array
 ODD = 2_654_435_761  # 2^32 over the golden ratio
 
 
-def fingerprint(tree: Any) -> list[int]:
+def checksums(tree: Any) -> list[int]:
     """One number below 2^32 for every array of a tree, the same however the array is sharded.
 
     The sum over its 32-bit words, each times an odd number of its place, modulo 2^32: any single word that changes
     changes it, and so does a change of places.
     """
-    return [int(x) for x in jax.device_get(_fingerprint(jax.tree.leaves(tree)))]
+    return [int(x) for x in jax.device_get(_checksums(jax.tree.leaves(tree)))]
 
 
 @jax.jit
-def _fingerprint(leaves: list[Array]) -> list[Array]:
+def _checksums(leaves: list[Array]) -> list[Array]:
     return [_sum(_words(x)) for x in leaves]
 
 

@@ -17,21 +17,21 @@ from fmdp import data
 from fmdp.errors import InputError
 from fmdp.parallel import preemption, train_modes
 from fmdp.training import checkpoint, scalar_log
-from fmdp.training.rollback import Setback
+from fmdp.training.rollback import Rollback
 from fmdp.training.state import TrainState, init_state
 from fmdp.training.step import Metrics, make_train_step
 
 LOSSES = ("loss", "diagonal", "off_diagonal")
 
 
-def fits(config: ConfigDict, devices: int) -> bool:
+def divides_batch(config: ConfigDict, devices: int) -> bool:
     """Whether so many devices share a batch evenly, and divide it into the parts that one device would."""
     size, share, parts = config.train.batch_size, config.loss.diagonal_share, config.train.accumulate
     same = data.diagonal_count(size, share, devices * parts) == data.diagonal_count(size, share, parts)
     return size % (devices * parts) == 0 and same
 
 
-def train(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tuple[TrainState, dict[str, Any]]:
+def fit(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tuple[TrainState, dict[str, Any]]:
     """Train on images [n, H, W, C] until config.train.steps, going on from the newest checkpoint in the workdir.
 
     Returns:
@@ -39,7 +39,7 @@ def train(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tup
 
     Raises:
       InputError: the checkpoint cannot be used, there are no images, no room on the disk, or the updates stay not
-        finite (`Setback`).
+        finite (`Rollback`).
       SystemExit: the run was asked to end (`preemption.watch`); this step is saved. The code is 128 + the signal.
     """
     devices, steps = jax.devices(), config.train.steps
@@ -48,7 +48,7 @@ def train(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tup
     diagonal = data.diagonal_count(batch_size, config.loss.diagonal_share, len(devices) * config.train.accumulate)
     share = jax.process_index(), jax.process_count()
     iterator = data.batches(images, batch_size, diagonal, config.seed, *share, config.data.flip, config.data.workers)
-    parallel = train_modes.make(config.parallel.mode, devices, config.parallel.fsdp)
+    parallel = train_modes.make_train_mode(config.parallel.mode, devices, config.parallel.fsdp)
 
     def initial():
         return init_state(config, images.shape[1:], init_key)
@@ -57,13 +57,13 @@ def train(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tup
     progress: dict[str, Any] = {"steps": 0, "seconds": 0.0}
 
     with (  # watching outermost: the last checkpoint is still being written after the last step
-        preemption.watch() as asked_to_end,
+        preemption.watch_signals() as asked_to_end,
         contextlib.closing(iterator),
         checkpoint.Checkpoints(workdir, config) as checkpoints,
     ):
         if checkpoints.latest_step is not None:
             found, progress = checkpoints.restore(shapes.saved(), iterator, set_aside=True)
-            state = TrainState.going_on(found, progress.get("skipped", 0))
+            state = TrainState.from_checkpoint(found, progress.get("skipped", 0))
             print(f"resumed from step {progress['steps']} in {workdir}", flush=True)
         start = progress["steps"]
         if start >= steps:
@@ -77,7 +77,7 @@ def train(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tup
         clock = time.monotonic() - progress["seconds"]
         late: tuple[int, Metrics] | None = None
         records = functools.partial(data.records, images, batch_size, config.seed)
-        setback = Setback(checkpoints, shapes.saved(), min(config.train.skip_limit, steps), records)
+        rollback = Rollback(checkpoints, shapes.saved(), min(config.train.skip_limit, steps), records)
         with (
             scalar_log.ScalarLog(workdir, start) as log,
             tqdm(total=steps, initial=start, unit="step", disable=jax.process_index() > 0) as bar,
@@ -85,7 +85,7 @@ def train(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tup
 
             def report(step: int, metrics: Metrics) -> dict[str, float]:
                 scalars = {name: float(value) for name, value in jax.device_get(metrics).items()}
-                setback.look(step, scalars)
+                rollback.observe(step, scalars)
                 rate = bar.format_dict["rate"] or 0.0
                 log.write(step, scalars | {"examples_per_second": rate * batch_size})
                 bar.set_postfix_str(f"loss {scalars['loss']:.4f}, {rate * batch_size:.0f} examples/s")
@@ -104,10 +104,10 @@ def train(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tup
                 if saving:
                     scalars, late = report(step, metrics), None
                 # A state in the middle of skipped updates is not saved, so that every checkpoint is a good one.
-                kept = saving and (step == steps or not (setback or scalars["skipped_in_a_row"]))
-                if setback and (step == steps or not signal_number):  # a resumed run comes here by itself
+                kept = saving and (step == steps or not (rollback or scalars["skipped_in_a_row"]))
+                if rollback and (step == steps or not signal_number):  # a resumed run comes here by itself
                     in_all = int(jax.device_get(state.skipped)[1])
-                    state = parallel.place_state(TrainState.going_on(setback.go_back(), in_all, np.int32(step)))
+                    state = parallel.place_state(TrainState.from_checkpoint(rollback.restore(), in_all, np.int32(step)))
                     late = None
                 if kept:
                     seconds = time.monotonic() - clock
@@ -126,17 +126,17 @@ def train(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tup
     return parallel.collect(state), progress
 
 
-def restore(config: ConfigDict, image_shape: tuple[int, ...], workdir: pathlib.Path) -> tuple[TrainState, dict]:
+def restore_state(config: ConfigDict, image_shape: tuple[int, ...], workdir: pathlib.Path) -> tuple[TrainState, dict]:
     """The newest state in a workdir, over all devices of the run, and what summary.json says of its training.
 
     Raises:
       InputError: there is none, or it cannot be used.
     """
-    if not checkpoint.exists(workdir):
+    if not checkpoint.has_checkpoint(workdir):
         raise InputError(f"{workdir} holds no checkpoint: train first, with --mode=train")
-    preemption.no_more()
+    preemption.stop_watching()
     with checkpoint.Checkpoints(workdir, config, reading=True) as checkpoints:
         shapes = jax.eval_shape(lambda: init_state(config, image_shape, jax.random.key(0)))
-        parallel = train_modes.make(config.parallel.mode, jax.devices(), config.parallel.fsdp)
+        parallel = train_modes.make_train_mode(config.parallel.mode, jax.devices(), config.parallel.fsdp)
         found, progress = checkpoints.restore(parallel.layout(shapes).saved())
-        return TrainState.going_on(found, progress.get("skipped", 0)), progress
+        return TrainState.from_checkpoint(found, progress.get("skipped", 0)), progress

@@ -11,7 +11,7 @@ from fmdp.training.checkpoint import Checkpoints
 REMEDY = "lower config.optimizer.learning_rate, or the share of the off-diagonal term"
 
 
-class Setback:
+class Rollback:
     """True once a report says that too many were skipped, until the run has gone back."""
 
     def __init__(self, checkpoints: Checkpoints, shapes: Any, limit: int, records: Callable[[int], np.ndarray]):
@@ -23,7 +23,7 @@ class Setback:
     def __bool__(self) -> bool:
         return bool(self._told)
 
-    def look(self, step: int, scalars: dict[str, float]) -> None:
+    def observe(self, step: int, scalars: dict[str, float]) -> None:
         """Take note of what is reported of a step."""
         if scalars["skipped_in_a_row"] < self._limit or self._told:
             return
@@ -33,7 +33,7 @@ class Setback:
             f" training images {', '.join(map(str, np.sort(self._records(step - 1))))}"
         )
 
-    def go_back(self) -> Any:
+    def restore(self) -> Any:
         """The last good state, to go on from with the batches that follow; once from one checkpoint.
 
         Raises:

@@ -12,7 +12,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import Summary
 
-from fmdp.io.files import replacing
+from fmdp.io.files import atomic_write
 
 FLUSH = 10.0  # seconds between two waits for the disk to have the events
 
@@ -29,7 +29,7 @@ class ScalarLog:
         path = workdir / "metrics.jsonl" if first else pathlib.Path(os.devnull)
         if first and path.exists():
             kept = [line for line in path.read_text().splitlines() if _step(line) <= step]
-            with replacing(path) as temporary:
+            with atomic_write(path) as temporary:
                 temporary.write_text("".join(line + "\n" for line in kept))
         self._file = path.open("a")
         # Written at once: the thread of tensorboardX's own writer would die on a full disk, and the run then hang.
@@ -83,6 +83,6 @@ def _heard() -> list[float]:
     return seconds
 
 
-def compiling() -> float:
+def compile_seconds() -> float:
     """Seconds in which JAX traced and compiled, or fetched what is compiled from its cache, since the first call."""
     return math.fsum(_heard())

@@ -20,7 +20,7 @@ from fmdp.types import AverageField, PRNGKey
 
 
 @struct.dataclass
-class Saved:
+class SavedState:
     """What a checkpoint holds of a state."""
 
     step: Any
@@ -30,7 +30,7 @@ class Saved:
 
 
 @struct.dataclass
-class TrainState(Saved):
+class TrainState(SavedState):
     """Everything that training carries from one step to the next.
 
     `skipped` [2] counts the updates left out because they were not finite: in a row up to now, and in all.
@@ -38,12 +38,12 @@ class TrainState(Saved):
 
     skipped: Any
 
-    def saved(self) -> Saved:
+    def saved(self) -> SavedState:
         """What a checkpoint holds; the counts go into its progress."""
-        return Saved(self.step, self.params, self.ema, self.opt_state)
+        return SavedState(self.step, self.params, self.ema, self.opt_state)
 
     @classmethod
-    def going_on(cls, saved: Saved, skipped: int, step: Any = None) -> "TrainState":
+    def from_checkpoint(cls, saved: SavedState, skipped: int, step: Any = None) -> "TrainState":
         """From a checkpoint, with so many updates skipped before it; at its own step unless given."""
         step = saved.step if step is None else step
         return cls(step, saved.params, saved.ema, saved.opt_state, np.array([0, skipped], np.int32))
@@ -53,7 +53,7 @@ def make_network(config: ConfigDict) -> nn.Module:
     """The backbone that config.network describes."""
     options = dict(config.network)
     name = options.pop("name")  # lists as tuples, so that a network can be hashed
-    return networks.make(name, {key: tuple(x) if isinstance(x, list) else x for key, x in options.items()})
+    return networks.make_backbone(name, {key: tuple(x) if isinstance(x, list) else x for key, x in options.items()})
 
 
 def make_field(network: nn.Module, params: Any) -> AverageField:

@@ -10,9 +10,9 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from fmdp.flow import losses
-from fmdp.flow.times import lattice
+from fmdp.flow.times import kronecker_times
 from fmdp.networks.log_variance import LogVariance
-from fmdp.parallel.train_modes import Spread
+from fmdp.parallel.train_modes import GradientTransform
 from fmdp.training.state import TrainState, make_field, make_network, make_optimizer
 from fmdp.types import PRNGKey
 
@@ -35,13 +35,13 @@ def make_loss(config: ConfigDict) -> Callable[[Any, Batch, PRNGKey], tuple[Array
         )
 
     def on_diagonal(params, key, x1, row):
-        t, _ = lattice(key, row)
+        t, _ = kronecker_times(key, row)
         x0 = jax.random.normal(jax.random.fold_in(key, row), x1.shape)
         loss = losses.diagonal(make_field(network, params["network"]), x0, x1, t)
         return loss, weigh(params, loss, t, t)
 
     def off_diagonal(params, key, x1, row):
-        a, b = lattice(key, row)
+        a, b = kronecker_times(key, row)
         noise_key, middle_key = jax.random.split(jax.random.fold_in(key, row))
         x0 = jax.random.normal(noise_key, x1.shape)
         s, t = jnp.minimum(a, b), jnp.maximum(a, b)
@@ -85,7 +85,7 @@ def accumulate(gradient: Callable[..., Any], parts: int) -> Callable[..., Any]:
 
 
 def make_train_step(
-    config: ConfigDict, spread: Spread = lambda gradient: gradient
+    config: ConfigDict, spread: GradientTransform = lambda gradient: gradient
 ) -> Callable[[TrainState, Batch, PRNGKey], tuple[TrainState, Metrics]]:
     """One step of training: (state, batch, key) -> (state, metrics).
 

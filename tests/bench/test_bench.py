@@ -34,9 +34,9 @@ def test_products_are_found_wherever_they_hide():
         return jax.lax.conv_general_dilated(x[..., None], kernel, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"))
 
     x, w = jnp.ones((2, 5)), jnp.ones((3, 5, 5))
-    found = flops.products(network, x, w)
+    found = flops.product_equations(network, x, w)
     assert [equation.primitive.name for equation in found] == ["dot_general"] * 3 + ["conv_general_dilated"]
-    backward = flops.products(jax.grad(lambda w: network(x, w).sum()), w)
+    backward = flops.product_equations(jax.grad(lambda w: network(x, w).sum()), w)
     assert len(backward) > 2 * len(found)
 
 
@@ -47,7 +47,7 @@ def test_the_chain_is_the_same_arithmetic_in_a_row():
         c = a @ b
         return c @ (c.T @ a)
 
-    run, operands = flops.chain(flops.products(network, a, b), jax.random.key(0))
+    run, operands = flops.chain(flops.product_equations(network, a, b), jax.random.key(0))
     compiled = jax.jit(run).lower(operands).compile()
     wanted = flops.flops(jax.jit(network).lower(a, b).compile())
     assert flops.flops(compiled) == pytest.approx(wanted, rel=0.2)

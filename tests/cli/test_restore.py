@@ -23,9 +23,9 @@ SHAPE = (8, 8, 1)
 def checkpoint(tmp_path_factory):
     """An untrained prior, whose field is zero: the denoiser gives back what it is given."""
     folder = tmp_path_factory.mktemp("prior") / "tiny"
-    network = networks.make("mlp", {"width": 8, "blocks": 1})
+    network = networks.make_backbone("mlp", {"width": 8, "blocks": 1})
     params = network.init(jax.random.key(0), jnp.zeros(SHAPE), 0.5, 0.5)["params"]
-    prior = prior_files.Prior(params=params, network=network, image_shape=SHAPE, about=prior_files.About())
+    prior = prior_files.Prior(params=params, network=network, image_shape=SHAPE, about=prior_files.PriorMetadata())
     prior_files.save(folder, prior)
     calibration = Calibration.fit([0.05, 0.3], [0.0, 0.5, 1.0], [[0.1, 0.11, 0.13], [0.2, 0.22, 0.26]])
     (folder / "calibration.json").write_text(json.dumps(calibration.to_dict()))
@@ -45,7 +45,7 @@ def run(**given):
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
     with flagsaver.flagsaver(**given):
-        restore_command.run()
+        restore_command.run_restore()
 
 
 def test_a_folder_from_the_command_line(checkpoint, pictures, tmp_path):
@@ -89,10 +89,10 @@ def test_a_full_disk_ends_it_in_one_line(checkpoint, pictures, small_disk):
 )
 def test_flags_of_another_mode_are_refused(name, mode, another):
     with flagsaver.flagsaver():
-        assert main.strangers(mode) == []
+        assert main.inapplicable_flags(mode) == []
         flags.FLAGS[name].present = 1
-        assert main.strangers(mode) == [name]
-        assert main.strangers(another) == []
+        assert main.inapplicable_flags(mode) == [name]
+        assert main.inapplicable_flags(another) == []
 
 
 def test_settings_of_plug_and_play_are_not_for_denoising(checkpoint, pictures, tmp_path):
@@ -106,7 +106,7 @@ def test_checkpoints_that_exist_are_listed(checkpoint, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "config.json").write_text("{}")
     with pytest.raises(InputError, match=rf"or one of fashion_mnist, {tmp_path}/mine$"):
-        prior_files.find(tmp_path / "nobody")
+        prior_files.find_prior(tmp_path / "nobody")
 
 
 def test_a_budget_becomes_a_lookahead(checkpoint, pictures, tmp_path):
@@ -118,13 +118,13 @@ def test_a_budget_becomes_a_lookahead(checkpoint, pictures, tmp_path):
 
 def test_masks_and_kernels_are_pictures(tmp_path):
     Image.fromarray(np.array([[0, 255], [90, 200]], np.uint8)).save(tmp_path / "m.png")
-    name, mask = restore_command.parameter(f"mask={tmp_path / 'm.png'}")
+    name, mask = restore_command.parse_operator_arg(f"mask={tmp_path / 'm.png'}")
     assert name == "mask"
     np.testing.assert_array_equal(mask, [[0, 1], [0, 1]])
-    _, kernel = restore_command.parameter(f"kernel={tmp_path / 'm.png'}")
+    _, kernel = restore_command.parse_operator_arg(f"kernel={tmp_path / 'm.png'}")
     assert kernel.sum() == pytest.approx(1)
-    assert restore_command.parameter("size=9") == ("size", 9)
-    assert restore_command.parameter("boundary=circular") == ("boundary", "circular")
+    assert restore_command.parse_operator_arg("size=9") == ("size", 9)
+    assert restore_command.parse_operator_arg("boundary=circular") == ("boundary", "circular")
 
 
 @pytest.mark.parametrize(

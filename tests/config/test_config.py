@@ -3,8 +3,8 @@ import pathlib
 import pytest
 
 from configs import digits
-from fmdp.config.defaults import plain
-from fmdp.config.validation import validate
+from fmdp.config.defaults import as_plain_dict
+from fmdp.config.validation import validate_for_devices
 from fmdp.errors import InputError
 
 CONFIGS = sorted(path for path in (pathlib.Path(__file__).parents[2] / "configs").glob("[!_]*.py"))
@@ -51,10 +51,10 @@ CONFIGS = sorted(path for path in (pathlib.Path(__file__).parents[2] / "configs"
 )
 def test_what_cannot_run_is_refused_by_name_and_value(key, value):
     c = digits.get_config()
-    validate(c, 4)
+    validate_for_devices(c, 4)
     c.update_from_flattened_dict({key: value})
     with pytest.raises(InputError) as refused:
-        validate(c, 4)
+        validate_for_devices(c, 4)
     assert f"config.{key} = {value!r}" in str(refused.value)
 
 
@@ -69,4 +69,4 @@ def test_every_config_says_its_command_time_and_scores(path):
 def test_plain_config_is_json():
     import json
 
-    assert json.loads(json.dumps(plain(digits.get_config())))["evaluate"]["noise_levels"] == [0.3, 0.5, 0.7]
+    assert json.loads(json.dumps(as_plain_dict(digits.get_config())))["evaluate"]["noise_levels"] == [0.3, 0.5, 0.7]

@@ -23,7 +23,7 @@ from PIL import Image
 from fmdp import data
 from fmdp.config.defaults import default_config
 from fmdp.data import folder
-from fmdp.data.decoding import Frame, UnusableError
+from fmdp.data.decoding import ImagePreprocessor, UnusableError
 from fmdp.errors import InputError
 from fmdp.restoration import image_files
 from fmdp.restoration.request import Request
@@ -55,7 +55,7 @@ def source(path, **changes):
 
 def restored(root, output, request=REQUEST):
     with at_most(60):
-        return image_files.run(Zero(), request, root, output, {})
+        return image_files.restore_files(Zero(), request, root, output, {})
 
 
 @contextlib.contextmanager
@@ -89,7 +89,7 @@ def test_a_picture_counts_by_its_content_and_not_by_its_name(tmp_path):
     fill(tmp_path / "in")
     (tmp_path / "in" / "png.jpg").write_bytes(WHOLE["colour.png"])
     (tmp_path / "in" / "jpg.png").write_bytes(WHOLE["colour.jpg"])
-    split = data.load(source(tmp_path / "in"))
+    split = data.load_split(source(tmp_path / "in"))
     assert split.left_out == ()
     assert len(split.train) + len(split.test) == 10
     assert restored(tmp_path / "in", tmp_path / "out") == (10, [])
@@ -101,17 +101,19 @@ def test_bombs_in_metadata_take_no_memory(kind, place):
     head = {b"zTXt": b"key\0\0", b"iTXt": b"key\0\1\0\0\0", b"iCCP": b"name\0\0"}[kind]
     content = with_chunk(kind, head + zeros(2**29), place)
     with little_memory(), at_most(10), contextlib.suppress(UnusableError):
-        Frame(size=8, channels=3, max_pixels=10_000).upright(io.BytesIO(content))
+        ImagePreprocessor(size=8, channels=3, max_pixels=10_000).upright(io.BytesIO(content))
 
 
 def test_data_sets_whose_code_would_be_fetched_are_refused(tmp_path):
     for name in ("huggingface:mnist", "kaggle:cats", "../mnist", "a b", "mnist;x"):
         c = source(tmp_path, source="tfds", dataset=name)
-        assert f"config.data.dataset = {name!r}: name a data set of tensorflow-datasets itself" in refused(data.load, c)
+        assert f"config.data.dataset = {name!r}: name a data set of tensorflow-datasets itself" in refused(
+            data.load_split, c
+        )
 
 
 def test_damaged_metadata_turns_nothing_and_harms_nothing():
-    frame = Frame(size=8, channels=3, max_pixels=10_000)
+    frame = ImagePreprocessor(size=8, channels=3, max_pixels=10_000)
     plain = frame.decode(
         io.BytesIO(damaged_pictures.png(p for p in damaged_pictures.chunks(WHOLE["colour.png"]) if p[0] != b"eXIf"))
     )
@@ -150,7 +152,7 @@ ODD = {"pipe", "device", "loop", "empty", "socket", "\x1b[31mred\n"}
 
 def test_what_is_no_regular_file_is_left_out_and_waited_for_by_nobody(strange, tmp_path, caplog):
     with at_most(60):
-        split = data.load(source(strange))
+        split = data.load_split(source(strange))
     assert len(split.train) + len(split.test) == 9
     assert len(split.left_out) == len(ODD)
     for name in ("pipe", "device"):
@@ -158,7 +160,7 @@ def test_what_is_no_regular_file_is_left_out_and_waited_for_by_nobody(strange, t
     assert all(one_line(line) for line in split.left_out)
     assert len(caplog.records) == 1
     assert "6 of 15 pictures left out" in caplog.text
-    data.pin(split, tmp_path / "split.json")
+    data.pin_split(split, tmp_path / "split.json")
     assert json.loads((tmp_path / "split.json").read_text())["left_out"] == list(split.left_out)
     done, faults = restored(strange, tmp_path / "out")
     assert done == 9
@@ -204,12 +206,12 @@ def test_a_folder_that_changes_while_it_is_read(tmp_path, monkeypatch, caplog):
             yield found
 
     monkeypatch.setattr(os, "walk", changing)
-    names = folder.names(root)
+    names = folder.list_names(root)
     assert names == [f"{i}.png" for i in range(8)]
     assert len(caplog.records) == 2
     assert all(name in caplog.text for name in ("/gone'", "/going'"))
     monkeypatch.undo()
-    split = data.load(source(root, memory_gb=0.0))
+    split = data.load_split(source(root, memory_gb=0.0))
     first, second = split.train.names[:2]
     (root / first).unlink()
     (root / second).unlink()
@@ -217,7 +219,7 @@ def test_a_folder_that_changes_while_it_is_read(tmp_path, monkeypatch, caplog):
     with at_most(20):
         np.testing.assert_array_equal(split.train[:1], split.train[2:3])
         np.testing.assert_array_equal(split.train[1:2], split.train[2:3])
-    monkeypatch.setattr(folder, "names", lambda root: [*names, "never.png"])
+    monkeypatch.setattr(folder, "list_names", lambda root: [*names, "never.png"])
     done, faults = restored(root, tmp_path / "out")
     assert (done, len(faults)) == (6, 3)
 
@@ -231,12 +233,12 @@ def test_what_may_not_be_read_is_named(tmp_path, caplog):
         (root / "3.png").chmod(0)
         os.seteuid(65534)
         try:
-            split = data.load(source(root))
-            paths = image_files.find(root, pathlib.Path(place) / "out")
+            split = data.load_split(source(root))
+            paths = image_files.find_images(root, pathlib.Path(place) / "out")
             with pytest.raises(InputError, match=r"cannot be reached \(Permission denied\): name another folder"):
-                image_files.find(root, tmp_path)
+                image_files.find_images(root, tmp_path)
             with pytest.raises(PermissionError):
-                image_files.read(root / "3.png")
+                image_files.read_image(root / "3.png")
         finally:
             os.seteuid(0)
     assert split.left_out == ("'3.png': Permission denied",)
@@ -247,7 +249,7 @@ def test_what_may_not_be_read_is_named(tmp_path, caplog):
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_worker_process_that_dies_is_told_at_once(tmp_path, workers):
-    images = data.load(source(fill(tmp_path), memory_gb=0.0)).train
+    images = data.load_split(source(fill(tmp_path), memory_gb=0.0)).train
     with contextlib.closing(data.batches(images, 4, 2, 0, workers=workers)) as batches:
         next(batches)
         started = [child for child in multiprocessing.active_children() if "grain" in child.name]
@@ -265,7 +267,7 @@ def test_a_worker_process_that_dies_is_told_at_once(tmp_path, workers):
 
 @pytest.mark.slow
 def test_pictures_that_vanish_under_a_worker_are_told(tmp_path):
-    images = data.load(source(fill(tmp_path), memory_gb=0.0)).train
+    images = data.load_split(source(fill(tmp_path), memory_gb=0.0)).train
     for path in tmp_path.glob("*.png"):
         path.unlink()
     with contextlib.closing(data.batches(images, 4, 2, 0, workers=1)) as batches, at_most(60):

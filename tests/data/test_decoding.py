@@ -10,11 +10,11 @@ from PIL import Image
 from fmdp import data
 from fmdp.config.defaults import default_config
 from fmdp.data import folder
-from fmdp.data.decoding import Frame, UnusableError
+from fmdp.data.decoding import ImagePreprocessor, UnusableError
 from fmdp.errors import InputError
 from fmdp.training import loop
 
-FRAME = Frame(size=16, channels=3, max_pixels=10_000)
+FRAME = ImagePreprocessor(size=16, channels=3, max_pixels=10_000)
 
 
 def noise(height, width, channels=3, seed=0):
@@ -73,7 +73,7 @@ def test_the_middle_square_is_taken_and_resized():
 
 def test_every_kind_of_pixels_becomes_colour_or_gray():
     colour = picture(16, 16)
-    gray = Frame(size=16, channels=1, max_pixels=10_000)
+    gray = ImagePreprocessor(size=16, channels=1, max_pixels=10_000)
     np.testing.assert_array_equal(decode(colour, gray)[..., 0], colour.convert("L"))
     np.testing.assert_array_equal(decode(colour.convert("L")), np.asarray(colour.convert("L"))[..., None].repeat(3, -1))
     np.testing.assert_array_equal(decode(colour.quantize(256)), colour.quantize(256).convert("RGB"))
@@ -124,39 +124,39 @@ def test_a_mixed_folder_trains_and_names_what_it_leaves_out(mixed, tmp_path, cap
     c.data.update(settings(mixed, max_pixels=10_000, flip=True))
     c.network = dict(name="mlp", width=8, blocks=1)
     c.train.update(steps=2, batch_size=8)
-    split = data.load(c.data)
+    split = data.load_split(c.data)
     assert (len(split.train), len(split.test)) == (10, 2)
     assert [line.split(":")[0] for line in split.left_out] == [
         "'broken.png'", "'empty.jpg'", "'loop.png'", "'small.bmp'", "'vast.png'",
     ]  # fmt: skip
     assert len(caplog.records) == 1
     assert "5 of 17 pictures left out: 'broken.png': not a picture; 'empty.jpg'" in caplog.text
-    _, progress = loop.train(c, split.train, tmp_path / "run")
+    _, progress = loop.fit(c, split.train, tmp_path / "run")
     assert progress["steps"] == 2
     with pytest.raises(InputError, match=r"'broken.png': not a picture; remove it"):
-        data.load(settings(mixed, strict=True))
+        data.load_split(settings(mixed, strict=True))
 
 
 def test_a_picture_that_turns_out_damaged_is_named_and_another_stands_in(tmp_path, caplog):
     for i in range(8):
         picture(seed=i).save(tmp_path / f"{i}.png")
-    whole = data.load(settings(tmp_path)).train
+    whole = data.load_split(settings(tmp_path)).train
     name = whole.names[2]
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-200])
     for memory in (0.0, 1.0):
-        cut = data.load(settings(tmp_path, memory_gb=memory)).train
+        cut = data.load_split(settings(tmp_path, memory_gb=memory)).train
         assert cut.kept == (memory > 0)
         for _ in range(2):
             np.testing.assert_array_equal(cut[:], whole[np.array([0, 1, 3, 3, 4, 5])])
     assert sum(f"'{name}': damaged" in record.getMessage() for record in caplog.records) == 1
     with pytest.raises(InputError, match=f"'{name}': damaged"):
-        data.load(settings(tmp_path, strict=True))
+        data.load_split(settings(tmp_path, strict=True))
 
 
 def test_kept_pictures_are_decoded_once_and_only_when_asked_for(tmp_path):
     for i in range(8):
         picture(seed=i).save(tmp_path / f"{i}.png")
-    read, kept = (data.load(settings(tmp_path, memory_gb=memory)).train for memory in (0.0, 1.0))
+    read, kept = (data.load_split(settings(tmp_path, memory_gb=memory)).train for memory in (0.0, 1.0))
     expected = read[:]
     for index in (slice(0, 2), np.array([3, 1, 3]), slice(None)):
         np.testing.assert_array_equal(kept[index], expected[index])
@@ -172,20 +172,20 @@ def test_split_of_a_folder_is_by_class_and_its_hash_follows_the_names(tmp_path):
         (tmp_path / name).mkdir()
         for i in range(count):
             picture(seed=i).save(tmp_path / name / f"{i}.png")
-    first, again = (data.load(settings(tmp_path)) for _ in range(2))
+    first, again = (data.load_split(settings(tmp_path)) for _ in range(2))
     assert sorted(name[0] for name in first.held_out) == ["a", "a", "b"]
     assert sorted(first.test_labels) == [0, 0, 1]
     assert (first.hash, first.held_out) == (again.hash, again.held_out)
     np.testing.assert_array_equal(first.test, again.test)
     (tmp_path / "b" / "9.png").write_bytes((tmp_path / "b" / "0.png").read_bytes())
-    assert data.load(settings(tmp_path)).hash != first.hash
+    assert data.load_split(settings(tmp_path)).hash != first.hash
 
 
 def test_a_folder_for_every_picture_is_no_hindrance(tmp_path):
     for i in range(8):
         (tmp_path / str(i)).mkdir()
         picture(seed=i).save(tmp_path / str(i) / "face.png")
-    assert len(data.load(settings(tmp_path)).test) == 2
+    assert len(data.load_split(settings(tmp_path)).test) == 2
 
 
 def test_official_folders_are_the_split(tmp_path):
@@ -195,12 +195,12 @@ def test_official_folders_are_the_split(tmp_path):
             for i in range(count):
                 picture(seed=i).save(tmp_path / part / kind / f"{i}.jpg")
     (tmp_path / "beside.jpg").write_bytes((tmp_path / "train" / "cat" / "0.jpg").read_bytes())
-    split = data.load(settings(tmp_path))
+    split = data.load_split(settings(tmp_path))
     assert list(split.held_out) == ["val/cat/0.jpg", "val/cat/1.jpg", "val/dog/0.jpg", "val/dog/1.jpg"]
     assert len(split.train) == 6
     assert list(split.train_labels) == [0, 0, 0, 1, 1, 1]
-    assert len(data.load(settings(tmp_path, test_images=2)).test) == 2
-    assert data.load(settings(tmp_path, test_images=2)).hash == split.hash
+    assert len(data.load_split(settings(tmp_path, test_images=2)).test) == 2
+    assert data.load_split(settings(tmp_path, test_images=2)).hash == split.hash
 
 
 def test_each_folder_is_read_once_however_it_is_linked(tmp_path):
@@ -210,7 +210,7 @@ def test_each_folder_is_read_once_however_it_is_linked(tmp_path):
     picture().save(tmp_path / "mine" / "a" / "y.png")
     for link, target in (("linked", tmp_path / "elsewhere"), ("twice", tmp_path / "elsewhere"), ("round", tmp_path)):
         (tmp_path / "mine" / link).symlink_to(target, target_is_directory=True)
-    assert folder.names(tmp_path / "mine") == ["a/y.png", "linked/x.png"]
+    assert folder.list_names(tmp_path / "mine") == ["a/y.png", "linked/x.png"]
 
 
 def stylegan(path, count=8, labels=None, extra=()):
@@ -227,21 +227,21 @@ def stylegan(path, count=8, labels=None, extra=()):
 
 
 def test_stylegan_zip_with_and_without_labels(tmp_path):
-    split = data.load(settings(stylegan(tmp_path / "plain.zip")))
+    split = data.load_split(settings(stylegan(tmp_path / "plain.zip")))
     assert (len(split.train), len(split.test)) == (6, 2)
     assert not split.train_labels.any()
     pixels = {noise(16, 16, seed=i).tobytes() for i in range(8)}
     seen = ((np.concatenate([split.train[:], split.test]) + 1) * 127.5).round().astype(np.uint8)
     assert {image.tobytes() for image in seen} == pixels
-    split = data.load(settings(stylegan(tmp_path / "labelled.zip", labels=[0, 1] * 4)))
+    split = data.load_split(settings(stylegan(tmp_path / "labelled.zip", labels=[0, 1] * 4)))
     assert sorted(split.test_labels) == [0, 1]
-    assert not data.load(settings(stylegan(tmp_path / "null.zip", labels=[]))).test_labels.any()
+    assert not data.load_split(settings(stylegan(tmp_path / "null.zip", labels=[]))).test_labels.any()
 
 
 def test_zip_members_that_climb_out_are_left_out(tmp_path):
     content = encoded(picture())
     extra = [("../up.png", content), ("/root.png", content), ("__MACOSX/._x.png", b""), ("read.me", b"")]
-    split = data.load(settings(stylegan(tmp_path / "climbs.zip", extra=extra)))
+    split = data.load_split(settings(stylegan(tmp_path / "climbs.zip", extra=extra)))
     assert split.left_out == (
         "'../up.png': its name leads out of the zip",
         "'/root.png': its name leads out of the zip",
@@ -268,7 +268,7 @@ def test_bad_sources_of_pictures_are_named(tmp_path):
     }  # fmt: skip
     for name, (c, message) in cases.items():
         with pytest.raises(InputError, match=message) as refused:
-            data.load(c)
+            data.load_split(c)
         assert "\n" not in str(refused.value), name
 
 
@@ -277,4 +277,4 @@ def test_a_file_that_may_not_be_read_is_left_out(tmp_path):
         picture(seed=i).save(tmp_path / f"{i}.png")
     (tmp_path / "3.png").unlink()
     (tmp_path / "3.png").symlink_to(os.devnull + "/nowhere")
-    assert data.load(settings(tmp_path)).left_out == ("'3.png': Not a directory",)
+    assert data.load_split(settings(tmp_path)).left_out == ("'3.png': Not a directory",)

@@ -52,7 +52,7 @@ def test_processes_share_the_batches_of_one():
 
 
 def test_digits_split_is_fixed_stratified_and_apart():
-    first, second = (data.load(ConfigDict(dict(source="digits", test_share=0.2))) for _ in range(2))
+    first, second = (data.load_split(ConfigDict(dict(source="digits", test_share=0.2))) for _ in range(2))
     assert first.hash == second.hash
     assert len(first.train) + len(first.test) == 1797
     assert first.train.shape[1:] == (8, 8, 1)
@@ -71,7 +71,7 @@ def test_diagonal_count_is_divisible_by_the_devices():
 
 def test_bad_input_is_named():
     with pytest.raises(InputError, match=r"'digitz'.*digits"):
-        data.load(ConfigDict(dict(source="digitz", test_share=0.2)))
+        data.load_split(ConfigDict(dict(source="digitz", test_share=0.2)))
     with pytest.raises(InputError, match="no image"):
         data.batches(images(0), 4, 2, seed=0)
     with pytest.raises(InputError, match="1 images"):
@@ -107,7 +107,7 @@ def test_worker_processes_give_the_batches_of_threads_and_resume_each_other(tmp_
         Image.fromarray(rng.integers(0, 256, (12, 12, 3), np.uint8)).save(tmp_path / f"{i}.png")
     c = default_config().data
     c.update(path=str(tmp_path), size=8, memory_gb=0.0)
-    images = data.load(c).train
+    images = data.load_split(c).train
     expected, iterator = [], data.batches(images, 4, 2, 0, flip=True)
     for _ in range(8):
         expected.append(next(iterator))

@@ -40,13 +40,13 @@ def fashion(tmp_path):
 
 
 def test_idx_files_keep_their_official_split(fashion):
-    split = data.load(settings(fashion))
+    split = data.load_split(settings(fashion))
     assert split.train.shape == (20, 6, 6, 1)
     np.testing.assert_allclose(split.train[:], bytes_of(20, seed=20) / 127.5 - 1, atol=1e-6)
     np.testing.assert_allclose(split.test, bytes_of(10, seed=10) / 127.5 - 1, atol=1e-6)
     assert split.train[:].dtype == split.test.dtype == np.float32
     np.testing.assert_array_equal(split.test_labels, np.arange(10) % 2)
-    few = data.load(settings(fashion, source="idx", test_images=4))
+    few = data.load_split(settings(fashion, source="idx", test_images=4))
     assert sorted(few.test_labels) == [0, 0, 1, 1]
     assert few.hash == split.hash
 
@@ -62,32 +62,32 @@ def test_damaged_idx_files_are_named(fashion):
     ):
         images.write_bytes(content)
         with pytest.raises(InputError, match=message):
-            data.load(settings(fashion))
+            data.load_split(settings(fashion))
     images.write_bytes(whole)
     labels.write_bytes(idx_file(np.zeros(9, np.uint8)))
     with pytest.raises(InputError, match=r"test images of shape \(10, 6, 6\) with classes of shape \(9,\)"):
-        data.load(settings(fashion))
+        data.load_split(settings(fashion))
     labels.unlink()
     with pytest.raises(InputError, match=r"no t10k-labels-idx1-ubyte or t10k-labels-idx1-ubyte\.gz"):
-        data.load(settings(fashion))
+        data.load_split(settings(fashion))
     packed = fashion / "train-images-idx3-ubyte.gz"
     packed.write_bytes(packed.read_bytes()[:-20])
     with pytest.raises(InputError, match=r"train-images-idx3-ubyte\.gz cannot be read"):
-        data.load(settings(fashion))
+        data.load_split(settings(fashion))
 
 
 def test_npz_of_bytes_or_floats_with_and_without_a_split(tmp_path):
     path = tmp_path / "images.npz"
     np.savez(path, bytes_of(8, channels=3))
-    split = data.load(settings(path))
+    split = data.load_split(settings(path))
     assert (split.train.shape, split.test.shape) == ((6, 6, 6, 3), (2, 6, 6, 3))
     np.savez(path, x_train=bytes_of(8)[..., 0], y_train=np.arange(8)[:, None] % 4, x_test=bytes_of(3, seed=1)[..., 0])
-    split = data.load(settings(path))
+    split = data.load_split(settings(path))
     assert (split.train.shape, split.test.shape) == ((8, 6, 6, 1), (3, 6, 6, 1))
     np.testing.assert_array_equal(split.train_labels, np.arange(8) % 4)
     floats = np.random.default_rng(0).uniform(-1, 1, (8, 6, 6, 1))
     np.savez(path, images=floats, test_images=floats[:2])
-    split = data.load(settings(path))
+    split = data.load_split(settings(path))
     np.testing.assert_array_equal(split.train[:], floats.astype(np.float32))
     assert split.test.dtype == np.float32
 
@@ -110,7 +110,7 @@ def test_npz_of_anything_else_is_refused(tmp_path, arrays, message):
     path = tmp_path / "images.npz"
     np.savez(path, **arrays)
     with pytest.raises(InputError, match=message) as refused:
-        data.load(settings(path))
+        data.load_split(settings(path))
     assert str(path) in str(refused.value)
 
 
@@ -118,14 +118,14 @@ def test_arrays_of_another_size_and_files_of_no_kind_are_refused(tmp_path):
     path = tmp_path / "images.npz"
     np.savez(path, bytes_of(8))
     with pytest.raises(InputError, match=r"config.data.size = 32, but .* holds images of 6x6"):
-        data.load(settings(path, size=32))
+        data.load_split(settings(path, size=32))
     path.write_bytes(b"not a zip")
     with pytest.raises(InputError, match="not an npz file"):
-        data.load(settings(path))
+        data.load_split(settings(path))
     with pytest.raises(InputError, match="'folders': must be one of digits, idx, npz, folder, zip, tfds"):
-        data.load(settings(path, source="folders"))
+        data.load_split(settings(path, source="folders"))
     with pytest.raises(InputError, match=r"images.npz' is not a folder"):
-        data.load(settings(path, source="folder"))
+        data.load_split(settings(path, source="folder"))
 
 
 def test_subset_takes_of_every_class_its_share():
@@ -139,13 +139,13 @@ def test_subset_takes_of_every_class_its_share():
 
 def test_a_run_keeps_to_the_split_it_began_with(fashion, tmp_path):
     path = tmp_path / "split.json"
-    split = data.load(settings(fashion))
+    split = data.load_split(settings(fashion))
     for _ in range(2):
-        data.pin(split, path)
+        data.pin_split(split, path)
     assert f'"hash": "{split.hash}"' in path.read_text()
     assert '"test/9"' in path.read_text()
     with pytest.raises(InputError, match=r"split.json is of a run on other images"):
-        data.pin(split._replace(hash="another"), path)
+        data.pin_split(split._replace(hash="another"), path)
 
 
 @pytest.fixture(scope="module")
@@ -166,8 +166,8 @@ def prepared(tmp_path_factory):
 @pytest.mark.slow
 def test_afhq_through_tensorflow_datasets_is_its_folder(prepared):
     settled = dict(size=16, dataset="afhq", flip=True)
-    there = data.load(settings(prepared / "prepared", source="tfds", **settled))
-    here = data.load(settings(prepared, **settled))
+    there = data.load_split(settings(prepared / "prepared", source="tfds", **settled))
+    here = data.load_split(settings(prepared, **settled))
     assert there.train.shape == here.train.shape == (9, 16, 16, 3)
     for ours, theirs in ((here.train[:], there.train[:]), (here.test, there.test)):
         assert {image.tobytes() for image in ours} == {image.tobytes() for image in theirs}
@@ -180,7 +180,7 @@ def test_afhq_through_tensorflow_datasets_is_its_folder(prepared):
 def test_data_sets_that_are_not_there_are_named(prepared, tmp_path):
     def refused(dataset, path=tmp_path):
         with pytest.raises(InputError) as error:
-            data.load(settings(path, source="tfds", dataset=dataset, size=16))
+            data.load_split(settings(path, source="tfds", dataset=dataset, size=16))
         assert "\n" not in str(error.value)
         return str(error.value)
 

@@ -28,7 +28,7 @@ def swept():
     c.update(points=5, draws=2, batch_size=300, rival_images=500, rival_steps=60, bootstrap=20, noise_levels=(0.4, 0.6))
     train, test = (np.asarray(TARGET.sample(jax.random.key(seed), 500)) for seed in (0, 1))
     split = data.Split(train, test, np.zeros(500, int), np.zeros(500, int), "", TARGET)
-    summary, sweeps = denoising.evaluate(FIELD, split, c, jax.random.key(2))
+    summary, sweeps = denoising.evaluate_denoising(FIELD, split, c, jax.random.key(2))
     return c, split, summary, sweeps
 
 
@@ -77,21 +77,21 @@ def test_ragged_batches_change_nothing(swept):
     c, split, _, sweeps = swept
     whole = c.copy_and_resolve_references()
     whole.update(batch_size=1000, rival_images=0)
-    again = denoising.sweep(FIELD, split.test, 0.4, whole, jax.random.fold_in(jax.random.key(2), 0))
+    again = denoising.sweep_noise_level(FIELD, split.test, 0.4, whole, jax.random.fold_in(jax.random.key(2), 0))
     np.testing.assert_allclose(again.knobs["lookahead"].restored, sweeps[0].knobs["lookahead"].restored, atol=1e-5)
     assert set(again.knobs) == {"lookahead", "chord"}
 
 
 def test_restorations_are_dropped_once_they_are_measured(swept, tmp_path):
     c, split, _, sweeps = swept
-    few = denoising.keep(sweeps[0], 3)
+    few = denoising.keep_images(sweeps[0], 3)
     assert few.kept.tolist() == [0, (len(split.test) - 1) // 2, len(split.test) - 1]
     for name in ("lookahead", "chord"):
         whole = sweeps[0].knobs[name]
         np.testing.assert_array_equal(few.knobs[name].restored, whole.restored[:, :, few.kept])
         np.testing.assert_array_equal(few.knobs[name].mse, whole.mse)
-    fitted, _ = denoising.calibrate(FIELD, split.test, [denoising.keep(s, 3) for s in sweeps], c)
-    assert fitted == denoising.calibrate(FIELD, split.test, sweeps, c)[0]
+    fitted, _ = denoising.calibrate_lookahead(FIELD, split.test, [denoising.keep_images(s, 3) for s in sweeps], c)
+    assert fitted == denoising.calibrate_lookahead(FIELD, split.test, sweeps, c)[0]
     curves.draw_denoising(tmp_path / "few.png", split.test, [few], 3)
     curves.draw_denoising(tmp_path / "all.png", split.test, sweeps[:1], 3)
     assert (tmp_path / "few.png").read_bytes() == (tmp_path / "all.png").read_bytes()
@@ -99,7 +99,7 @@ def test_restorations_are_dropped_once_they_are_measured(swept, tmp_path):
 
 def test_a_budget_in_decibels_is_met_on_other_images(swept):
     c, split, _, sweeps = swept
-    calibration, trials = denoising.calibrate(FIELD, split.test, sweeps, c)
+    calibration, trials = denoising.calibrate_lookahead(FIELD, split.test, sweeps, c)
     assert len(calibration.levels) == 2
     reached = [trial for trial in trials if trial["setting"] is not None]
     assert len(reached) >= 4
@@ -109,7 +109,7 @@ def test_a_budget_in_decibels_is_met_on_other_images(swept):
 
 def test_truth_places_an_exact_field_on_itself(swept):
     _, split, _, sweeps = swept
-    for level in known_target.compare(TARGET, split.test, sweeps, jax.random.key(3)):
+    for level in known_target.compare_to_exact(TARGET, split.test, sweeps, jax.random.key(3)):
         assert max(row["relative"] for row in level["field_error"]) < 1e-4
         by_name = {(c["field"], c["knob"]): c["points"] for c in level["curves"]}
         for exact, learned in zip(by_name["exact", "lookahead"], by_name["learned", "lookahead"], strict=True):
@@ -121,7 +121,7 @@ def test_truth_places_an_exact_field_on_itself(swept):
 
 @pytest.mark.parametrize("points", [3, 15])
 def test_grid_has_its_ends_and_is_dense_at_the_far_one(points):
-    grid = denoising.knob_grid(points)
+    grid = denoising.setting_grid(points)
     assert grid[0] == 0
     assert grid[-1] == 1
     assert np.all(np.diff(grid, 2) < 0)
@@ -129,7 +129,7 @@ def test_grid_has_its_ends_and_is_dense_at_the_far_one(points):
 
 
 def test_plug_and_play_settles_where_the_closed_form_says():
-    for row in known_target.plug_and_play(TARGET, 0.5, jax.random.key(4), points=3, chains=1500):
+    for row in known_target.plug_and_play_law(TARGET, 0.5, jax.random.key(4), points=3, chains=1500):
         assert row["shift_run"] == pytest.approx(row["shift"], rel=1e-4)
         assert row["variance_run"] == pytest.approx(row["variance"], rel=0.1)
         assert row["free_variance_run"] == pytest.approx(row["free_variance"], rel=0.1)

@@ -46,14 +46,14 @@ SPLIT = Split(images(0, 60), images(1, 40), np.arange(60) % 2, np.arange(40) % 2
 def settings(monkeypatch):
     """config.evaluate with weights for Inception and AlexNet, none for VGG16."""
     available = {"inception": STRIPES, "lpips_alex": ALEX}
-    monkeypatch.setattr(weights, "load", lambda name, where: available.get(name))
+    monkeypatch.setattr(weights, "load_weights", lambda name, where: available.get(name))
     settings = default_config().evaluate
     settings.update(inception="auto", lpips="auto", batch_size=16)
     return settings
 
 
 def test_nothing_is_measured_or_said_unless_asked_for(capsys):
-    networks = network_metrics.load(SPLIT, default_config().evaluate)
+    networks = network_metrics.load_network_metrics(SPLIT, default_config().evaluate)
     restored = SPLIT.test[None]
     assert networks.per_image(restored, SPLIT.test) == networks.per_set(restored) == {}
     assert networks.floors(SPLIT.test, SPLIT.test_labels) == {}
@@ -61,17 +61,17 @@ def test_nothing_is_measured_or_said_unless_asked_for(capsys):
 
 
 def test_without_weights_one_line_says_so_and_measures_nothing(monkeypatch, capsys):
-    monkeypatch.setattr(weights, "load", lambda name, where: None)
+    monkeypatch.setattr(weights, "load_weights", lambda name, where: None)
     settings = default_config().evaluate
     settings.update(inception="auto", lpips="auto")
-    assert network_metrics.load(SPLIT, settings).weights == {}
+    assert network_metrics.load_network_metrics(SPLIT, settings).weights == {}
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("not measured: inception needs pt_inception-2015-12-05-6726825d.pth of mseitzer/pytorch-fid")
     assert "lpips_vgg needs vgg16-397923af.pth of torchvision's models and lpips/weights/v0.1/vgg.pth" in line
 
 
 def test_lpips_per_image_is_that_of_the_network_and_of_gray_images_their_colours(settings):
-    networks = network_metrics.load(SPLIT, settings)
+    networks = network_metrics.load_network_metrics(SPLIT, settings)
     restored = np.stack([images(2, 40), 1.5 * images(3, 40)]).reshape(2, 1, 40, SIDE, SIDE, 1)
     measured = networks.per_image(restored, SPLIT.test)
     assert set(measured) == {"lpips_alex"}
@@ -82,7 +82,7 @@ def test_lpips_per_image_is_that_of_the_network_and_of_gray_images_their_colours
 
 
 def test_sets_are_held_against_the_training_images_as_8_bit_pictures(settings, capsys):
-    networks = network_metrics.load(SPLIT, settings)
+    networks = network_metrics.load_network_metrics(SPLIT, settings)
     assert "FID needs 2048 images on either side" in capsys.readouterr().out
     measured = networks.per_set(np.stack([SPLIT.test, SPLIT.test * 0.2, SPLIT.test + 1e-3]))
     assert set(measured) == {"kid", "kid_subset_std", "precision", "recall"}
@@ -97,14 +97,14 @@ def test_sets_are_held_against_the_training_images_as_8_bit_pictures(settings, c
 
 def test_fid_of_few_images_is_measured_where_asked_for(settings, capsys):
     settings.small_fid = True
-    networks = network_metrics.load(SPLIT, settings)
+    networks = network_metrics.load_network_metrics(SPLIT, settings)
     assert "FID" not in capsys.readouterr().out
     measured = networks.per_set(np.stack([SPLIT.test, SPLIT.test * 0.2]))
     assert measured["fid"][0] < measured["fid"][1]
 
 
 def test_the_floor_is_what_real_images_come_to(settings):
-    networks = network_metrics.load(SPLIT, settings)
+    networks = network_metrics.load_network_metrics(SPLIT, settings)
     floor = networks.floors(SPLIT.test, SPLIT.test_labels)
     assert set(floor) == {"kid", "precision", "recall"}
     measured = networks.per_set(np.stack([SPLIT.test, SPLIT.test * 0.2]))
@@ -124,9 +124,9 @@ def test_images_that_do_not_suit_are_refused_where_asked_for_by_path(settings, c
     settings.update(inception="", lpips="")
     settings[key] = "somewhere"
     with pytest.raises(InputError, match=f"config.evaluate.{key} = 'somewhere': {message}"):
-        network_metrics.load(split, settings)
+        network_metrics.load_network_metrics(split, settings)
     settings[key] = "auto"
-    assert network_metrics.load(split, settings).weights == {}
+    assert network_metrics.load_network_metrics(split, settings).weights == {}
     assert message in capsys.readouterr().out
 
 
@@ -137,7 +137,7 @@ def test_an_evaluation_reports_them_beside_their_floors(settings, tmp_path):
     split = Split(train, test, np.zeros(40, int), np.zeros(40, int), "")
     settings.update(points=3, draws=2, bootstrap=5, noise_levels=(0.5,), rival_images=20, rival_steps=2, small_fid=True)
     field = jax.tree_util.Partial(lambda x, s, t: target.average_field(x, s, t))
-    summary, _ = denoising.evaluate(field, split, settings, jax.random.key(2))
+    summary, _ = denoising.evaluate_denoising(field, split, settings, jax.random.key(2))
     assert summary["weights"] == {"inception": "stand-in", "lpips_alex": "random"}
     curves = {curve["knob"]: curve["points"] for curve in summary["denoise"]}
     first, *_, last = curves["lookahead"]

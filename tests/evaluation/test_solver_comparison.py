@@ -7,7 +7,7 @@ import pytest
 from jax.tree_util import Partial
 
 from fmdp.config.defaults import default_config
-from fmdp.config.tasks import PROTOCOLS, tasks
+from fmdp.config.tasks import PROTOCOLS, tasks_of_protocol
 from fmdp.data import Split
 from fmdp.errors import InputError
 from fmdp.evaluation import denoising, solver_comparison
@@ -42,7 +42,7 @@ def table():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(solver_comparison.GRIDS, "dps", {"eta": (1e30,)})
         patch.setitem(solver_comparison.GRIDS, "pnp", {"gain": (1e30, 0.5, 1.0)})
-        return solver_comparison.compare(FIELD, split(), tasks, settings(solvers=("pnp", "dps", "flower")), KEY)
+        return solver_comparison.compare_solvers(FIELD, split(), tasks, settings(solvers=("pnp", "dps", "flower")), KEY)
 
 
 def test_every_run_of_the_plan_has_its_row(table):
@@ -84,10 +84,10 @@ def test_both_knobs_meet_at_their_ends(table):
 
 def test_the_floor_is_that_of_as_many_real_images(table):
     data, key = split(), jax.random.fold_in(KEY, 2)
-    width = perception.median_distance(features(jnp.asarray(denoising.reference(data)[0])))
+    width = perception.median_distance(features(jnp.asarray(denoising.reference_images(data)[0])))
     few = data._replace(test=data.test[:10], test_labels=data.test_labels[:10])
-    assert table[0]["inverse_floor"] == denoising.floors(few, width, solver_comparison.DEALS, key)
-    assert table[0]["inverse_floor"] != denoising.floors(data, width, solver_comparison.DEALS, key)
+    assert table[0]["inverse_floor"] == denoising.null_intervals(few, width, solver_comparison.DEALS, key)
+    assert table[0]["inverse_floor"] != denoising.null_intervals(data, width, solver_comparison.DEALS, key)
 
 
 def test_files_of_the_comparison(table, tmp_path):
@@ -107,21 +107,23 @@ def test_files_of_the_comparison(table, tmp_path):
 def test_tuning_takes_the_best_psnr(monkeypatch):
     images = jnp.asarray(split().train[:8])
     monkeypatch.setitem(solver_comparison.GRIDS, "pnp", {"gain": (1e-6, 1.0)})
-    assert solver_comparison.tune(FIELD, images, "", INPAINTING, "pnp", 10, settings(), KEY) == {"gain": 1.0}
+    assert solver_comparison.tune_options(FIELD, images, "", INPAINTING, "pnp", 10, settings(), KEY) == {"gain": 1.0}
     monkeypatch.setitem(solver_comparison.GRIDS, "pnp", {"gain": (1.0, 1e-6)})
-    assert solver_comparison.tune(FIELD, images, "", INPAINTING, "pnp", 10, settings(), KEY) == {"gain": 1.0}
+    assert solver_comparison.tune_options(FIELD, images, "", INPAINTING, "pnp", 10, settings(), KEY) == {"gain": 1.0}
 
 
 def test_batches_do_not_change_a_restoration_nor_settings_compile_anew():
     observations = solver_comparison.draw_observations(INPAINTING, "", jnp.asarray(split().test[:10]), KEY)
     options = {"steps": 3, "knob": "relative", "lookahead": 0.2, "gain": 0.5}
-    whole, info = solver_comparison.solve(FIELD, observations, KEY, "pnp", options, 100)
+    whole, info = solver_comparison.solve_batch(FIELD, observations, KEY, "pnp", options, 100)
     compiled = solver_comparison._solve._cache_size()
-    parts, ragged = solver_comparison.solve(FIELD, observations, KEY, "pnp", options, 4)
+    parts, ragged = solver_comparison.solve_batch(FIELD, observations, KEY, "pnp", options, 4)
     np.testing.assert_allclose(parts, whole, atol=1e-6)
     np.testing.assert_allclose(ragged.residual, info.residual, atol=1e-6)
     assert solver_comparison._solve._cache_size() == compiled + 1
-    other, _ = solver_comparison.solve(FIELD, observations, KEY, "pnp", options | {"lookahead": 0.9, "gain": 0.25}, 4)
+    other, _ = solver_comparison.solve_batch(
+        FIELD, observations, KEY, "pnp", options | {"lookahead": 0.9, "gain": 0.25}, 4
+    )
     assert solver_comparison._solve._cache_size() == compiled + 1
     assert abs(other - parts).max() > 0.01
 
@@ -140,7 +142,7 @@ def test_batches_do_not_change_a_restoration_nor_settings_compile_anew():
 )
 def test_a_task_that_cannot_be_set_up_is_refused_before_any_other_runs(task, message):
     with pytest.raises(InputError) as refused:
-        solver_comparison.compare(FIELD, split(), {"fine": INPAINTING, "broken": task}, settings(), KEY)
+        solver_comparison.compare_solvers(FIELD, split(), {"fine": INPAINTING, "broken": task}, settings(), KEY)
     assert message in str(refused.value)
 
 
@@ -187,10 +189,10 @@ def test_seeds_that_differ_leave_it_even():
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_every_task_of_a_protocol_can_be_set_up(name, shape):
     image = jnp.zeros((1, *shape))
-    for task, options in tasks(name, shape).items():
+    for task, options in tasks_of_protocol(name, shape).items():
         y = jax.eval_shape(
             lambda key, task=task, options=options: solver_comparison.draw_observations(options, task, image, key).y,
             KEY,
         )
         assert y.shape[0] == 1
-    assert ("colorization" in tasks("fmd", shape)) == (shape[-1] == 3)
+    assert ("colorization" in tasks_of_protocol("fmd", shape)) == (shape[-1] == 3)

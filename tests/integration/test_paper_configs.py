@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fmdp import main
-from fmdp.config.validation import validate
+from fmdp.config.validation import validate_for_devices
 from fmdp.errors import InputError
 from fmdp.metrics import weights
 from fmdp.training.state import init_state, make_network
@@ -56,7 +56,7 @@ def test_smoke_runs_end_to_end_on_the_layout_the_config_names(name, metric_weigh
     assert c.evaluate.inception == c.evaluate.lpips == weights.AUTO
     c.data.path = str(layout(name, tmp_path / "data"))
     c.data.test_share = 1 / 3
-    validate(c, jax.device_count())
+    validate_for_devices(c, jax.device_count())
     workdir = tmp_path / "run"
     workdir.mkdir()
     monkeypatch.setattr(weights, "_folders", list)  # of a machine without the published weights
@@ -90,7 +90,7 @@ def test_smoke_runs_end_to_end_on_the_layout_the_config_names(name, metric_weigh
 )
 def test_networks_are_of_the_stated_size(name, shape, parameters):
     c = importlib.import_module(f"configs.{name}").get_config()
-    validate(c, 1)
+    validate_for_devices(c, 1)
     image = jax.ShapeDtypeStruct(shape, np.float32)
     assert c.network.resolution == shape[0]
     variables = jax.eval_shape(make_network(c).init, jax.random.key(0), image, 0.5, 0.5)

@@ -13,6 +13,6 @@ def test_where_nothing_can_be_locked_the_run_goes_on_and_says_so(number, tmp_pat
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with files.held(tmp_path):
+    with files.lock_workdir(tmp_path):
         (told,) = caplog.messages
     assert told == f"{tmp_path} cannot be locked ({os.strerror(number)}): start no second run in it"

@@ -70,7 +70,7 @@ def test_floor_holds_real_against_real_and_not_a_blurred_set():
     def distance(x, y):
         return perception.kernel_distance(x, y, width)
 
-    floor = perception.floor(distance, jax.random.key(1), real, np.zeros(400), 100, 100)
+    floor = perception.null_interval(distance, jax.random.key(1), real, np.zeros(400), 100, 100)
     assert floor.low < floor.mean < floor.high
     pairs = [(normal(2 * i, 100, 6), normal(2 * i + 1, 300, 6)) for i in range(1, 41)]
     inside = [floor.low < distance(x, y) < floor.high for x, y in pairs]
@@ -93,9 +93,9 @@ def test_floor_deals_within_strata():
     def unbalance(x, y):
         return jnp.abs(jnp.mean(x > 90) - 0.5) + 0 * jnp.sum(y)
 
-    floor = perception.floor(unbalance, jax.random.key(0), real, strata, 10, 20)
+    floor = perception.null_interval(unbalance, jax.random.key(0), real, strata, 10, 20)
     assert max(abs(floor.low), abs(floor.high)) < 1e-6
-    mixed = perception.floor(unbalance, jax.random.key(0), real, np.zeros(40), 10, 20)
+    mixed = perception.null_interval(unbalance, jax.random.key(0), real, np.zeros(40), 10, 20)
     assert mixed.high > 0.05
-    spread = perception.floor(lambda x, y: jnp.mean(x), jax.random.key(0), real, strata, 10, 20)
+    spread = perception.null_interval(lambda x, y: jnp.mean(x), jax.random.key(0), real, strata, 10, 20)
     assert spread.high > spread.low

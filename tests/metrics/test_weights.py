@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fmdp.config.defaults import default_config
-from fmdp.config.validation import validate
+from fmdp.config.validation import validate_for_devices
 from fmdp.errors import InputError
 from fmdp.metrics import weights
 from tests.support.published import random_arrays, write_random_weights
@@ -56,80 +56,80 @@ def same(a, b):
 
 
 def test_published_files_are_converted_once(home, files, tmp_path):
-    first = weights.load("lpips_alex", str(fill(tmp_path / "given")))
+    first = weights.load_weights("lpips_alex", str(fill(tmp_path / "given")))
     assert first.origin == "alexnet-owt-7be5be79.pth + alex.pth"
     assert files == ["alexnet-owt-7be5be79.pth", "alex.pth"]
-    again = weights.load("lpips_alex", "auto")
+    again = weights.load_weights("lpips_alex", "auto")
     assert len(files) == 2
     assert again.origin == first.origin
     assert same(first.params, again.params)
-    assert sorted(p.name for p in weights.cache().iterdir()) == ["lpips_alex.npz"]
+    assert sorted(p.name for p in weights.cache_folder().iterdir()) == ["lpips_alex.npz"]
 
 
 def test_weights_are_found_where_torch_keeps_them(home, files, monkeypatch, tmp_path):
     fill(home / ".cache" / "torch" / "hub" / "checkpoints")
-    assert len(weights.find("lpips_alex", "auto")) == 2
+    assert len(weights.find_weights("lpips_alex", "auto")) == 2
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    assert weights.find("lpips_alex", "auto") == []
+    assert weights.find_weights("lpips_alex", "auto") == []
     fill(tmp_path / "torch" / "hub" / "checkpoints")
-    assert len(weights.find("lpips_alex", "auto")) == 2
+    assert len(weights.find_weights("lpips_alex", "auto")) == 2
 
 
 def test_one_publisher_s_name_is_as_good_as_the_other_s(home, tmp_path):
     (tmp_path / "weights-inception-2015-12-05-6726825d.pth").touch()
-    (path,) = weights.find("inception", str(tmp_path))
-    assert weights.find("inception", str(path)) == [path]
-    assert weights.find("lpips_vgg", str(tmp_path)) == []
+    (path,) = weights.find_weights("inception", str(tmp_path))
+    assert weights.find_weights("inception", str(path)) == [path]
+    assert weights.find_weights("lpips_vgg", str(tmp_path)) == []
 
 
 def test_a_file_that_is_not_the_published_one_is_refused_before_the_run(home, files, tmp_path):
     folder = fill(tmp_path / "given", CONTENTS | {"alex.pth": b"another"})
     message = r"alex.pth is damaged or another file: its SHA-256 starts with \w{8} and should with \w{8}; get "
     with pytest.raises(InputError, match=message):
-        weights.load("lpips_alex", str(folder))
+        weights.load_weights("lpips_alex", str(folder))
     assert files == []
     settings = default_config()
     settings.evaluate.lpips = str(folder)
     with pytest.raises(InputError, match=message):
-        validate(settings, 1)
+        validate_for_devices(settings, 1)
 
 
 def test_a_place_without_weights_is_refused_and_auto_is_not(home, tmp_path):
     settings = default_config()
     settings.evaluate.update(inception="auto", lpips="auto")
-    validate(settings, 1)
-    assert weights.load("inception", "auto") is None
+    validate_for_devices(settings, 1)
+    assert weights.load_weights("inception", "auto") is None
     settings.evaluate.inception = str(tmp_path / "nowhere")
     with pytest.raises(
         InputError, match=r"config.evaluate.inception = .*nowhere': no weights there; it needs pt_incep"
     ):
-        validate(settings, 1)
+        validate_for_devices(settings, 1)
 
 
 def test_a_file_in_the_cache_that_does_not_fit_is_named(home, files, tmp_path):
-    weights.load("lpips_alex", str(fill(tmp_path / "given")))
-    path = weights.cache() / "lpips_alex.npz"
+    weights.load_weights("lpips_alex", str(fill(tmp_path / "given")))
+    path = weights.cache_folder() / "lpips_alex.npz"
     with pytest.raises(InputError, match="does not hold the weights of lpips_vgg"):
-        weights.load("lpips_vgg", str(path))
+        weights.load_weights("lpips_vgg", str(path))
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(InputError, match=r"lpips_alex.npz is damaged .*; remove it"):
-        weights.load("lpips_alex", "auto")
+        weights.load_weights("lpips_alex", "auto")
 
 
 def test_converted_weights_may_be_given_instead(home, tmp_path):
     write_random_weights(tmp_path, "lpips_alex")
     settings = default_config()
     settings.evaluate.lpips = str(tmp_path)
-    validate(settings, 1)
-    given = weights.load("lpips_alex", str(tmp_path))
+    validate_for_devices(settings, 1)
+    given = weights.load_weights("lpips_alex", str(tmp_path))
     assert given.origin == "random"
     assert same(given.params, weights.SOURCES["lpips_alex"].convert(ARRAYS))
-    assert weights.load("lpips_vgg", str(tmp_path)) is None
+    assert weights.load_weights("lpips_vgg", str(tmp_path)) is None
 
 
 def test_a_cache_that_cannot_be_written_is_no_hindrance(home, files, tmp_path):
     home.write_text("a file where the folder should be")
-    assert weights.load("lpips_alex", str(fill(tmp_path / "given"))).origin.endswith("alex.pth")
+    assert weights.load_weights("lpips_alex", str(fill(tmp_path / "given"))).origin.endswith("alex.pth")
 
 
 def test_torch_files_are_read_by_our_own_reader_or_not_at_all(monkeypatch, tmp_path):

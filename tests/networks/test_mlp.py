@@ -49,8 +49,8 @@ def test_features_change_little_where_the_times_meet():
 
 
 def test_backbones_are_made_by_name():
-    assert networks.make("mlp", dict(width=8)).width == 8
+    assert networks.make_backbone("mlp", dict(width=8)).width == 8
     with pytest.raises(InputError, match=r"'mpl'.*mlp, unet"):
-        networks.make("mpl", {})
+        networks.make_backbone("mpl", {})
     with pytest.raises(InputError, match=r"widht: mlp knows only .*width"):
-        networks.make("mlp", dict(widht=8))
+        networks.make_backbone("mlp", dict(widht=8))

@@ -11,7 +11,7 @@ import pytest
 
 from fmdp.bench import collectives
 from fmdp.config.defaults import default_config
-from fmdp.config.validation import validate
+from fmdp.config.validation import validate_for_devices
 from fmdp.errors import InputError
 from fmdp.io import files
 from fmdp.parallel import batching, cluster, mesh
@@ -19,10 +19,10 @@ from fmdp.training import loop, scalar_log
 
 
 def test_parameters_are_sharded_along_their_largest_divisible_axis():
-    assert tuple(mesh.shard((3, 3, 64, 128), 4)) == (None, None, None, "data")
-    assert tuple(mesh.shard((3, 3, 128, 90), 4)) == (None, None, "data", None)
+    assert tuple(mesh.fsdp_spec((3, 3, 64, 128), 4)) == (None, None, None, "data")
+    assert tuple(mesh.fsdp_spec((3, 3, 128, 90), 4)) == (None, None, "data", None)
     for shape in ((8, 8), (4097,), ()):
-        assert tuple(mesh.shard(shape, 4)) == ()
+        assert tuple(mesh.fsdp_spec(shape, 4)) == ()
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_parameters_are_sharded_along_their_largest_divisible_axis():
     [
         (2, {}, {}, 2),
         (6, {}, {}, 4),  # 256 examples do not divide by 6
-        (64, {}, {}, mesh.MOST),
+        (64, {}, {}, mesh.DEFAULT_CPU_DEVICES),
         (8, {"train.batch_size": 16}, {}, 4),  # 12 on the diagonal do not divide by 8
         (8, {"train.batch_size": 9}, {}, 1),
         (6, {"train.accumulate": 32}, {}, 2),
@@ -48,7 +48,7 @@ def test_a_cpu_is_divided_into_devices_that_divide_the_batch(cores, changes, env
         monkeypatch.setenv(name, value)
     c = default_config()
     c.update_from_flattened_dict(changes)
-    mesh.divide_cpu(c.parallel.cpu_devices, partial(loop.fits, c))
+    mesh.divide_cpu(c.parallel.cpu_devices, partial(loop.divides_batch, c))
     assert told.get("jax_num_cpu_devices") == devices
     assert os.environ.get("NPROC") == (None if devices == 1 else str(cores + (devices or 3)))
 
@@ -78,10 +78,10 @@ def test_what_does_not_fit_the_devices_is_refused():
         wrong = c.copy_and_resolve_references()
         wrong.update_from_flattened_dict({key: value})
         with pytest.raises(InputError, match=message):
-            validate(wrong, 4)
+            validate_for_devices(wrong, 4)
     c.parallel.update(mode="pmap", fsdp=True)
     with pytest.raises(InputError, match=r"parallel.fsdp = True: needs config.parallel.mode=jit"):
-        validate(c, 1)
+        validate_for_devices(c, 1)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_devices_that_do_not_start_are_told(monkeypatch):
     monkeypatch.setattr(mesh.jax, "device_count", fails)
     monkeypatch.setenv("JAX_PLATFORMS", "cuda")
     with pytest.raises(InputError, match=r"no device of JAX_PLATFORMS=cuda starts \(Unable .*: no driver\): install"):
-        mesh.count()
+        mesh.count_devices()
 
 
 @pytest.mark.slow
@@ -142,7 +142,7 @@ def test_one_gradient_is_exchanged_a_step_the_state_used_up_and_batches_do_not_f
         c.train.accumulate = 2
         c.network.width = 64  # kernels as large as parallel.SMALL
         for mode, n in itertools.product(("jit", "pmap", "fsdp"), (1, 2, 4, 8)):
-            run = train_modes.make("pmap" if mode == "pmap" else "jit", jax.devices()[:n], mode == "fsdp")
+            run = train_modes.make_train_mode("pmap" if mode == "pmap" else "jit", jax.devices()[:n], mode == "fsdp")
             state = run.place_state(init_state(c, IMAGES.shape[1:], jax.random.key(0)))
             step = run.compile(lambda spread: make_train_step(c, spread), state)
             batch = run.place_batch(next(data.batches(IMAGES, 32, 16, 0)))
@@ -161,12 +161,12 @@ def test_one_gradient_is_exchanged_a_step_the_state_used_up_and_batches_do_not_f
         x = np.arange(42.0, dtype=np.float32).reshape(21, 2)
         double = batching.in_batches(jax.jit(lambda x: {"y": (2 * x)[None]}), x, 5, axis=1)
         np.testing.assert_array_equal(double["y"][0], 2 * x)
-        one_by_one = jax.jit(batching.each(lambda a, x: jax.lax.map(lambda x: a * x, x)))
+        one_by_one = jax.jit(batching.shard_rows(lambda a, x: jax.lax.map(lambda x: a * x, x)))
         np.testing.assert_array_equal(batching.in_batches(lambda x: one_by_one(3.0, x), x, 30), 3 * x)
         rows = jax.numpy.asarray(x[:5])
         mapped = jax.jit(lambda a, x: batching.map_rows(lambda a, row: a * row, a, x, 2))
-        np.testing.assert_array_equal(mapped(batching.everywhere(jax.numpy.float32(3)), rows), 3 * x[:5])
-        text = mapped.lower(batching.everywhere(jax.numpy.float32(3)), rows).compile().as_text()
+        np.testing.assert_array_equal(mapped(batching.replicate_local(jax.numpy.float32(3)), rows), 3 * x[:5])
+        text = mapped.lower(batching.replicate_local(jax.numpy.float32(3)), rows).compile().as_text()
         assert "f32[1,2]" in text  # of five rows on eight devices each has one
         print("counted")
 """
@@ -180,7 +180,7 @@ def test_only_the_first_of_several_processes_leaves_files(tmp_path, monkeypatch)
     with scalar_log.ScalarLog(tmp_path, 0) as log:
         log.write(1, {"loss": 1.0})
     assert not list(tmp_path.iterdir())
-    with files.replacing(tmp_path / "cache", by_all=True) as temporary:
+    with files.atomic_write(tmp_path / "cache", by_all=True) as temporary:
         temporary.touch()
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
 

@@ -22,7 +22,7 @@ from tests.training.test_loop import IMAGES, leaves, small_config
 @pytest.mark.parametrize("number", preemption.SIGNALS)
 def test_a_signal_ends_the_run_with_the_step_at_hand_saved(number, tmp_path, monkeypatch, capsys):
     """And what goes on from there is, bit for bit, what was never interrupted."""
-    whole, _ = loop.train(small_config(steps=8), IMAGES, tmp_path / "whole")
+    whole, _ = loop.fit(small_config(steps=8), IMAGES, tmp_path / "whole")
     take = data.Batches.__next__
 
     def interrupted(iterator):
@@ -33,12 +33,12 @@ def test_a_signal_ends_the_run_with_the_step_at_hand_saved(number, tmp_path, mon
     before = [signal.getsignal(n) for n in preemption.SIGNALS]
     monkeypatch.setattr(data.Batches, "__next__", interrupted)
     with pytest.raises(SystemExit) as ended:
-        loop.train(small_config(steps=8), IMAGES, tmp_path / "cut")
+        loop.fit(small_config(steps=8), IMAGES, tmp_path / "cut")
     monkeypatch.undo()
     assert ended.value.code == 128 + number
     assert "asked to end: step 3 is saved" in capsys.readouterr().out
     assert [signal.getsignal(n) for n in preemption.SIGNALS] == before
-    resumed, progress = loop.train(small_config(steps=8), IMAGES, tmp_path / "cut")
+    resumed, progress = loop.fit(small_config(steps=8), IMAGES, tmp_path / "cut")
     assert progress["steps"] == 8
     for a, b in zip(leaves(whole), leaves(resumed), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -56,11 +56,11 @@ def test_a_signal_while_the_last_checkpoint_is_written_ends_the_run_once_it_is_w
 
     monkeypatch.setattr(checkpoint.Checkpoints, "__exit__", interrupted)
     with pytest.raises(SystemExit) as ended:
-        loop.train(small_config(steps=8), IMAGES, tmp_path)
+        loop.fit(small_config(steps=8), IMAGES, tmp_path)
     monkeypatch.undo()
     assert ended.value.code == 128 + number
     assert "asked to end: all steps are saved" in capsys.readouterr().out
-    assert loop.restore(small_config(steps=8), IMAGES.shape[1:], tmp_path)[1]["steps"] == 8
+    assert loop.restore_state(small_config(steps=8), IMAGES.shape[1:], tmp_path)[1]["steps"] == 8
 
 
 def test_a_second_signal_ends_at_once():
@@ -73,7 +73,7 @@ def test_a_second_signal_ends_at_once():
 
 
 def ask_twice():
-    with preemption.watch() as asked:
+    with preemption.watch_signals() as asked:
         os.kill(os.getpid(), signal.SIGINT)
         assert asked(1) == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):
@@ -84,7 +84,7 @@ def test_threads_are_never_asked():
     found = []
 
     def run():
-        with preemption.watch() as asked:
+        with preemption.watch_signals() as asked:
             found.append(asked(1))
 
     thread = threading.Thread(target=run)
@@ -160,8 +160,8 @@ def reading(folder):
 
 HOLD = """
 import pathlib, sys, time
-from fmdp.io.files import held
-with held(pathlib.Path(sys.argv[1])):
+from fmdp.io.files import lock_workdir
+with lock_workdir(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -174,11 +174,11 @@ def test_a_workdir_belongs_to_one_run_until_it_dies(tmp_path):
     assert other.stdout.readline() == "held\n"
     with (
         pytest.raises(InputError, match=rf"is in use by process {other.pid} on .*: wait until it ends"),
-        files.held(tmp_path),
+        files.lock_workdir(tmp_path),
     ):
         pass
     other.kill()
     other.communicate()
     for _ in range(2):
-        with files.held(tmp_path):
+        with files.lock_workdir(tmp_path):
             assert f"process {os.getpid()}" in (tmp_path / "lock").read_text()

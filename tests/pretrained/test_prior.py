@@ -18,10 +18,12 @@ SHAPE = (4, 6, 1)
 
 @pytest.fixture(scope="module")
 def prior():
-    network = networks.make("mlp", {"width": 8, "blocks": 1})
+    network = networks.make_backbone("mlp", {"width": 8, "blocks": 1})
     params = network.init(jax.random.key(0), jnp.zeros(SHAPE), 0.5, 0.5)["params"]
     params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(1), x.shape), params)
-    return prior_files.Prior(params=params, network=network, image_shape=SHAPE, about=prior_files.About(name="tiny"))
+    return prior_files.Prior(
+        params=params, network=network, image_shape=SHAPE, about=prior_files.PriorMetadata(name="tiny")
+    )
 
 
 @pytest.fixture
@@ -108,7 +110,7 @@ def test_an_existing_folder_is_not_overwritten(prior, saved):
 
 @pytest.mark.parametrize("name", prior_files.shipped())
 def test_shipped_priors_are_small_and_restore(name):
-    folder = prior_files.SHIPPED / name
+    folder = prior_files.SHIPPED_WEIGHTS / name
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 4 * 2**20
     assert (folder / "README.md").exists()
     prior = fmdp.load(name)

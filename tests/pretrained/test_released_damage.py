@@ -20,7 +20,9 @@ SCALES = ["99999999x99999999", "0x0", "16x16", "8x9"]
 
 def released():
     """The arrays of a tiny U-Net as a released file names them."""
-    network = networks.make("unet", dict(channels=4, multipliers=(1, 2), blocks=1, attention=(4,), resolution=8))
+    network = networks.make_backbone(
+        "unet", dict(channels=4, multipliers=(1, 2), blocks=1, attention=(4,), resolution=8)
+    )
     image = jax.ShapeDtypeStruct((8, 8, 1), jnp.float32)
     params = jax.eval_shape(network.init, jax.random.key(0), image, 0.0, 0.0)["params"]
     found, rng = {}, np.random.default_rng(0)

@@ -108,7 +108,7 @@ class Page(html.parser.HTMLParser):
 
 
 def test_page_is_well_formed_and_asks_for_nothing():
-    page = Page(html_page.page(*run(known=True)))
+    page = Page(html_page.render_page(*run(known=True)))
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     for tag, attributes in page.tags:
@@ -125,7 +125,7 @@ def test_page_is_well_formed_and_asks_for_nothing():
 
 def test_every_number_of_the_tables_is_that_of_the_summary():
     summary, pictures = run()
-    page = Page(html_page.page(summary, pictures))
+    page = Page(html_page.render_page(summary, pictures))
     assert len(page.tables) == 4
     for level, table in enumerate(page.tables[:3]):
         curves = [c for c in summary["denoise"] if math.isclose(c["noise_level"], 0.3 + 0.2 * level)]
@@ -134,13 +134,13 @@ def test_every_number_of_the_tables_is_that_of_the_summary():
         v for r in summary["inverse"] for k, v in r.items() if isinstance(v, int | float) and k != "mse_std"
     )
     assert sorted(page.tables[3]) == numbers
-    assert "dps diverged" in html_page.page(summary, pictures)
+    assert "dps diverged" in html_page.render_page(summary, pictures)
 
 
 def test_marker_stands_on_the_curve_and_pictures_follow():
     summary, pictures = run()
-    data = Page(html_page.page(summary, pictures)).data()
-    for view, level in zip(data, panels.views(summary, pictures), strict=True):
+    data = Page(html_page.render_page(summary, pictures)).data()
+    for view, level in zip(data, panels.build_panels(summary, pictures), strict=True):
         for plane in view["planes"]:
             marker = np.array(plane["marker"])
             assert (np.diff(marker[:, 0]) >= 0).all()  # more distortion is to the right
@@ -168,7 +168,7 @@ def test_positions_within_a_view_are_told_apart(settings, last):
     for curve in summary["denoise"]:
         for point, r in zip(curve["points"], np.linspace(0, 1, settings), strict=False):
             point["t"] = 0.5 + 0.5 * float(1 - (1 - r) ** 2)  # as in a sweep: close together towards t = 1
-    found = panels.views(summary, {})
+    found = panels.build_panels(summary, {})
     assert len(found) == 4
     for view in found:
         assert len(set(view.positions)) == len(view.positions)
@@ -179,21 +179,21 @@ def test_task_is_named_with_its_parameters_and_knows_no_sure_ends():
     summary, pictures = run()
     task = {"operator": "box_inpainting", "size": 3, "sigma": 0.05}
     summary["inverse_made"]["config"]["inverse"]["tasks"] = {"box_inpainting": task}
-    text = html_page.page(summary, pictures)
+    text = html_page.render_page(summary, pictures)
     assert "<h2>Inverse problems: box inpainting</h2>" in text
     assert "operator box_inpainting, sigma 0.05, size 3</p>" in text
     data = Page(text).data()
     assert data[0]["ends"] == ["t = s: for least error", "t = 1: to look real"]
     assert data[3]["ends"] == ["lookahead 0", "lookahead 1"]
     del summary["denoise"]
-    alone = html_page.page(summary, pictures)
+    alone = html_page.render_page(summary, pictures)
     assert "<span>lookahead 0</span><span>lookahead 1</span>" in alone
     assert 'data-group="Denoising" hidden' in alone
     assert 'data-group="Inverse problems" hidden' not in alone
 
 
 def test_names_and_values_are_shown_as_text():
-    text = html_page.page(*run(name=EVIL, task=EVIL))
+    text = html_page.render_page(*run(name=EVIL, task=EVIL))
     assert "<script>alert" not in text
     page = Page(text)
     assert EVIL in page.texts["h1"][0]
@@ -202,19 +202,19 @@ def test_names_and_values_are_shown_as_text():
     assert f"{COMMAND} --config.name={EVIL}" in page.texts["pre"]
     summary, pictures = run()
     summary["denoise"][0]["points"][0]["mse"] = summary["denoise"][0]["points"][1]["kernel_distance"] = math.nan
-    marker = Page(html_page.page(summary, pictures)).data()[0]["planes"][0]["marker"]
+    marker = Page(html_page.render_page(summary, pictures)).data()[0]["planes"][0]["marker"]
     assert marker[0] is None
     assert marker[1] is None
     assert None not in marker[2:]
 
 
 def test_page_of_little_or_much():
-    assert "has not been measured" in html_page.page({"config": "x"}, {})
+    assert "has not been measured" in html_page.render_page({"config": "x"}, {})
     summary, _ = run(images=1)
-    assert not any(view["pictures"] for view in Page(html_page.page(summary, {})).data())
+    assert not any(view["pictures"] for view in Page(html_page.render_page(summary, {})).data())
     failed = {"config": "x", "inverse": [{"task": "a", "solver": "pnp", "knob": "", "failed": "why"}]}
-    assert "why" in html_page.page(failed, {})
-    assert len(html_page.page(*run())) < 6e6
+    assert "why" in html_page.render_page(failed, {})
+    assert len(html_page.render_page(*run())) < 6e6
 
 
 def test_page_of_too_few_images_to_measure(tmp_path):
@@ -223,31 +223,31 @@ def test_page_of_too_few_images_to_measure(tmp_path):
     for point in (point for curve in summary["denoise"] for point in curve["points"]):
         point |= {"kernel_distance": math.inf, "frechet_distance": math.nan}
     summary["floor"] = {name: {"low": math.nan, "high": math.nan} for name in FLOOR}
-    data = Page(html_page.page(summary, pictures)).data()
+    data = Page(html_page.render_page(summary, pictures)).data()
     assert len(data[0]["pictures"]) == 1
     assert data[0]["planes"][0]["marker"] == [None] * 15
-    animation.write(tmp_path / "knob.gif", panels.views(summary, pictures)[0])
+    animation.write_gif(tmp_path / "knob.gif", panels.build_panels(summary, pictures)[0])
     assert (tmp_path / "knob.gif").exists()
 
 
 def test_pictures_of_the_other_group_stay(tmp_path):
     summary, pictures = run(settings=4)
-    main.show(tmp_path, summary, pictures, None)
+    main.write_report(tmp_path, summary, pictures, None)
     new = {"inverse/0/clean": 0 * pictures["inverse/0/clean"]}
-    main.show(tmp_path, summary, new, "denoise")
-    found = panels.load(tmp_path / "pictures.npz", "denoise")
+    main.write_report(tmp_path, summary, new, "denoise")
+    found = panels.load_pictures(tmp_path / "pictures.npz", "denoise")
     assert found.keys() == {name for name in pictures if name.startswith("denoise/")}
-    assert panels.load(tmp_path / "pictures.npz", "inverse").keys() == new.keys()
+    assert panels.load_pictures(tmp_path / "pictures.npz", "inverse").keys() == new.keys()
     assert [len(view["pictures"]) for view in Page((tmp_path / "report.html").read_text()).data()] == [3, 3, 3, 0]
     (tmp_path / "pictures.npz").write_bytes(b"PK damaged")
-    assert panels.load(tmp_path / "pictures.npz", "inverse") == {}
+    assert panels.load_pictures(tmp_path / "pictures.npz", "inverse") == {}
     assert {path.name for path in tmp_path.iterdir()} == {"report.html", "pictures.npz", "knob.gif"}
 
 
 @pytest.mark.parametrize("drawn", [True, False])
 def test_moving_picture_has_a_frame_for_every_setting(tmp_path, drawn):
     summary, pictures = run(levels=1, settings=5)
-    animation.write(tmp_path / "knob.gif", panels.views(summary, pictures if drawn else {})[0])
+    animation.write_gif(tmp_path / "knob.gif", panels.build_panels(summary, pictures if drawn else {})[0])
     with Image.open(tmp_path / "knob.gif") as picture:
         assert picture.n_frames == 5
         assert picture.width <= 720
@@ -287,7 +287,7 @@ def test_contrast_is_that_of_wcag_aa():
 @pytest.mark.slow
 @pytest.mark.skipif(not (browsers.CHROMIUM and browsers.DRIVER), reason="needs chromium and chromedriver")
 def test_page_in_a_browser(tmp_path):
-    html_page.write(tmp_path / "report.html", *run(name=EVIL, task=EVIL, known=True))
+    html_page.write_page(tmp_path / "report.html", *run(name=EVIL, task=EVIL, known=True))
     state = """
         const section = document.querySelector(".view:not([hidden])");
         return {marker: section.querySelector(".plane:not([hidden]) .marker").getAttribute("transform"),

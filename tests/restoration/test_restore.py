@@ -16,7 +16,7 @@ from fmdp.errors import InputError
 from fmdp.exact import Gaussian
 from fmdp.restoration import image_files
 from fmdp.restoration.request import Request
-from fmdp.restoration.restore import LEAST_SIGMA, estimate_noise, restore
+from fmdp.restoration.restore import MIN_SIGMA, estimate_noise, restore
 
 PIXELS = Gaussian(jnp.zeros((8, 8, 1)), 0.25)
 
@@ -148,7 +148,7 @@ def test_noise_is_estimated_where_it_is_not_told():
         facts = restore(PRIOR, noisy, Request(degraded=True)).facts
         assert facts["sigma_estimated"]
         assert facts["sigma"] == pytest.approx(sigma, rel=0.1)
-    assert estimate_noise(np.zeros((1, 1, 1), np.float32)) == LEAST_SIGMA
+    assert estimate_noise(np.zeros((1, 1, 1), np.float32)) == MIN_SIGMA
     facts = restore(PRIOR, np.clip(noisy - 0.9, -1, 1), Request(degraded=True)).facts
     assert facts["sigma"] < 0.17  # of 0.2
     assert re.search(r"\d\d% of it is black or white, where noise is cut off", facts["notes"][-1])
@@ -257,7 +257,7 @@ def test_a_folder_of_mixed_files(tmp_path, capsys):
     (source / "<script>alert(1)<script>.png").write_bytes(b"")
     (source / "notes.txt").write_text("no picture")
     request = Request(degraded=True, sigma=0.1, lookaheads=(0.0, 1.0))
-    done, faults = image_files.run(PRIOR, request, source, output, {"checkpoint": "exact"})
+    done, faults = image_files.restore_files(PRIOR, request, source, output, {"checkpoint": "exact"})
     assert done == 5
     assert len(faults) == 2
     assert any("broken.png: damaged" in line for line in faults)
@@ -281,7 +281,7 @@ def test_a_folder_of_mixed_files(tmp_path, capsys):
 def test_several_draws_leave_their_mean_and_spread(tmp_path):
     save(tmp_path / "x.png", np.full((8, 8), 90, np.uint8))
     request = Request(operator="box_inpainting", parameters={"size": 4}, draws=4, steps=20, lookaheads=(1.0,))
-    image_files.run(PRIOR, request, tmp_path / "x.png", tmp_path / "out", {})
+    image_files.restore_files(PRIOR, request, tmp_path / "x.png", tmp_path / "out", {})
     spread = load(tmp_path / "out" / "x_std.png")
     assert spread[2:6, 2:6].mean() > 3 * spread[:2].mean()
     assert spread.max() == 255
@@ -297,14 +297,14 @@ def test_folders_that_cannot_be_used(tmp_path):
         (tmp_path, tmp_path.parent / "out", "holds no pictures"),
     ]:
         with pytest.raises(InputError, match=message):
-            image_files.run(PRIOR, Request(), source, output, {})
+            image_files.restore_files(PRIOR, Request(), source, output, {})
     assert list(tmp_path.iterdir()) == []
     photo = tmp_path / "photo.png"
     save(photo, np.full((8, 8), 90, np.uint8))
     before = photo.read_bytes()
     for output, message in [(tmp_path, "is the folder of --input"), (photo, "is a file: name a folder")]:
         with pytest.raises(InputError, match=message):
-            image_files.run(PRIOR, Request(), photo, output, {})
+            image_files.restore_files(PRIOR, Request(), photo, output, {})
     assert list(tmp_path.iterdir()) == [photo]
     assert photo.read_bytes() == before
 
@@ -325,7 +325,7 @@ def test_restoring_writes_nothing_outside_its_output(tmp_path):
     (output / "inner").symlink_to(elsewhere)  # made by somebody who knows what will be written
     (output / "plain.png").symlink_to(elsewhere / "b.png")
     before = {path: path.read_bytes() for path in [*elsewhere.rglob("*"), *source.rglob("*")] if path.is_file()}
-    done, faults = image_files.run(PRIOR, Request(degraded=True, sigma=0.1), source, output, {})
+    done, faults = image_files.restore_files(PRIOR, Request(degraded=True, sigma=0.1), source, output, {})
     assert done == 1
     assert sum("leads out of --output" in line for line in faults) == 2
     assert sum("out/plain.png is there already, and not from restoring" in line for line in faults) == 1
@@ -344,14 +344,14 @@ def test_nothing_but_earlier_restorations_is_replaced(tmp_path):
     (source / "a.png").symlink_to(originals / "a.png")
     (source / "sub").symlink_to(originals / "sub")
     request = Request(degraded=True, sigma=0.1)
-    done, faults = image_files.run(PRIOR, request, source, originals, {})
+    done, faults = image_files.restore_files(PRIOR, request, source, originals, {})
     assert (done, len(faults)) == (0, 2)
     assert all("is there already, and not from restoring" in line for line in faults)
     assert {path.name for path in originals.rglob("*")} == {"a.png", "sub", "c.png"}
     for _ in range(2):
-        assert image_files.run(PRIOR, request, source, tmp_path / "out", {}) == (2, [])
+        assert image_files.restore_files(PRIOR, request, source, tmp_path / "out", {}) == (2, [])
     (tmp_path / "out" / "a.json").write_text("{}")
-    assert image_files.run(PRIOR, request, source, tmp_path / "out", {})[0] == 1
+    assert image_files.restore_files(PRIOR, request, source, tmp_path / "out", {})[0] == 1
 
 
 def test_no_two_pictures_are_restored_into_one_file(tmp_path):
@@ -374,13 +374,15 @@ def test_no_two_pictures_are_restored_into_one_file(tmp_path):
         Request(operator="box_inpainting", parameters={"size": 4}, degraded=True, sigma=0.1, draws=2, steps=2),
     ):
         output = tmp_path / f"{len(request.lookaheads)}{request.draws}"
-        done, faults = image_files.run(PRIOR, request, tmp_path / "in", output, {})
+        done, faults = image_files.restore_files(PRIOR, request, tmp_path / "in", output, {})
         assert (done, faults) == (len(wanted), [])
         told = [json.loads(path.read_text())["input"] for path in output.glob("*.json")]
         assert sorted(told) == sorted(wanted)
         each = len(request.lookaheads) * (1 + (request.draws > 1)) + 2 + (len(request.lookaheads) > 1)
         assert len(list(output.iterdir())) == each * len(wanted)
         assert len({path.name.casefold() for path in output.iterdir()}) == each * len(wanted)
-    done, faults = image_files.run(PRIOR, Request(degraded=True, sigma=0.1), tmp_path / "in" / "...png", output, {})
+    done, faults = image_files.restore_files(
+        PRIOR, Request(degraded=True, sigma=0.1), tmp_path / "in" / "...png", output, {}
+    )
     assert (done, faults) == (1, [])
     assert (output / "picture.json").exists()

@@ -38,7 +38,7 @@ def test_zip_members_of_hostile_names_are_left_out(tmp_path):
         tmp_path / "x.zip", [*((name, WHOLE["colour.png"]) for name in names), ("0.png", WHOLE["colour.png"])]
     )
     before = set(tmp_path.rglob("*"))
-    split = data.load(source(path))
+    split = data.load_split(source(path))
     assert len(split.left_out) == len(names)
     assert all("leads out of the zip" in line for line in split.left_out)
     assert len(split.train) + len(split.test) == 8  # the name that is there twice is there once
@@ -52,7 +52,7 @@ def test_zip_bombs_and_strange_members_are_left_out(tmp_path):
     )
     path = zipped(tmp_path / "x.zip", [("bomb.png", bomb), ("zeros.png", bytes(2**26))], **packed)
     with little_memory(), at_most(20):
-        split = data.load(source(path))
+        split = data.load_split(source(path))
     assert len(split.left_out) == 2
     assert all("unpacks to more than 200 times its size" in line for line in split.left_out)
     content = bytearray(zipped(tmp_path / "y.zip", []).read_bytes())
@@ -60,7 +60,7 @@ def test_zip_bombs_and_strange_members_are_left_out(tmp_path):
         at = [i for i in range(len(content)) if content[i : i + 4] == b"PK\x01\x02"][number]
         content[at + offset] = value
     (tmp_path / "y.zip").write_bytes(content)
-    left_out = data.load(source(tmp_path / "y.zip")).left_out
+    left_out = data.load_split(source(tmp_path / "y.zip")).left_out
     assert len(left_out) == 2
     assert "encrypted" in left_out[0]
     assert "compression" in left_out[1]
@@ -73,7 +73,7 @@ def test_zip_bombs_and_strange_members_are_left_out(tmp_path):
      '{"labels": [["0.png", 1' + "0" * 400 + "]]}", '{"labels": [["0.png", NaN]]}', '{"labels": [["0.png", [1]]]}'],
 )  # fmt: skip
 def test_labels_of_a_zip_that_are_none(tmp_path, labels):
-    message = refused(data.load, source(zipped(tmp_path / "x.zip", [("dataset.json", labels)])))
+    message = refused(data.load_split, source(zipped(tmp_path / "x.zip", [("dataset.json", labels)])))
     assert "its dataset.json is not" in message
 
 
@@ -98,7 +98,7 @@ def test_damaged_archives_are_refused_or_read(archive, draw):
         path = pathlib.Path(place) / f"x.{suffix}"
         path.write_bytes(content)
         try:
-            split = data.load(source(path, size=8 if suffix == "zip" else 0, test_share=0.5))
+            split = data.load_split(source(path, size=8 if suffix == "zip" else 0, test_share=0.5))
             assert np.abs(split.train[:]).max() <= 1
         except InputError as error:
             assert one_line(str(error).replace(place, "")), str(error)  # noqa: PT017
@@ -117,7 +117,7 @@ def test_hostile_arrays_are_refused_before_there_is_room_for_them(tmp_path):
         with zipfile.ZipFile(path, "w", **options) as file:
             file.writestr("images.npy", content)
         with little_memory(), at_most(20):
-            return refused(data.load, source(path, size=0))
+            return refused(data.load_split, source(path, size=0))
 
     assert "200 times" in write(npy((2**26, 1, 1), content=bytes(2**26)), compression=zipfile.ZIP_DEFLATED)
     assert "not an npz" in write(npy((2**45, 1, 1)))
@@ -128,13 +128,13 @@ def test_hostile_arrays_are_refused_before_there_is_room_for_them(tmp_path):
     assert "has shape (3, 0, 6" in write(npy((3, 0, 6)))
     np.save(tmp_path / "x.npy", np.ones(3))
     path.write_bytes((tmp_path / "x.npy").read_bytes())
-    assert "not an npz" in refused(data.load, source(path, size=0))
+    assert "not an npz" in refused(data.load_split, source(path, size=0))
     path.write_bytes((tmp_path / "x.npy").read_bytes() + NPZ.getvalue())
-    assert "not an npz" in refused(data.load, source(path, size=0))
+    assert "not an npz" in refused(data.load_split, source(path, size=0))
 
 
 def test_a_gzip_bomb_is_refused(tmp_path):
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(bytes(2**27)))
     with little_memory():
-        message = refused(data.load, source(tmp_path, size=0))
+        message = refused(data.load_split, source(tmp_path, size=0))
     assert "unpacks to more than 200 times its size" in message

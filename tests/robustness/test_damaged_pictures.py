@@ -59,7 +59,7 @@ def test_each_file_is_decoded_or_refused_in_time(folder):
         began = time.monotonic()
         with at_most(LONGEST):
             try:
-                pixels = image_files.read(path)
+                pixels = image_files.read_image(path)
             except UnusableError as error:
                 assert one_line(str(error)), path.name  # noqa: PT017
             else:
@@ -74,7 +74,9 @@ def test_each_file_is_decoded_or_refused_in_time(folder):
 
 def test_restoring_accounts_for_every_file(folder, tmp_path, capsys):
     with at_most(300):
-        done, faults = image_files.run(Zero(), Request(degraded=True, sigma=0.1), folder, tmp_path / "out", {})
+        done, faults = image_files.restore_files(
+            Zero(), Request(degraded=True, sigma=0.1), folder, tmp_path / "out", {}
+        )
     names = {path.name for path in folder.iterdir()}
     assert len(names) == FILES + len(damaged_pictures.originals())
     assert done + len(faults) == len(names)
@@ -94,10 +96,10 @@ def test_the_training_source_accounts_for_every_file(folder, strict, caplog):
     with at_most(120):
         if strict:
             with pytest.raises(InputError) as refused:
-                data.load(c)
+                data.load_split(c)
             assert one_line(str(refused.value))
             return
-        split = data.load(c)
+        split = data.load_split(c)
         images = split.train[:]
     assert len(split.train) + len(split.held_out) + len(split.left_out) == len(list(folder.iterdir()))
     assert all(one_line(line) for line in split.left_out)

@@ -20,7 +20,7 @@ from fmdp import main, networks
 from fmdp.cli import restore as restore_command
 from fmdp.errors import InputError
 from fmdp.evaluation.calibration import Calibration
-from fmdp.evaluation.solver_comparison import Picture
+from fmdp.evaluation.solver_comparison import ComparedImages
 from fmdp.io import files
 from fmdp.pretrained import prior as prior_files
 from fmdp.reporting import html_page, panels
@@ -82,7 +82,7 @@ def test_json_that_is_none_is_one_line(text, tmp_path):
         path.write_text(text)
     assert f"{path} is damaged" in refused(files.read_json, path)
     (tmp_path / "summary.json").write_bytes(path.read_bytes())
-    assert main.previous(tmp_path) == {}
+    assert main.read_previous_summary(tmp_path) == {}
 
 
 SAVED = Calibration.fit([0.05, 0.3], [0.0, 0.5, 1.0], [[0.1, 0.11, 0.13], [0.2, 0.22, 0.26]]).to_dict()
@@ -103,7 +103,7 @@ LEVEL = SAVED["levels"][0]
 )  # fmt: skip
 def test_a_calibration_that_is_none_is_one_line(levels, tmp_path):
     (tmp_path / "calibration.json").write_text(json.dumps({"levels": levels}))
-    message = refused(restore_command.lookahead_for, 0.1, Request(sigma=0.1), tmp_path)
+    message = refused(restore_command.lookahead_for_budget, 0.1, Request(sigma=0.1), tmp_path)
     assert "not a stored calibration" in message
 
 
@@ -111,13 +111,13 @@ def test_a_summary_that_is_none_is_left_out_and_told(tmp_path, caplog):
     whole, _ = run(levels=1, settings=3)
     path = tmp_path / "summary.json"
     path.write_text(json.dumps(whole))
-    assert main.previous(tmp_path) == json.loads(path.read_text())
+    assert main.read_previous_summary(tmp_path) == json.loads(path.read_text())
     assert not caplog.records
     for key, value in [("denoise", 3), ("denoise", [{}]), ("inverse", "text"), ("floor", []), ("made", {}), ("data", 1),
                        ("truth", [{}]), ("config", None), ("denoise", [{"noise_level": "x"}])]:  # fmt: skip
         path.write_text(json.dumps(whole | {key: value}))
-        found = main.previous(tmp_path)
-        assert found == {} or html_page.page(found, {})
+        found = main.read_previous_summary(tmp_path)
+        assert found == {} or html_page.render_page(found, {})
     assert len(caplog.records) >= 7
     assert all("is left out, it is not what a run leaves" in record.getMessage() for record in caplog.records)
 
@@ -125,9 +125,9 @@ def test_a_summary_that_is_none_is_left_out_and_told(tmp_path, caplog):
 @pytest.fixture
 def prior(tmp_path):
     """The folder of a tiny prior."""
-    network = networks.make("mlp", {"width": 8, "blocks": 1})
+    network = networks.make_backbone("mlp", {"width": 8, "blocks": 1})
     params = network.init(jax.random.key(0), jnp.zeros((4, 4, 1)), 0.5, 0.5)["params"]
-    saved = prior_files.Prior(params=params, network=network, image_shape=(4, 4, 1), about=prior_files.About())
+    saved = prior_files.Prior(params=params, network=network, image_shape=(4, 4, 1), about=prior_files.PriorMetadata())
     prior_files.save(tmp_path / "tiny", saved)
     return tmp_path / "tiny"
 
@@ -272,8 +272,8 @@ def test_no_text_of_a_summary_becomes_markup():
     }
     for row in summary["inverse"]:
         row[WORSE] = 1.0
-    plain = Page(html_page.page(*run(levels=1, settings=3, known=True)))
-    text = html_page.page(summary, pictures)
+    plain = Page(html_page.render_page(*run(levels=1, settings=3, known=True)))
+    text = html_page.render_page(summary, pictures)
     page = Page(text)
     assert "<script>alert" not in text
     assert "<img src=x" not in text
@@ -291,7 +291,7 @@ def test_no_text_of_a_summary_runs_in_a_browser(tmp_path):
     summary["data"] = {EVIL: WORSE}
     summary["inverse"][-1]["task"] = WORSE
     path = tmp_path / EVIL.replace("/", "∕").replace(".png", ".html")
-    html_page.write(path, summary, pictures)
+    html_page.write_page(path, summary, pictures)
     with browsers.browser() as browser:
         browser.open(path)
         browser.run("window.alert = () => { window.ran = true }")
@@ -305,7 +305,7 @@ def test_no_text_of_a_summary_runs_in_a_browser(tmp_path):
 
 def test_names_of_tasks_are_text_in_pictures_too(tmp_path):
     clean = np.zeros((8, 8, 1), np.float32)
-    drawn = {name: Picture(clean, clean, {"dps": clean}, {}) for name in (EVIL, r"a$\frac{$b^{", "$$", "_^")}
+    drawn = {name: ComparedImages(clean, clean, {"dps": clean}, {}) for name in (EVIL, r"a$\frac{$b^{", "$$", "_^")}
     solver_figures.draw_strips(tmp_path / "strips.png", drawn)
     assert (tmp_path / "strips.png").stat().st_size > 1000
 
@@ -313,4 +313,4 @@ def test_names_of_tasks_are_text_in_pictures_too(tmp_path):
 def test_pictures_of_a_run_that_are_none_are_left_out(tmp_path):
     for content in (b"", b"PK\3\4", b"\x80\x04N.", np.random.default_rng(0).bytes(500)):
         (tmp_path / "pictures.npz").write_bytes(content)
-        assert panels.load(tmp_path / "pictures.npz", "denoise") == {}
+        assert panels.load_pictures(tmp_path / "pictures.npz", "denoise") == {}

@@ -92,13 +92,13 @@ def test_all_devices_skip_what_one_of_them_finds_not_finite():
         from fmdp.training.state import init_state
         from fmdp.training.step import make_train_step
         from tests.robustness.test_numerics import BATCH, assert_same, config_of_one_epoch, leaves, spoiled
-        mesh.SMALL = 16
+        mesh.MIN_SHARDED_SIZE = 16
         c = config_of_one_epoch()
         c.loss.diagonal_share = 0.5
         images, found = spoiled([3]), {}
         for mode, fsdp, parts in (("jit", False, 1), ("pmap", False, 1), ("jit", True, 1), ("jit", False, 2)):
             c.train.accumulate = parts
-            run = train_modes.make(mode, jax.devices(), fsdp)
+            run = train_modes.make_train_mode(mode, jax.devices(), fsdp)
             state = run.place_state(init_state(c, images.shape[1:], jax.random.key(0)))
             step = run.compile(lambda spread: make_train_step(c, spread), state)
             batches, states = data.batches(images, BATCH, 8, 0), []
@@ -124,7 +124,7 @@ def test_all_devices_skip_what_one_of_them_finds_not_finite():
 def test_after_too_many_in_a_row_the_last_checkpoint_is_gone_back_to(tmp_path, capsys):
     """Steps 9 to 12 fail; told at 14, the run goes on from the parameters of step 8 with the batches 15 and 16."""
     c, images = config_of_one_epoch(), spoiled([9, 10, 11, 12])
-    state, progress = loop.train(c, images, tmp_path)
+    state, progress = loop.fit(c, images, tmp_path)
     records = ", ".join(map(str, np.sort(data.records(images, BATCH, 0, 11))))
     out = capsys.readouterr().out
     assert "the loss is nan at step 12, the gradient norm nan, and 4 updates in a row" in out
@@ -135,7 +135,7 @@ def test_after_too_many_in_a_row_the_last_checkpoint_is_gone_back_to(tmp_path, c
     assert (progress["steps"], progress["skipped"]) == (16, 4)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert {line["step"]: line["skipped_in_a_row"] for line in lines if line["loss"] is None} == {10: 2, 12: 4}
-    restored, again = loop.restore(c, images.shape[1:], tmp_path)
+    restored, again = loop.restore_state(c, images.shape[1:], tmp_path)
     assert_same(restored, state)
     assert again == progress
 
@@ -146,14 +146,14 @@ def test_the_second_time_the_run_stops_and_says_where(tmp_path):
     c.train.log_every = 1
     records = ", ".join(map(str, np.sort(data.records(images, BATCH, 0, 14))))
     with pytest.raises(InputError, match=f"nan at step 15.* images {records}; step 8 was gone back to before"):
-        loop.train(c, images, tmp_path)
+        loop.fit(c, images, tmp_path)
     with checkpoint.Checkpoints(tmp_path, c) as checkpoints:
         assert checkpoints.latest_step == 8
     with pytest.raises(
         InputError, match=r"nan at step 3.*; there is no checkpoint to go back to: lower config.optimizer"
     ):
-        loop.train(c, spoiled(range(1, 17)), tmp_path / "new")
-    assert not checkpoint.exists(tmp_path / "new")
+        loop.fit(c, spoiled(range(1, 17)), tmp_path / "new")
+    assert not checkpoint.has_checkpoint(tmp_path / "new")
 
 
 @pytest.mark.slow
@@ -161,7 +161,7 @@ def test_the_second_time_the_run_stops_and_says_where(tmp_path):
 def test_interrupted_at_every_step_equals_uninterrupted_bit_for_bit(bad, tmp_path, monkeypatch):
     """Sixteen interruptions of one run, also in the middle of updates that are skipped and of what follows on them."""
     c, images = config_of_one_epoch(), spoiled(bad)
-    whole, progress = loop.train(c, images, tmp_path / "whole")
+    whole, progress = loop.fit(c, images, tmp_path / "whole")
     take, cut = Batches.__next__, tmp_path / "cut"
     for step in range(1, STEPS + 1):
 
@@ -172,11 +172,11 @@ def test_interrupted_at_every_step_equals_uninterrupted_bit_for_bit(bad, tmp_pat
 
         monkeypatch.setattr(Batches, "__next__", interrupted)
         with pytest.raises(SystemExit) as ended:
-            loop.train(c, images, cut)
+            loop.fit(c, images, cut)
         assert ended.value.code == 128 + signal.SIGTERM
         assert (cut / "checkpoints" / str(step)).exists() == (step not in (*bad, *(13, 14) * bool(bad)))
     monkeypatch.undo()
-    resumed, after = loop.train(c, images, cut)
+    resumed, after = loop.fit(c, images, cut)
     assert_same(resumed, whole)
     assert after["skipped"] == progress["skipped"] == len(bad)
     last = [json.loads((run / "metrics.jsonl").read_text().splitlines()[-1]) for run in (tmp_path / "whole", cut)]

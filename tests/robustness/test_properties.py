@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from configs import digits
 from fmdp import main, networks, operators
 from fmdp.cli import restore as restore_command
-from fmdp.config.validation import validate
+from fmdp.config.validation import validate_for_devices
 from fmdp.errors import InputError
 from fmdp.flow import interpolant, tiling
 from fmdp.flow.average_field import lookahead_time
@@ -166,7 +166,7 @@ def test_tiles_cover_every_pixel_and_a_crop_undoes_a_pad(height, width, a, b, ch
 @given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 3), st.sampled_from([1, 3]))
 def test_networks_give_the_shape_they_are_given_or_refuse_it(height, width, levels, channels):
     options = dict(channels=4, multipliers=(1,) * levels, blocks=0, attention=(), resolution=8)
-    network = networks.make("unet", options)
+    network = networks.make_backbone("unet", options)
     x = jax.ShapeDtypeStruct((height, width, channels), jnp.float32)
     factor = 2 ** (levels - 1)
     if height % factor or width % factor:
@@ -201,7 +201,7 @@ def test_any_value_of_any_key_is_accepted_or_refused_by_name(key, value):
         with part.ignore_type():
             part[last] = value
     try:
-        validate(c, 1)
+        validate_for_devices(c, 1)
     except InputError as error:
         assert one_line(error)  # noqa: PT017
         assert f"config.{'inverse.tasks' if key.startswith('inverse.tasks') else key}" in str(error)  # noqa: PT017
@@ -245,16 +245,16 @@ def test_any_command_line_is_accepted_or_one_line_and_exit_code_2(given_, config
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", arguments)  # where ml_collections looks for the keys of a configuration
         told = []
-        patch.setattr(main, "fail", lambda message: (told.append(message), sys.exit(2)))
+        patch.setattr(main, "exit_with_message", lambda message: (told.append(message), sys.exit(2)))
         saved, parsed = flags.FLAGS.__dict__["__flags"].copy(), flags.FLAGS.is_parsed()
         values = {name: flags.FLAGS[name].__dict__.copy() for name in flags.FLAGS}
         try:
             main.parse_flags(arguments)
             if main.CONFIG.value is not None:
-                validate(main.CONFIG.value, 1)
+                validate_for_devices(main.CONFIG.value, 1)
             for text in restore_command.PARAMETER.value:
-                restore_command.parameter(text)
-            restore_command.request().check()
+                restore_command.parse_operator_arg(text)
+            restore_command.request_from_flags().check()
         except SystemExit as ended:
             assert ended.code == 2  # noqa: PT017
             assert len(told) == 1

@@ -13,7 +13,18 @@ from fmdp import operators, solvers
 from fmdp.errors import InputError
 from fmdp.exact import Gaussian, fixed_point, stationary_covariance
 from fmdp.operators.noise import GaussianNoise, LaplaceNoise, Observation, PoissonNoise, observe
-from fmdp.solvers import SOLVERS, DivergenceError, check, d_flow, dps, flow_priors, flower, ot_ode, pnp, pnp_flow
+from fmdp.solvers import (
+    SOLVERS,
+    DivergenceError,
+    d_flow,
+    dps,
+    flow_priors,
+    flower,
+    ot_ode,
+    pnp,
+    pnp_flow,
+    raise_if_diverged,
+)
 
 KEY = jax.random.key(0)
 SHAPE = (4, 3, 1)
@@ -67,7 +78,7 @@ def test_ot_ode_draws_from_the_posterior():
     @jax.jit
     def end(noise):
         options = dict(steps=400, start=0.01, adaptive=False, noise=noise)
-        return ot_ode.restore(WHITE.average_field, observation, KEY, **options)[0]
+        return ot_ode.solve(WHITE.average_field, observation, KEY, **options)[0]
 
     mean, spread = posterior(WHITE, H, observation.y)
     centre = end(jnp.zeros(SHAPE))
@@ -79,7 +90,7 @@ def test_ot_ode_draws_from_the_posterior():
 @pytest.mark.parametrize(("steps", "spread"), [(1, 1.0), (8, 1.0), (8, 0.0)])
 def test_flower_draws_from_the_posterior_or_settles_on_its_mean(steps, spread):
     observation, H = blurred()
-    x = draw(lambda key: flower.restore(WHITE.average_field, observation, key, steps=steps, spread=spread)[0], 4000)
+    x = draw(lambda key: flower.solve(WHITE.average_field, observation, key, steps=steps, spread=spread)[0], 4000)
     mean, expected = posterior(WHITE, H, observation.y)
     np.testing.assert_allclose(x.mean(0), mean, atol=0.06)
     if spread:
@@ -102,7 +113,7 @@ def test_dps_solves_its_equation():
         return b + eta * gain * H.T @ misfit / np.linalg.norm(misfit)
 
     start = jnp.asarray(noise.reshape(SHAPE), float)
-    run = jax.jit(lambda eta: dps.restore(WHITE.average_field, far, KEY, steps=1000, eta=eta, noise=start))
+    run = jax.jit(lambda eta: dps.solve(WHITE.average_field, far, KEY, steps=1000, eta=eta, noise=start))
     for eta in (0.0, 1.0):
         exact = solve_ivp(speed, (0, 1), noise, args=(eta,), rtol=1e-8, atol=1e-8).y[:, -1]
         x, info = run(eta)
@@ -115,9 +126,7 @@ def test_d_flow_finds_the_minimum():
     y, lam, points = jnp.asarray(MEAN + np.random.default_rng(3).normal(size=SHAPE), float), 0.05, 4
     observation = Observation(y=y, operator=operators.make("denoising", SHAPE), noise=GaussianNoise(sigma=0.2))
     target = Gaussian(MEAN, 0.5)
-    x, info = jax.jit(
-        lambda: d_flow.restore(target.average_field, observation, KEY, steps=30, points=points, lam=lam)
-    )()
+    x, info = jax.jit(lambda: d_flow.solve(target.average_field, observation, KEY, steps=30, points=points, lam=lam))()
     times = jnp.linspace(0, 1, points)
     centre = d_flow.integrate(target.average_field, jnp.zeros(SHAPE), times)
     a = float((d_flow.integrate(target.average_field, jnp.ones(SHAPE), times) - centre)[0, 0, 0])
@@ -146,7 +155,7 @@ def test_flow_priors_descends_its_objective_with_the_gradient_of_the_trace():
             x = x - eta * first / (1 - 0.9**k) / (np.sqrt(second / (1 - 0.999**k)) + 1e-8)
         x = x + np.sin(3 * x) / steps
     options = dict(steps=steps, inner=inner, lam=lam, eta=eta, noise=jnp.asarray(noise.reshape(SHAPE), float))
-    ours, _ = jax.jit(lambda: flow_priors.restore(lambda x, s, t: jnp.sin(3 * x), observation, KEY, **options))()
+    ours, _ = jax.jit(lambda: flow_priors.solve(lambda x, s, t: jnp.sin(3 * x), observation, KEY, **options))()
     np.testing.assert_allclose(np.ravel(ours), x, atol=1e-4)
 
 
@@ -156,7 +165,7 @@ def test_flow_priors_without_descent_is_the_flow_and_with_it_fits_the_measuremen
     clear = Observation(y=observation.y, operator=operators.make("denoising", SHAPE), noise=observation.noise)
 
     def run(eta):
-        return flow_priors.restore(COLOURED.average_field, clear, KEY, steps=100, inner=10, eta=eta, noise=noise)
+        return flow_priors.solve(COLOURED.average_field, clear, KEY, steps=100, inner=10, eta=eta, noise=noise)
 
     plain, fitted = (jax.jit(run)(eta)[0] for eta in (0.0, 0.05))
     flow = COLOURED.average_field(noise, 0.0, 1.0) + noise
@@ -167,7 +176,7 @@ def test_flow_priors_without_descent_is_the_flow_and_with_it_fits_the_measuremen
 def stay(observation, key, s, t, steps, target=COLOURED, **options):
     """Plug-and-play held at the times s and t, with gamma = 1 (gain 1/2 on the whole square)."""
     options = dict(knob="fixed", lookahead=t, exponent=0.0, gain=0.5) | options
-    return pnp.restore(target.average_field, observation, key, steps=steps, times=jnp.full(steps, s), **options)[0]
+    return pnp.solve(target.average_field, observation, key, steps=steps, times=jnp.full(steps, s), **options)[0]
 
 
 @pytest.mark.parametrize("t", [0.5, 0.8, 1.0])
@@ -226,9 +235,7 @@ def test_pnp_safe_steps_do_not_diverge_where_published_ones_do():
     @jax.jit
     def last(gain):
         options = dict(steps=60, gain=gain, noise=jnp.zeros((60, *SHAPE)))
-        both = (
-            pnp.restore(WHITE.average_field, observation, KEY, schedule=s, **options) for s in ("published", "safe")
-        )
+        both = (pnp.solve(WHITE.average_field, observation, KEY, schedule=s, **options) for s in ("published", "safe"))
         return [info.residual[-1] for _, info in both]
 
     published, safe = last(1.0)
@@ -246,7 +253,7 @@ def test_other_noise_models_pull_towards_the_measurement(noise, gain):
     target = Gaussian(np.full(SHAPE, -0.8), 0.2)
     clean = jnp.maximum(target.sample(KEY, 1)[0], -1)
     observation = observe(operators.make("denoising", SHAPE), noise, clean, KEY)
-    run = jax.jit(lambda gain: pnp.restore(target.average_field, observation, KEY, steps=40, gain=gain)[1])
+    run = jax.jit(lambda gain: pnp.solve(target.average_field, observation, KEY, steps=40, gain=gain)[1])
     with_data, without = run(gain), run(0.0)
     assert with_data.failed_step == -1
     assert with_data.residual[-1] < 0.7 * without.residual[-1]
@@ -300,7 +307,7 @@ def test_one_program_per_image_and_for_all_options_that_are_numbers(name):
     assert len(traces) == 1
     assert np.abs(x - other).max() > 1e-4
     np.testing.assert_array_equal(together(observations, keys, first)[0], x)
-    check(info, "inpainting", name)
+    raise_if_diverged(info, "inpainting", name)
     assert info.residual.shape == (4, SMALL[name]["steps"])
     np.testing.assert_allclose(
         info.residual[:, -1], jax.vmap(lambda observation, x: observation.residual(x))(observations, x), rtol=1e-4
@@ -360,18 +367,18 @@ def test_a_diverging_solve_names_task_solver_and_step(name):
     _, info = jax.jit(lambda: solvers.make(name, **options)(field, observation, KEY))()
     assert info.failed_step >= 0
     with pytest.raises(DivergenceError, match=rf"blurry: {name} diverged at step \d of 4 \(not finite\)") as error:
-        check(info, "blurry", name)
+        raise_if_diverged(info, "blurry", name)
     assert "\n" not in str(error.value)
     several = info._replace(failed_step=jnp.array([-1, 3, 1]), residual=jnp.zeros((3, 4)))
     with pytest.raises(DivergenceError, match="at step 1 of 4 in 2 of 3 images"):
-        check(several, "blurry", name)
-    check(info._replace(failed_step=jnp.array(-1)), "blurry", name)
+        raise_if_diverged(several, "blurry", name)
+    raise_if_diverged(info._replace(failed_step=jnp.array(-1)), "blurry", name)
 
 
 def test_pnp_flow_is_its_preset():
     observation, _ = blurred()
     noise = jax.random.normal(KEY, (3, 5, *SHAPE))
-    x, info = pnp_flow.restore(WHITE.average_field, observation, KEY, steps=3, noise=noise)
+    x, info = pnp_flow.solve(WHITE.average_field, observation, KEY, steps=3, noise=noise)
     ours = jnp.zeros(SHAPE)
     for i in range(3):
         s = i / 3
@@ -417,7 +424,7 @@ def test_what_a_solver_cannot_solve():
             SOLVERS[name](WHITE.average_field, observation, KEY)
     counted = Observation(y=jnp.zeros(SHAPE), operator=operators.make("denoising", SHAPE), noise=PoissonNoise(peak=9.0))
     with pytest.raises(InputError, match="'proximal' is for Gaussian noise"):
-        pnp.restore(WHITE.average_field, counted, KEY, data_step="proximal")
+        pnp.solve(WHITE.average_field, counted, KEY, data_step="proximal")
     wrong = Observation(y=jnp.zeros((2, *SHAPE)), operator=H, noise=noise)
     for name in SOLVERS:
         with pytest.raises(InputError, match=r"y has shape \(2, 4, 3, 1\) but hdr"):
@@ -433,7 +440,7 @@ def test_nonlinear_operators_are_restored(name):
     )
     options = dict(pnp=dict(steps=20, gain=0.2), dps=dict(steps=20, eta=5.0), d_flow=dict(steps=5, points=3))[name]
     x, info = jax.jit(lambda: solvers.make(name, **options)(target.average_field, observation, KEY))()
-    check(info, "jpeg", name)
+    raise_if_diverged(info, "jpeg", name)
     assert observation.residual(x) < 0.9 * observation.residual(jnp.zeros(shape))
 
 
@@ -465,7 +472,7 @@ def test_reference_pnp(stored, task):
     def run(y, noise, lookahead):
         observation = Observation(y=y, operator=made[task], noise=GaussianNoise(sigma=0.05))
         options = dict(steps=20, lookahead=lookahead, noise=noise, keep=True)
-        return pnp.restore(target.average_field, observation, KEY, **options)[1].iterates
+        return pnp.solve(target.average_field, observation, KEY, **options)[1].iterates
 
     pair = jax.vmap(run, in_axes=(0, 1, None), out_axes=1)
     for lookahead in (0.0, 0.3, 1.0):
@@ -487,7 +494,7 @@ def test_reference_dps_whose_norm_spans_both_images(stored, task):
     H = operators.from_function(both, (32, 16, 3), linear=True)
     observation = Observation(y=y, operator=H, noise=GaussianNoise(sigma=0.05))
     start = jnp.asarray(arrays[f"{task}/dps_eta1/x0"]).reshape(32, 16, 3)
-    run = jax.jit(lambda: dps.restore(target.average_field, observation, KEY, steps=20, eta=1.0, noise=start)[0])
+    run = jax.jit(lambda: dps.solve(target.average_field, observation, KEY, steps=20, eta=1.0, noise=start)[0])
     np.testing.assert_allclose(run().reshape(2, 16, 16, 3), arrays[f"{task}/dps_eta1/x"], atol=2e-5)
 
 
@@ -502,7 +509,7 @@ def test_reference_ot_ode(stored):
     @jax.vmap
     def run(y, noise):
         observation = Observation(y=y, operator=made["inpainting_box"], noise=GaussianNoise(sigma=0.05))
-        return ot_ode.restore(target.average_field, observation, KEY, steps=16, start=0.2, noise=noise)[0]
+        return ot_ode.solve(target.average_field, observation, KEY, steps=16, start=0.2, noise=noise)[0]
 
     np.testing.assert_allclose(run(y, noise), expected, atol=2e-5)
 
@@ -524,7 +531,7 @@ def test_reference_pnp_with_their_poisson_term(stored):
     def run(y, noise):
         observation = Observation(y=y, operator=made["deblurring_gaussian"], noise=TheirPoisson())
         options = dict(steps=20, lookahead=0.3, gain=0.5, noise=noise, keep=True)
-        return pnp.restore(target.average_field, observation, KEY, **options)[1].iterates
+        return pnp.solve(target.average_field, observation, KEY, **options)[1].iterates
 
     y, noise = (jnp.asarray(arrays[f"poisson_deblur/{part}"]) for part in ("y", "pnp_la0.3/eps"))
     iterates = jax.vmap(run, in_axes=(0, 1), out_axes=1)(y, noise)
@@ -545,7 +552,7 @@ def test_pnp_costs_little_more_than_its_evaluations():
     def solve(parameters, y, keys):
         def restore(y, key):
             observation = Observation(y=y, operator=H, noise=GaussianNoise(sigma=0.05))
-            return pnp.restore(lambda *a: net.apply(parameters, *a), observation, key)[0]
+            return pnp.solve(lambda *a: net.apply(parameters, *a), observation, key)[0]
 
         return jax.vmap(restore)(y, keys)
 

@@ -103,7 +103,7 @@ class Run:
     def result(self) -> list[np.ndarray]:
         """All arrays of the state at the end."""
         config = digits.get_config("smoke")
-        state, progress = loop.restore(config, data.digits()[0].shape[1:], self.workdir)
+        state, progress = loop.restore_state(config, data.digits()[0].shape[1:], self.workdir)
         assert progress["steps"] == self.steps
         return [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
 

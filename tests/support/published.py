@@ -53,4 +53,4 @@ def write_random_weights(folder: pathlib.Path, *networks: str) -> None:
     for name in networks:
         source = weights.SOURCES[name]
         params = source.convert(random_arrays(name))
-        weights.save(folder / f"{name}.npz", weights.Weights(source.network, params, "random"))
+        weights.save_weights(folder / f"{name}.npz", weights.Weights(source.network, params, "random"))

@@ -27,25 +27,25 @@ def steps(run):
 def test_the_last_and_every_nth_are_kept(tmp_path):
     c = small_config(steps=11)
     c.train.update(checkpoint_every=1, keep=2, keep_every=4)
-    loop.train(c, IMAGES, tmp_path)
+    loop.fit(c, IMAGES, tmp_path)
     assert steps(tmp_path) == [4, 8, 10, 11]
 
 
 @pytest.mark.slow
 def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path, monkeypatch):
     c = small_config()
-    loop.train(c, IMAGES, tmp_path)
+    loop.fit(c, IMAGES, tmp_path)
     before = sorted(tmp_path.rglob("checkpoints/**/*"))
     c.train.steps = 12
     usage = namedtuple("usage", "total used free")(10**6, 10**6, 70_000)
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: usage)
-    needed = sum(x.nbytes for x in leaves(loop.restore(c, SHAPE, tmp_path)[0]))
+    needed = sum(x.nbytes for x in leaves(loop.restore_state(c, SHAPE, tmp_path)[0]))
     with pytest.raises(InputError, match=r"no room .*checkpoints: it takes 0\.2 MB and 0\.1 MB are free") as refused:
-        loop.train(c, IMAGES, tmp_path)
+        loop.fit(c, IMAGES, tmp_path)
     assert 0.9 * needed / 1e6 < float(str(refused.value).split("takes ")[1].split()[0])
     assert sorted(tmp_path.rglob("checkpoints/**/*")) == before
     monkeypatch.undo()
-    assert loop.train(c, IMAGES, tmp_path)[1]["steps"] == 12
+    assert loop.fit(c, IMAGES, tmp_path)[1]["steps"] == 12
 
 
 TRAINED = """
@@ -57,7 +57,7 @@ TRAINED = """
     c.network.width = 64
     c.train.keep = 3
     checkpoint.shutil.disk_usage = lambda path: type("Usage", (), {"free": 10**9})
-    loop.train(c, IMAGES, pathlib.Path(sys.argv[1]))
+    loop.fit(c, IMAGES, pathlib.Path(sys.argv[1]))
 """
 
 
@@ -91,7 +91,7 @@ def test_a_disk_that_fills_up_leaves_the_old_checkpoints_whole(small_disk):
     assert "No space left" in done.stderr
     c = small_config()
     c.network.width = 64
-    state, progress = loop.restore(c, SHAPE, run)
+    state, progress = loop.restore_state(c, SHAPE, run)
     assert progress["steps"] == max(steps(run)) == 8
     assert all(np.isfinite(x).all() for x in leaves(state))
     assert not list((run / "checkpoints").glob("*tmp*"))
@@ -100,7 +100,7 @@ def test_a_disk_that_fills_up_leaves_the_old_checkpoints_whole(small_disk):
 @pytest.mark.slow
 def test_records_of_other_formats_and_those_that_lie(tmp_path):
     c = small_config()
-    state, _ = loop.train(c, IMAGES, tmp_path)
+    state, _ = loop.fit(c, IMAGES, tmp_path)
     record = tmp_path / "checkpoints" / "8" / "run" / "metadata"
     whole = json.loads(record.read_text())
     assert whole["format"] == checkpoint.FORMAT
@@ -112,10 +112,10 @@ def test_records_of_other_formats_and_those_that_lie(tmp_path):
     newer = checkpoint.FORMAT + 1
     write(format=newer)
     with pytest.raises(InputError, match=rf"checkpoints/8 has format {newer}, and .* reads up to format {newer - 1}"):
-        loop.train(c, IMAGES, tmp_path)
+        loop.fit(c, IMAGES, tmp_path)
     assert steps(tmp_path) == [4, 8]
     write(format=None)
-    old, progress = loop.restore(c, SHAPE, tmp_path)
+    old, progress = loop.restore_state(c, SHAPE, tmp_path)
     assert progress["steps"] == 8
     for a, b in zip(leaves(old), leaves(state), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -127,37 +127,37 @@ def test_records_of_other_formats_and_those_that_lie(tmp_path):
           {"skipped": 2**40}, {"seconds": None})),
     ):  # fmt: skip
         write(**lie)
-        assert loop.restore(c, SHAPE, tmp_path)[1]["steps"] == 4, lie
+        assert loop.restore_state(c, SHAPE, tmp_path)[1]["steps"] == 4, lie
     write(config=whole["config"] | {"data": 3})
     with pytest.raises(InputError, match=r"config.data was 3 and is now \{"):
-        loop.restore(c, SHAPE, tmp_path)
+        loop.restore_state(c, SHAPE, tmp_path)
     for half in (tmp_path / "checkpoints").glob("*/_CHECKPOINT_METADATA"):
         half.write_text("[" * 10**5)
     with pytest.raises(InputError, match=r"checkpoints cannot be opened .*: remove what is damaged in it"):
-        loop.restore(c, SHAPE, tmp_path)
+        loop.restore_state(c, SHAPE, tmp_path)
 
 
 @pytest.mark.slow
 def test_another_architecture_is_refused_with_nothing_but_the_difference(tmp_path):
     c = small_config(steps=2)
-    loop.train(c, IMAGES, tmp_path)
+    loop.fit(c, IMAGES, tmp_path)
     c.network.width = 9
     with pytest.raises(InputError, match=r"config.network was \{'width': 8\} and is now \{'width': 9\};"):
-        loop.restore(c, SHAPE, tmp_path)
+        loop.restore_state(c, SHAPE, tmp_path)
 
 
 @pytest.mark.slow
 def test_reading_disturbs_no_writing_and_follows_what_is_replaced(tmp_path, monkeypatch):
     c = small_config()
-    loop.train(c, IMAGES, tmp_path / "run")
+    loop.fit(c, IMAGES, tmp_path / "run")
     half = tmp_path / "run" / "checkpoints" / "12.orbax-checkpoint-tmp"
     shutil.copytree(tmp_path / "run" / "checkpoints" / "4", half)
-    assert loop.restore(c, SHAPE, tmp_path / "run")[1]["steps"] == 8
+    assert loop.restore_state(c, SHAPE, tmp_path / "run")[1]["steps"] == 8
     assert half.is_dir()
 
     c.train.steps = 12
     shutil.copytree(tmp_path / "run", tmp_path / "later")
-    later, _ = loop.train(c, IMAGES, tmp_path / "later")
+    later, _ = loop.fit(c, IMAGES, tmp_path / "later")
     assert steps(tmp_path / "later") == [8, 12]
     read = checkpoint.Checkpoints._read
 
@@ -179,7 +179,7 @@ def test_reading_disturbs_no_writing_and_follows_what_is_replaced(tmp_path, monk
 
     monkeypatch.setattr(names, "find_all", removed)
     monkeypatch.setattr(checkpoint.Checkpoints, "_read", overtaken)
-    state, progress = loop.restore(c, SHAPE, tmp_path / "run")
+    state, progress = loop.restore_state(c, SHAPE, tmp_path / "run")
     assert progress["steps"] == 12
     for a, b in zip(leaves(state), leaves(later), strict=True):
         np.testing.assert_array_equal(a, b)

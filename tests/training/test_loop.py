@@ -13,10 +13,10 @@ import pytest
 from fmdp import data
 from fmdp.config.defaults import default_config
 from fmdp.errors import InputError
-from fmdp.flow.times import lattice
+from fmdp.flow.times import kronecker_times
 from fmdp.parallel import train_modes
 from fmdp.training import checkpoint, loop
-from fmdp.training.checksum import fingerprint
+from fmdp.training.checksum import checksums
 from fmdp.training.state import init_state
 from fmdp.training.step import make_loss, make_train_step
 
@@ -41,7 +41,7 @@ IMAGES = data.digits()[0][:40]
 
 def one_step(c, mode="jit", devices=None, fsdp=False):
     devices = devices or jax.devices()
-    run = train_modes.make(mode, devices, fsdp)
+    run = train_modes.make_train_mode(mode, devices, fsdp)
     state = run.place_state(init_state(c, IMAGES.shape[1:], jax.random.key(0)))
     step = run.compile(lambda spread: make_train_step(c, spread), state)
     diagonal = data.diagonal_count(c.train.batch_size, c.loss.diagonal_share, len(devices) * c.train.accumulate)
@@ -52,10 +52,10 @@ def one_step(c, mode="jit", devices=None, fsdp=False):
 
 
 def test_lattice_fills_the_unit_square_evenly():
-    a, b = jax.vmap(lambda row: lattice(jax.random.key(0), row))(jnp.arange(256))
+    a, b = jax.vmap(lambda row: kronecker_times(jax.random.key(0), row))(jnp.arange(256))
     counts, _, _ = np.histogram2d(a, b, bins=4, range=[[0, 1], [0, 1]])
     assert abs(counts - 16).max() <= 4  # a plain draw of 256 strays by 8 and more
-    first = jax.vmap(lambda key: lattice(key, jnp.asarray(7))[0])(jax.random.split(jax.random.key(1), 2000))
+    first = jax.vmap(lambda key: kronecker_times(key, jnp.asarray(7))[0])(jax.random.split(jax.random.key(1), 2000))
     assert np.mean(first) == pytest.approx(0.5, abs=0.03)
 
 
@@ -120,7 +120,7 @@ def test_four_devices_give_the_numbers_of_one():
         from fmdp.parallel import mesh
         from tests.training.test_loop import leaves, one_step, small_config
         assert jax.device_count() == 4
-        mesh.SMALL = 16
+        mesh.MIN_SHARDED_SIZE = 16
         c = small_config(diagonal_share=0.5)
         one, metrics = one_step(c, "jit", jax.devices()[:1])
         for mode, fsdp, parts in (("jit", False, 1), ("pmap", False, 2), ("jit", True, 1), ("jit", True, 2)):
@@ -154,35 +154,35 @@ def test_a_batch_in_parts_gives_the_numbers_of_the_whole(mode):
 @pytest.mark.slow
 def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, capsys):
     c = small_config()
-    whole, progress = loop.train(c, IMAGES, tmp_path / "whole")
+    whole, progress = loop.fit(c, IMAGES, tmp_path / "whole")
     assert progress["steps"] == 8
     interrupted = tmp_path / "interrupted"
-    loop.train(c, IMAGES, interrupted)
+    loop.fit(c, IMAGES, interrupted)
     shutil.rmtree(interrupted / "checkpoints" / "8")
-    resumed, progress = loop.train(c, IMAGES, interrupted)
+    resumed, progress = loop.fit(c, IMAGES, interrupted)
     assert progress["steps"] == 8
     assert "resumed from step 4" in capsys.readouterr().out
     for a, b in zip(leaves(whole), leaves(resumed), strict=True):
         np.testing.assert_array_equal(a, b)
     lines = [json.loads(line) for line in (interrupted / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 6, 8]
-    loop.train(c, IMAGES, interrupted)
+    loop.fit(c, IMAGES, interrupted)
     assert "already trained for 8 steps" in capsys.readouterr().out
 
 
 def test_a_fingerprint_tells_any_change():
     rng = np.random.default_rng(0)
     tree = {"a": rng.standard_normal((3, 5)).astype(np.float32), "b": np.int32(7), "c": jnp.ones(4, jnp.bfloat16)}
-    first = fingerprint(tree)
+    first = checksums(tree)
     assert len(first) == 3
-    assert fingerprint(jax.tree.map(jnp.asarray, tree)) == first
+    assert checksums(jax.tree.map(jnp.asarray, tree)) == first
     for bit in range(32):
         for place in (0, 7, 14):
             words = tree["a"].copy().view(np.uint32)
             words.ravel()[place] ^= np.uint32(1) << np.uint32(bit)
-            assert fingerprint(tree | {"a": words.view(np.float32)})[0] != first[0]
-    assert fingerprint(tree | {"a": tree["a"][::-1]})[0] != first[0]
-    assert fingerprint(tree | {"b": np.int32(8)})[1] != first[1]
+            assert checksums(tree | {"a": words.view(np.float32)})[0] != first[0]
+    assert checksums(tree | {"a": tree["a"][::-1]})[0] != first[0]
+    assert checksums(tree | {"b": np.int32(8)})[1] != first[1]
 
 
 def damage(content, case, rng):
@@ -202,7 +202,7 @@ def restore_damaged(c, run, newest, wanted):
         file = files[case % len(files)]
         whole = file.read_bytes()
         file.write_bytes(damage(whole, case, rng))
-        state, progress = loop.restore(c, IMAGES.shape[1:], run)
+        state, progress = loop.restore_state(c, IMAGES.shape[1:], run)
         used[progress["steps"]] += 1
         for x, y in zip(wanted[progress["steps"]], leaves(state), strict=True):
             np.testing.assert_array_equal(x, y)
@@ -216,10 +216,10 @@ def check_damaged_checkpoints(folder):
     """The test below, in a process of its own."""
     folder = pathlib.Path(folder)
     c, run = small_config(), folder / "run"
-    loop.train(c, IMAGES, run)
+    loop.fit(c, IMAGES, run)
     wanted, newest = {}, run / "checkpoints" / "8"
     for step in (8, 4):
-        state, progress = loop.restore(c, IMAGES.shape[1:], run)
+        state, progress = loop.restore_state(c, IMAGES.shape[1:], run)
         assert progress["steps"] == step
         wanted[step] = leaves(state)
         if step == 8:
@@ -227,7 +227,7 @@ def check_damaged_checkpoints(folder):
     shutil.copytree(folder / "8", newest)
     used = restore_damaged(c, run, newest, wanted)
     assert used[4] > 40, used  # the others hit what nobody reads, or changed nothing
-    resumed, _ = loop.train(c, IMAGES, run)
+    resumed, _ = loop.fit(c, IMAGES, run)
     assert (run / "damaged" / "8").is_dir()
     for x, y in zip(wanted[8], leaves(resumed), strict=True):
         np.testing.assert_array_equal(x, y)
@@ -251,22 +251,22 @@ def test_damaged_checkpoints_are_told_and_the_one_before_is_used(tmp_path):
 def test_checkpoints_of_others_and_damaged_ones_are_refused(tmp_path):
     c = small_config(steps=2)
     with pytest.raises(InputError, match="no checkpoint"):
-        loop.restore(c, IMAGES.shape[1:], tmp_path)
-    loop.train(c, IMAGES, tmp_path)
+        loop.restore_state(c, IMAGES.shape[1:], tmp_path)
+    loop.fit(c, IMAGES, tmp_path)
     moved = small_config(steps=2)
     moved.data.update(path="elsewhere", workers=3)
-    _, progress = loop.restore(moved, IMAGES.shape[1:], tmp_path)
+    _, progress = loop.restore_state(moved, IMAGES.shape[1:], tmp_path)
     assert progress["steps"] == 2
     other = small_config(steps=2)
     other.network.width = 9
     with pytest.raises(InputError, match=r"config.network was .*8.* and is now .*9"):
-        loop.train(other, IMAGES, tmp_path)
+        loop.fit(other, IMAGES, tmp_path)
     files = [f for f in (tmp_path / "checkpoints" / "2" / "state").rglob("*") if f.is_file()]
     for file in files:
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(InputError, match=r"checkpoints/2 is damaged"):
-        loop.train(c, IMAGES, tmp_path)
+        loop.fit(c, IMAGES, tmp_path)
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -276,6 +276,6 @@ def test_a_loss_that_is_not_finite_stops_with_the_step(tmp_path):
     images = IMAGES.copy()
     images[:] = np.nan
     with pytest.raises(InputError, match="loss is nan at step 2"):
-        loop.train(c, images, tmp_path)
+        loop.fit(c, images, tmp_path)
     with checkpoint.Checkpoints(tmp_path, c) as checkpoints:
         assert checkpoints.latest_step is None

@@ -67,13 +67,13 @@ def _zip(content: bytes) -> dict[str, np.ndarray]:
         root = pickled[0].removesuffix("data.pkl")
         if f"{root}byteorder" in members and read(f"{root}byteorder") == b"big":
             raise InputError("it was saved on a big-endian machine, which is not read")
-        tree = safe_pickle.read(io.BytesIO(read(pickled[0])), [])
+        tree = safe_pickle.read_pickle(io.BytesIO(read(pickled[0])), [])
         return named_arrays(tree, lambda key: read(f"{root}data/{key}"), _typed)
 
 
 def _pickle(content: bytes) -> dict[str, np.ndarray]:
     stream = io.BytesIO(content)
-    first = safe_pickle.read(stream, [])
+    first = safe_pickle.read_pickle(stream, [])
     if first == MAGIC:
         tree, storages = _stream(stream)
         return named_arrays(tree, storages.__getitem__, _typed)
@@ -86,18 +86,18 @@ def _pickle(content: bytes) -> dict[str, np.ndarray]:
 
 def _stream(stream: io.BytesIO) -> tuple[Any, dict[str, bytes]]:
     """What torch.save wrote before it wrote zips, its magic number read already: the tree, and storages by key."""
-    safe_pickle.read(stream)  # the version
-    system = safe_pickle.read(stream)
+    safe_pickle.read_pickle(stream)  # the version
+    system = safe_pickle.read_pickle(stream)
     if isinstance(system, dict) and not system.get("little_endian", True):
         raise InputError("it was saved on a big-endian machine, which is not read")
     ids: list[Any] = []
-    tree = safe_pickle.read(stream, ids)
+    tree = safe_pickle.read_pickle(stream, ids)
     sizes = {}
     for saved in ids:
         dtype = np.dtype(DTYPES[saved[1].name.rpartition(".")[2].removesuffix("Storage")])
         sizes[str(saved[2])] = dtype.itemsize
     storages = {}
-    for key in safe_pickle.read(stream):
+    for key in safe_pickle.read_pickle(stream):
         (count,) = struct.unpack("<q", stream.read(8))
         length = count * sizes[str(key)]
         data = stream.read(length) if length >= 0 else b""
@@ -110,7 +110,7 @@ def _stream(stream: io.BytesIO) -> tuple[Any, dict[str, bytes]]:
 def _typed(content: bytes) -> tuple[Any, bytes]:
     """Element type and bytes of a storage that was saved by itself inside a pickle."""
     stream = io.BytesIO(content)
-    if safe_pickle.read(stream) != MAGIC:
+    if safe_pickle.read_pickle(stream) != MAGIC:
         raise ValueError("a storage inside a pickle that torch.save did not write")
     storage, storages = _stream(stream)
     _, typed, key, *_ = storage.arguments[0]

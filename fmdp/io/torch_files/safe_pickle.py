@@ -47,13 +47,13 @@ ADMITTED = re.compile(
 PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
 
-class Global(NamedTuple):
+class GlobalName(NamedTuple):
     """The name of something, never looked up."""
 
     name: str
 
 
-class Inert:
+class PickledCall:
     """What a pickle wants made by a call: the name of the called, its arguments, and the state given afterwards."""
 
     __slots__ = ("arguments", "name", "state")
@@ -63,7 +63,7 @@ class Inert:
         self.name, self.arguments, self.state = name, arguments, None
 
 
-def read(stream: io.BytesIO, ids: list | None = None) -> Any:
+def read_pickle(stream: io.BytesIO, ids: list | None = None) -> Any:
     """One pickle, as dicts, lists, tuples, strings, bytes, numbers, and Inert or Global for everything else.
 
     Sets come as lists. Values may contain themselves, as in any pickle.
@@ -171,11 +171,11 @@ class _Machine:
             self.stack.append(_note(called, tuple(items)))
         elif opcode == "BUILD":
             state = self.stack.pop()
-            if isinstance(self.stack[-1], Inert):
+            if isinstance(self.stack[-1], PickledCall):
                 self.stack[-1].state = state
         elif opcode == "BINPERSID" and self.ids is not None:
             self.ids.append(self.stack.pop())
-            self.stack.append(Inert(PERSISTENT, (self.ids[-1],)))
+            self.stack.append(PickledCall(PERSISTENT, (self.ids[-1],)))
         else:
             raise InputError(f"its pickle has the opcode {opcode}, which is no part of a checkpoint")
 
@@ -195,27 +195,27 @@ def _require(holds: bool, fault: str) -> None:
         raise ValueError(fault)
 
 
-def _admit(module: str, name: str) -> Global:
+def _admit(module: str, name: str) -> GlobalName:
     full = f"{PYTHON_2.get(module, module)}.{name}"
     if not ADMITTED.fullmatch(full):
         raise InputError(
             f"it asks for {ascii(full)[1:-1][:100]}, which is no part of a checkpoint: nothing was run; look for a"
             " .safetensors, or for a file of the state_dict alone"
         )
-    return Global(full)
+    return GlobalName(full)
 
 
 def _note(called: Any, arguments: Any) -> Any:
     """A call, noted; of the containers, what it would give."""
-    _require(isinstance(called, Global) and isinstance(arguments, tuple), "a call of something that has no name")
+    _require(isinstance(called, GlobalName) and isinstance(arguments, tuple), "a call of something that has no name")
     if called.name == "copyreg._reconstructor":  # objects before protocol 2: the class, its base, and the base's value
         _require(len(arguments) == 3, "an object of no class")
         called, base, value = arguments
-        _require(isinstance(called, Global) and isinstance(base, Global), "an object of no class")
+        _require(isinstance(called, GlobalName) and isinstance(base, GlobalName), "an object of no class")
         arguments = () if base.name == "builtins.object" else (value,)
     if called.name in _CONTAINERS:
         return _CONTAINERS[called.name](*arguments)
-    return Inert(called.name, arguments)
+    return PickledCall(called.name, arguments)
 
 
 def _mapping(items: list) -> dict:
@@ -223,7 +223,10 @@ def _mapping(items: list) -> dict:
     keys = items[::2]
     _require(len(items) == 2 * len(keys), "a key without a value")
     # Only what is hashed in constant time, without recursion.
-    _require(all(key is None or isinstance(key, str | bytes | int | float | Global | Inert) for key in keys), "bad key")
+    _require(
+        all(key is None or isinstance(key, str | bytes | int | float | GlobalName | PickledCall) for key in keys),
+        "bad key",
+    )
     return dict(zip(keys, items[1::2], strict=True))
 
 

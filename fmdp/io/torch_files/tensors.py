@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 
 from fmdp.errors import InputError
-from fmdp.io.torch_files.safe_pickle import PERSISTENT, Global, Inert
+from fmdp.io.torch_files.safe_pickle import PERSISTENT, GlobalName, PickledCall
 
 DTYPES = {
     "Double": np.float64, "Float": np.float32, "Half": np.float16, "BFloat16": ml_dtypes.bfloat16,
@@ -56,8 +56,8 @@ def _network(tree: Any) -> Any:
     for _ in range(3):
         if not isinstance(tree, dict):
             break
-        inner = next((tree[key] for key in NETWORKS if isinstance(tree.get(key), dict | Inert)), None)
-        if inner is None or (isinstance(inner, Inert) and inner.name in _REBUILT):
+        inner = next((tree[key] for key in NETWORKS if isinstance(tree.get(key), dict | PickledCall)), None)
+        if inner is None or (isinstance(inner, PickledCall) and inner.name in _REBUILT):
             break
         tree = inner
     return tree
@@ -67,10 +67,10 @@ def _leaves(tree: Any, prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
     """What a state_dict would name: entries of nested dicts, parameters and buffers of modules."""
     if depth > DEEPEST:
         raise ValueError(f"it is nested more than {DEEPEST} deep")
-    if isinstance(tree, Inert) and tree.name.endswith("persistence._reconstruct_persistent_obj"):
+    if isinstance(tree, PickledCall) and tree.name.endswith("persistence._reconstruct_persistent_obj"):
         (meta,) = tree.arguments
         tree = meta["state"]
-    elif isinstance(tree, Inert) and tree.name not in _REBUILT and isinstance(tree.state, dict):
+    elif isinstance(tree, PickledCall) and tree.name not in _REBUILT and isinstance(tree.state, dict):
         tree = tree.state
     if not isinstance(tree, Mapping):
         yield prefix, tree
@@ -85,14 +85,14 @@ def _leaves(tree: Any, prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
 
 def _array(leaf: Any, storages: Storages, load_bytes: Callable[[bytes], Any], depth: int = 0) -> np.ndarray | None:
     """The array that a leaf stands for; None for anything else, such as a number or an activation."""
-    if not isinstance(leaf, Inert) or leaf.name not in _REBUILT or depth > DEEPEST:
+    if not isinstance(leaf, PickledCall) or leaf.name not in _REBUILT or depth > DEEPEST:
         return None
     arguments = leaf.arguments
     if leaf.name == "torch._utils._rebuild_parameter":
         return _array(arguments[0], storages, load_bytes, depth + 1)
     if leaf.name == "torch._tensor._rebuild_from_type_v2":
         called, _, inner, _ = arguments
-        return _array(Inert(called.name, inner), storages, load_bytes, depth + 1)
+        return _array(PickledCall(called.name, inner), storages, load_bytes, depth + 1)
     if leaf.name.startswith("numpy"):
         return _numpy(leaf)
     storage, offset, size, stride = arguments[:4]
@@ -140,7 +140,7 @@ def _storage(storage: Any, storages: Storages, load_bytes: Callable[[bytes], Any
     if storage.name != PERSISTENT:
         raise ValueError("a tensor without a storage")
     kind, typed, key, _, count, *view = storage.arguments[0]
-    if kind != "storage" or not isinstance(typed, Global):
+    if kind != "storage" or not isinstance(typed, GlobalName):
         raise ValueError("a persistent id that names no storage")
     dtype = np.dtype(DTYPES[typed.name.rpartition(".")[2].removesuffix("Storage")])
     content, start = storages(str(key)), 0
@@ -152,7 +152,7 @@ def _storage(storage: Any, storages: Storages, load_bytes: Callable[[bytes], Any
     return dtype, content[first:last]
 
 
-def _numpy(leaf: Inert) -> np.ndarray:
+def _numpy(leaf: PickledCall) -> np.ndarray:
     if leaf.name.endswith("_frombuffer"):
         content, dtype, shape, order = leaf.arguments
         fortran = order == "F"
