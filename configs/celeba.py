@@ -11,7 +11,7 @@ Expected time: not measured; meant for one TPU host or GPU server, for days. --c
 --config.network.remat=True trade precision and time for memory.
 Memory of the training step on one device (fmdp.bench --only=memory, as compiled for a CPU): 1.7 GB and 1.7 GB for
 each example; a batch of 7 / 16 / 41 on devices of 16 / 32 / 80 GB, with the two options above 8 / 19 / 53.
---config.train.accumulate takes larger ones in parts, and docs/devices.md tells of more devices.
+--config.train.grad_accumulation_steps takes larger ones in parts, and docs/devices.md tells of more devices.
 Expected scores: not measured. The paper's, on 500 faces at noise levels .1 / .3 / .5 / .7: PSNR 35.98 / 29.67 / 26.18 /
 22.89 dB at t = s and 35.50 / 28.67 / 25.00 / 21.56 dB at t = 1, variance ratio there .997 / .991 / .983 / .961.
 configs/celeba.py:smoke is the same at 32 pixels with a tiny network and two steps, for tests; its scores mean nothing.
@@ -27,7 +27,7 @@ def get_config(variant: str = ""):
     config = presets.paper(128)
     config.name = "celeba"
     config.data.update(path="data/celeba/img_align_celeba", dataset="celeb_a", test_share=0.01)
-    config.data.origin = "get img_align_celeba.zip from mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
+    config.data.download_hint = "get img_align_celeba.zip from mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
     if variant == "smoke":
         presets.smoke(config)
     return config

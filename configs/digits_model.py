@@ -27,11 +27,13 @@ def get_config(variant: str = ""):
     config.optimizer.b2 = 0.999
     config.ema.half_life = 400_000.0
     config.train.update(steps=6000, checkpoint_every=2000)
-    config.evaluate.update(draws=1, bootstrap=50, points=11, batch_size=1000, rival_images=1000, rival_steps=50)
+    config.evaluate.update(
+        noise_draws=1, bootstrap=50, points=11, batch_size=1000, baseline_images=1000, baseline_steps=50
+    )
     if variant == "smoke":
         config.name = "digits_model_smoke"
         config.network.width = 16
         config.data.update(samples=1000, test_samples=700)
         config.train.update(steps=20, batch_size=64)
-        config.evaluate.update(points=3, batch_size=700, rival_images=640, rival_steps=4)
+        config.evaluate.update(points=3, batch_size=700, baseline_images=640, baseline_steps=4)
     return config

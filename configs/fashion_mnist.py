@@ -33,7 +33,7 @@ def get_config(variant: str = ""):
     config = default_config()
     config.name = "fashion_mnist"
     config.data.update(source="idx", path="data/fashion_mnist", test_images=1000)
-    config.data.origin = "get the four IDX files from github.com/zalandoresearch/fashion-mnist"
+    config.data.download_hint = "get the four IDX files from github.com/zalandoresearch/fashion-mnist"
     config.network = {
         "name": "unet", "channels": 16, "multipliers": (1, 2, 2), "blocks": 1, "attention": (7,), "resolution": 28,
         "time_scale": 8.0, "adaptive": True,
@@ -42,7 +42,7 @@ def get_config(variant: str = ""):
     config.optimizer.update(learning_rate=1e-3, warmup_steps=200, b2=0.99)
     config.ema.half_life = 60_000.0
     config.train.update(steps=7000, batch_size=64, log_every=50, checkpoint_every=200)
-    config.evaluate.update(draws=1, bootstrap=50, batch_size=250, rival_images=100)
+    config.evaluate.update(noise_draws=1, bootstrap=50, batch_size=250, baseline_images=100)
     config.inverse.update(
         images=32, tuning_images=8, seeds=2, batch_size=8, steps=(20, 50), lookaheads=(0.0, 0.5, 1.0),
         solvers=("pnp", "pnp_flow", "flower"), tasks=TASKS,
@@ -52,6 +52,6 @@ def get_config(variant: str = ""):
         config.network.update(channels=4, multipliers=(1,), attention=())
         config.data.test_images = 20
         config.train.update(steps=4, batch_size=8)
-        config.evaluate.update(points=3, batch_size=20, rival_images=4, rival_steps=2)
+        config.evaluate.update(points=3, batch_size=20, baseline_images=4, baseline_steps=2)
         config.inverse.update(images=4, tuning_images=2, batch_size=2, seeds=1, steps=(2,), solvers=("pnp",))
     return config

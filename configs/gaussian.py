@@ -29,16 +29,16 @@ def get_config(variant: str = "power_law"):
     config.optimizer.update(learning_rate=3e-3, b2=0.999)
     config.ema.half_life = 800_000.0
     config.train.update(steps=12_000, checkpoint_every=4000)
-    config.evaluate.draws = 1
+    config.evaluate.noise_draws = 1
     config.evaluate.bootstrap = 50
-    config.evaluate.rival_images = 1000
+    config.evaluate.baseline_images = 1000
     config.evaluate.batch_size = 1000
     if variant == "smoke":
         config.train.steps = 20
         config.network.width = 32
         config.data.samples = 2000
         config.data.test_samples = 700
-        config.evaluate.rival_images = 640
+        config.evaluate.baseline_images = 640
         config.evaluate.batch_size = 700
         config.evaluate.points = 4
     return config

@@ -23,11 +23,13 @@ def get_config(variant: str = ""):
     config.loss.off_diagonal = "lagrangian"
     config.loss.diagonal_share = 0.5
     config.train.update(steps=4000, batch_size=256)
-    config.evaluate.update(draws=1, bootstrap=50, points=11, batch_size=1000, rival_images=1000, rival_steps=50)
+    config.evaluate.update(
+        noise_draws=1, bootstrap=50, points=11, batch_size=1000, baseline_images=1000, baseline_steps=50
+    )
     if variant == "smoke":
         config.name = "mixture_smoke"
         config.network.width = 16
         config.train.update(steps=20, batch_size=64)
         config.data.update(samples=500, test_samples=200)
-        config.evaluate.update(points=4, batch_size=200, rival_images=100, rival_steps=4)
+        config.evaluate.update(points=4, batch_size=200, baseline_images=100, baseline_steps=4)
     return config

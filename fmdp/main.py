@@ -16,8 +16,10 @@ from ml_collections import ConfigDict, config_flags
 from fmdp import data
 from fmdp.cli import provenance
 from fmdp.cli import restore as restore_command
+from fmdp.cli.deprecated import rename_flags, warn_renamed
 from fmdp.config import tasks as task_lists
 from fmdp.config.defaults import as_plain_dict
+from fmdp.config.renamed import RENAMED, rename_keys
 from fmdp.config.validation import validate, validate_for_devices
 from fmdp.errors import InputError, printable, reason
 from fmdp.evaluation import known_target, network_metrics, solver_comparison
@@ -219,9 +221,11 @@ def inapplicable_flags(mode: str) -> list[str]:
 def parse_flags(argv: list[str]) -> list[str]:
     """Parse the command line; a wrong one ends the program with one line."""
     try:
-        rest = flags.FLAGS(argv)
+        sys.argv = rename_flags(argv)  # where ml_collections looks for the keys of a configuration
+        rest = flags.FLAGS(sys.argv)
         if CONFIG.value is not None:
-            CONFIG.value.keys()  # a config file that could not be loaded says so only now
+            for old in rename_keys(CONFIG.value):  # a config file that could not be loaded says so only now
+                warn_renamed(f"config.{old}", f"config.{RENAMED[old]}")
         return rest
     except Exception as error:  # a configuration is a program, and may raise anything
         exit_with_message(_wrong(error))

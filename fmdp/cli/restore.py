@@ -27,8 +27,8 @@ CHECKPOINT = flags.DEFINE_string("checkpoint", None, "restore: a shipped prior b
 INPUT = flags.DEFINE_string("input", None, "restore: a picture, or a folder of them.")
 OUTPUT = flags.DEFINE_string("output", None, "restore: the folder for what is restored.")
 OPERATOR = flags.DEFINE_string("operator", "denoising", "restore: what degrades the pictures, by name.")
-PARAMETER = flags.DEFINE_multi_string(
-    "parameter", [], "restore: a parameter of the operator, as NAME=VALUE; mask and kernel name pictures."
+OPERATOR_ARG = flags.DEFINE_multi_string(
+    "operator_arg", [], "restore: a parameter of the operator, as NAME=VALUE; mask and kernel name pictures."
 )
 DEGRADED = flags.DEFINE_bool("already_degraded", False, "restore: the pictures are degraded; do not do it again.")
 SIGMA = flags.DEFINE_float("sigma", None, "restore: of the noise, 1 being half of the range of pixels.")
@@ -37,7 +37,9 @@ LOOKAHEAD = flags.DEFINE_float(
 )
 BUDGET = flags.DEFINE_float("budget_db", None, "restore: instead, the decibels to give up for perception.")
 ALL = flags.DEFINE_bool("sweep", False, f"restore: instead, at lookaheads {SWEEP}, and a contact sheet.")
-DRAWS = flags.DEFINE_integer("draws", 1, "restore: of the solver's noise; their mean and spread are written.")
+NUM_SAMPLES = flags.DEFINE_integer(
+    "num_samples", 1, "restore: of the solver's noise; their mean and spread are written."
+)
 STEPS = flags.DEFINE_integer("steps", 100, "restore: of plug-and-play.")
 GAIN = flags.DEFINE_float("gain", 1.0, "restore: of plug-and-play's data step.")
 SEED = flags.DEFINE_integer("seed", 0, "restore: of masks, noise and solver.")
@@ -62,7 +64,7 @@ def run_restore() -> None:
     if BUDGET.value is not None:
         setting = lookahead_for_budget(BUDGET.value, wanted, prior_files.find_prior(checkpoint))
         wanted = dataclasses.replace(wanted, lookaheads=(setting,))
-    made_by = {"checkpoint": str(checkpoint), "given": PARAMETER.value} | provenance.provenance_of_run()
+    made_by = {"checkpoint": str(checkpoint), "given": OPERATOR_ARG.value} | provenance.provenance_of_run()
     done, faults = image_files.restore_files(load(checkpoint), wanted, source, output, made_by)
     print(printable(f"{done} restored, {len(faults)} not; results in {output}"), flush=True)
     if not done:
@@ -77,11 +79,11 @@ def request_from_flags() -> Request:
     """
     return Request(
         operator=OPERATOR.value,
-        parameters=parse_operator_args(PARAMETER.value),
+        parameters=parse_operator_args(OPERATOR_ARG.value),
         degraded=DEGRADED.value,
         sigma=SIGMA.value,
         lookaheads=SWEEP if ALL.value else (LOOKAHEAD.value or 0.0,),
-        draws=DRAWS.value,
+        num_samples=NUM_SAMPLES.value,
         steps=STEPS.value,
         gain=GAIN.value,
         seed=SEED.value,
@@ -104,7 +106,7 @@ def parse_operator_args(texts: list[str]) -> dict[str, Any]:
     for text in texts:
         name, value = parse_operator_arg(text)
         if name in found:
-            raise InputError(f"--parameter={text}: {name} is there twice: keep one")
+            raise InputError(f"--operator_arg={text}: {name} is there twice: keep one")
         found[name] = value
     return found
 
@@ -117,12 +119,12 @@ def parse_operator_arg(text: str) -> tuple[str, Any]:
     """
     name, equals, value = text.partition("=")
     if not equals:
-        raise InputError(f"--parameter={text}: write NAME=VALUE, such as size=9")
+        raise InputError(f"--operator_arg={text}: write NAME=VALUE, such as size=9")
     if name in ARRAYS:
         try:
             levels = (image_files.read_image(expand_path(value))[..., 0] + 1) / 2
         except (OSError, UnusableError) as error:
-            raise InputError(f"--parameter={text}: {error}") from error
+            raise InputError(f"--operator_arg={text}: {error}") from error
         return name, np.round(levels) if name == "mask" else levels / max(levels.sum(), 1e-6)
     try:
         return name, json.loads(value)

@@ -13,7 +13,7 @@ def default_config() -> ConfigDict:
             data=dict(
                 source="",  # digits, one of data.sources.FILES, one of data.TARGETS, or empty to go by the path
                 path="",  # of the files of real images
-                origin="",  # where to get them, told where the path does not exist
+                download_hint="",  # where to get them, told where the path does not exist
                 dataset="",  # of tensorflow-datasets
                 size=0,  # pixels a side that pictures are cropped and resized to; images in arrays must have it, or 0
                 channels=3,  # of pictures: 3 in colour, 1 in gray
@@ -52,10 +52,10 @@ def default_config() -> ConfigDict:
                 batch_size=256,
                 log_every=50,
                 checkpoint_every=1000,
-                keep=2,  # checkpoints, the newest ones
-                keep_every=0,  # and those whose step it divides, for good; 0: none
-                skip_limit=10,  # updates that are not finite, in a row, before the last checkpoint is gone back to
-                accumulate=1,  # parts of a batch, taken one after another for want of memory; the numbers stay
+                max_to_keep=2,  # latest checkpoints
+                keep_period=0,  # checkpoints whose step is a multiple of it are kept for good; 0 keeps none
+                max_consecutive_skips=10,  # non-finite updates in a row before the run rolls back to a checkpoint
+                grad_accumulation_steps=1,  # parts a batch is divided into to save memory; results are the same
             ),
             parallel=dict(
                 mode="jit",  # parallel.MODES
@@ -67,11 +67,11 @@ def default_config() -> ConfigDict:
                 noise_levels=(0.3, 0.5, 0.7),  # alpha = 1 - s
                 points=15,  # settings of each knob, both ends included
                 batch_size=360,
-                draws=4,  # of the noise of every image
+                noise_draws=4,  # of the noise of every image
                 bootstrap=200,  # resamplings behind the interval of the floors
                 figure_images=3,
-                rival_images=360,  # restored by the other knobs too, which cost many evaluations; 0 leaves them out
-                rival_steps=32,  # of their reverse diffusion
+                baseline_images=360,  # restored by the other knobs too, which cost many evaluations; 0 leaves them out
+                baseline_steps=32,  # of their reverse diffusion
                 inception="",  # KID, FID, precision and recall; "auto": where the weights are found; or their path
                 lpips="",  # the same
                 small_fid=False,  # FID of fewer than 2,048 images, too

@@ -21,7 +21,7 @@ def paper(size: int) -> ConfigDict:
     config.ema.half_life = 500_000.0
     config.train.update(steps=200_000, batch_size=256, log_every=100, checkpoint_every=2000)
     config.evaluate.update(
-        noise_levels=(0.1, 0.3, 0.5, 0.7), points=9, draws=1, bootstrap=50, batch_size=50, rival_images=16,
+        noise_levels=(0.1, 0.3, 0.5, 0.7), points=9, noise_draws=1, bootstrap=50, batch_size=50, baseline_images=16,
         inception="auto", lpips="auto",
     )  # fmt: skip
     return config
@@ -34,5 +34,5 @@ def smoke(config: ConfigDict) -> None:
     config.network.update(channels=4, multipliers=(1,), blocks=1, attention=(), resolution=32)
     config.train.update(steps=2, batch_size=8, log_every=1, checkpoint_every=2)
     config.evaluate.update(
-        noise_levels=(0.5,), points=3, draws=1, bootstrap=2, batch_size=8, rival_images=4, rival_steps=2
+        noise_levels=(0.5,), points=3, noise_draws=1, bootstrap=2, batch_size=8, baseline_images=4, baseline_steps=2
     )

@@ -37,13 +37,17 @@ def validate_for_devices(config: ConfigDict, devices: int) -> None:
         "parallel.devices",
         f"this run found {devices}; 0 takes any number, and config.parallel.cpu_devices makes some of a CPU",
     )
-    parts = f"{train.accumulate} parts (config.train.accumulate) on each of " if train.accumulate > 1 else ""
+    parts = (
+        f"{train.grad_accumulation_steps} parts (config.train.grad_accumulation_steps) on each of "
+        if train.grad_accumulation_steps > 1
+        else ""
+    )
     require(
-        train.batch_size % (devices * train.accumulate) == 0,
+        train.batch_size % (devices * train.grad_accumulation_steps) == 0,
         "train.batch_size",
         f"must be divisible by the {parts}{devices} devices of this run",
     )
-    diagonal = diagonal_count(train.batch_size, share, devices * train.accumulate)
+    diagonal = diagonal_count(train.batch_size, share, devices * train.grad_accumulation_steps)
     require(
         share == 1 or 0 < diagonal < train.batch_size,
         "loss.diagonal_share",
@@ -82,11 +86,19 @@ def _require(config: ConfigDict, condition: Any, key: str, remedy: str) -> None:
 
 def _check_training(config: ConfigDict) -> None:
     require, train, loss = partial(_require, config), config.train, config.loss
-    for key in ("steps", "batch_size", "log_every", "checkpoint_every", "keep", "skip_limit", "accumulate"):
+    for key in (
+        "steps",
+        "batch_size",
+        "log_every",
+        "checkpoint_every",
+        "max_to_keep",
+        "max_consecutive_skips",
+        "grad_accumulation_steps",
+    ):
         require(train[key] >= 1, f"train.{key}", "must be 1 or more")
     require(
-        train.keep_every >= 0 and train.keep_every % train.checkpoint_every == 0,
-        "train.keep_every",
+        train.keep_period >= 0 and train.keep_period % train.checkpoint_every == 0,
+        "train.keep_period",
         f"must be 0 or a multiple of config.train.checkpoint_every = {train.checkpoint_every}",
     )
     require(loss.off_diagonal in OFF_DIAGONAL, "loss.off_diagonal", f"must be one of {', '.join(OFF_DIAGONAL)}")
@@ -121,10 +133,10 @@ def _check_measuring(config: ConfigDict) -> None:
     require(len(evaluate.noise_levels) > 0, "evaluate.noise_levels", "must name at least one noise level")
     require(all(0 < a < 1 for a in evaluate.noise_levels), "evaluate.noise_levels", "must lie between 0 and 1")
     require(evaluate.points >= 3, "evaluate.points", "must be 3 or more, both ends of the knob included")
-    require(evaluate.rival_images >= 0, "evaluate.rival_images", "must be 0 or more")
+    require(evaluate.baseline_images >= 0, "evaluate.baseline_images", "must be 0 or more")
     for key in weights.NETWORKS:
         weights.check_weights_setting(key, evaluate[key])
-    for key in ("batch_size", "draws", "bootstrap", "figure_images", "rival_steps"):
+    for key in ("batch_size", "noise_draws", "bootstrap", "figure_images", "baseline_steps"):
         require(evaluate[key] >= 1, f"evaluate.{key}", "must be 1 or more")
     inverse = config.inverse
     require(

@@ -34,7 +34,7 @@ def load_split(config: ConfigDict) -> Split:
         raise InputError(f"config.data.source = {config.source!r}: must be one of {known}, or empty to go by the path")
     path = expand_path(config.path)
     if not config.path or not path.exists():
-        remedy = f"{config.origin}, or name another path" if config.origin else "name a path that exists"
+        remedy = f"{config.download_hint}, or name another path" if config.download_hint else "name a path that exists"
         raise InputError(f"config.data.path = {config.path!r} does not exist: {remedy}")
     found = SOURCES[config.source or detect_source(path)](path, config)
     if config.size and found.train.images.shape[1:3] != (config.size, config.size):

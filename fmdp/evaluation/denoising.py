@@ -52,7 +52,7 @@ class Sweep(NamedTuple):
       s: the time of the noisy images, 1 - noise level.
       noisy: x_s, [draws, n, H, W, C].
       knobs: `lookahead` and `chord` at settings r; the rivals, which cost many evaluations, only of the
-        first draw of the first `config.rival_images` images.
+        first draw of the first `config.baseline_images` images.
       step: D_{s,t} at t = s + STEP, [draws, n, H, W, C].
       kept: [n], which of the measured images these are.
     """
@@ -101,7 +101,7 @@ def sweep_noise_level(
     s = jnp.float32(1 - noise_level)
     r = setting_grid(config.points)
     settings = jnp.asarray([*r, min(STEP / noise_level, 1.0)], jnp.float32)
-    noise = jax.random.normal(key, (config.draws, *images.shape))
+    noise = jax.random.normal(key, (config.noise_draws, *images.shape))
     noisy = interpolate(noise, jnp.broadcast_to(images, noise.shape), s)
     flat = noisy.reshape(-1, *images.shape[1:])
     *lookahead, step = in_batches(lambda x: sweep_lookaheads(field, x, s, settings), flat, config.batch_size, axis=1)
@@ -113,8 +113,8 @@ def sweep_noise_level(
         "lookahead": _curve(r, lookahead, np.ones_like(ends), images),
         "chord": _curve(r, chord, ends, images),
     }
-    if config.rival_images:
-        few = images[: config.rival_images]
+    if config.baseline_images:
+        few = images[: config.baseline_images]
         start = lookahead[0, :1, : len(few)]
         knobs |= _baseline_curves(field, few, noisy[:1, : len(few)], start, s, config, jax.random.fold_in(key, 1))
     return Sweep(float(s), np.asarray(noisy), knobs, step.reshape(noisy.shape), np.arange(len(images)))
@@ -129,7 +129,7 @@ def _baseline_curves(
     field, clean: np.ndarray, noisy: Array, first: np.ndarray, s: Array, config: ConfigDict, key: PRNGKey
 ) -> dict[str, Curve]:
     """The rivals on noisy images [draws, n, H, W, C] whose minimum-error estimates are `first`."""
-    steps, flat = config.rival_steps, noisy.reshape(-1, *noisy.shape[2:])
+    steps, flat = config.baseline_steps, noisy.reshape(-1, *noisy.shape[2:])
     keys = iter(jax.random.split(key, -(-len(flat) // config.batch_size)))
     drawn = in_batches(lambda x: _baselines(field, x, s, next(keys), steps), flat, config.batch_size, axis=1)
     samples, scaled = (x.reshape(len(x), *noisy.shape) for x in drawn)
@@ -253,7 +253,7 @@ def evaluate_denoising(
     pairs = [(s, t) for s in RESIDUAL_TIMES for t in RESIDUAL_TIMES if s < t]
     exact = None if split.target is None else split.target.average_field
     table = residuals.table(single_device(field), clean[:RESIDUAL_IMAGES], key, pairs, exact)
-    summary = {"images": len(clean), "draws": config.draws, "denoise": curves, "floor": floor, "residuals": table}
+    summary = {"images": len(clean), "draws": config.noise_draws, "denoise": curves, "floor": floor, "residuals": table}
     summary["weights"] = {name: found.origin for name, found in networks.weights.items()}
     return summary, sweeps
 

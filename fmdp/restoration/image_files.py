@@ -101,8 +101,8 @@ def restore_files(
 ) -> tuple[int, list[str]]:
     """Restore every picture of the source into the output folder.
 
-    Each leaves NAME.png (with several lookaheads NAME_r0.50.png and a contact sheet, with several draws their mean and
-    NAME_std.png), NAME_measured.png, and NAME.json with all settings and what was found out. The map of standard
+    Each leaves NAME.png (with several lookaheads NAME_r0.50.png and a contact sheet, with several samples their mean
+    and NAME_std.png), NAME_measured.png, and NAME.json with all settings and what was found out. The map of standard
     deviations is black for none and white for the largest, which the JSON file tells as white_of_std, in [-1, 1].
 
     Args:
@@ -151,7 +151,7 @@ def write_result(target: pathlib.Path, path: pathlib.Path, restored: Restored, r
     largest = []
     for name, draws in zip(names, restored.images, strict=True):
         _save(target.with_name(f"{target.name}{name}.png"), draws.mean(0))
-        if request.draws > 1:
+        if request.num_samples > 1:
             spread = np.sqrt(draws.var(0, ddof=1).mean(-1))
             largest.append(float(spread.max()))
             _save(target.with_name(f"{target.name}{name}_std.png"), 2 * spread[..., None] / max(largest[-1], 1e-12) - 1)
@@ -159,7 +159,7 @@ def write_result(target: pathlib.Path, path: pathlib.Path, restored: Restored, r
         _save(target.with_name(f"{target.name}_measured.png"), restored.measured)
     if len(request.lookaheads) > 1:
         draw_sheet(target.with_name(f"{target.name}_sheet.png"), restored, request)
-    unused = ("draws", "steps", "gain") if request.operator == "denoising" else ()
+    unused = ("num_samples", "steps", "gain") if request.operator == "denoising" else ()
     asked = {name: value for name, value in vars(request).items() if name not in unused}
     settings: dict[str, Any] = {"input": path.name} | asked | {"operator": request.name} | made_by | restored.facts
     settings |= {"white_of_std": largest} if largest else {}

@@ -10,7 +10,7 @@ from fmdp import operators
 from fmdp.errors import InputError
 from fmdp.operators import Operator
 
-MAX_COUNT = 100_000  # draws or steps
+MAX_COUNT = 100_000  # num_samples or steps
 
 
 NOT_IMAGES = ("phase_retrieval",)  # whose measurements are no pictures
@@ -35,7 +35,7 @@ class Request:
         Plug-and-play weighs the data by its gain and does not ask for it.
       lookaheads: relative ones, from 0 to 1. Denoising walks from minimum error to perfect perception; within
         plug-and-play, where the knob sets every denoiser on the way, that is only the tendency.
-      draws: of the solver's noise.
+      num_samples: of the solver's noise.
       steps: of plug-and-play.
       gain: of its data step; at 1 it never overshoots a linear operator.
       seed: of masks, noise and solver.
@@ -46,7 +46,7 @@ class Request:
     degraded: bool = False
     sigma: float | None = None
     lookaheads: tuple[float, ...] = (0.0,)
-    draws: int = 1
+    num_samples: int = 1
     steps: int = 100
     gain: float = 1.0
     seed: int = 0
@@ -73,7 +73,7 @@ class Request:
         else:
             operators.check_parameters(self.name, self.parameters)
         numbers = {"lookahead": self.lookaheads, "sigma": (self.sigma or 1.0,), "gain": (self.gain,)}
-        whole = {"draws": self.draws, "steps": self.steps, "seed": self.seed}
+        whole = {"num_samples": self.num_samples, "steps": self.steps, "seed": self.seed}
         for name, values in numbers.items():
             if not isinstance(values, tuple | list) or not values or not all(isinstance(x, Real) for x in values):
                 raise InputError(f"{name} {values!r}: must be numbers{', in a tuple' * (name == 'lookahead')}")
@@ -85,20 +85,22 @@ class Request:
                 raise InputError(f"--lookahead={r:g}: must be from 0 (minimum error) to 1 (perfect perception)")
         if self.sigma is not None and not 0 < self.sigma < math.inf:
             raise InputError(f"--sigma={self.sigma:g}: must be positive, on the [-1, 1] scale (.05 is 6.4 of 255)")
-        if not (1 <= self.draws <= MAX_COUNT and 1 <= self.steps <= MAX_COUNT):
-            raise InputError(f"--draws={self.draws} --steps={self.steps}: both must be from 1 to {MAX_COUNT}")
+        if not (1 <= self.num_samples <= MAX_COUNT and 1 <= self.steps <= MAX_COUNT):
+            raise InputError(
+                f"--num_samples={self.num_samples} --steps={self.steps}: both must be from 1 to {MAX_COUNT}"
+            )
         if not 0 < self.gain < math.inf:
             raise InputError(f"--gain={self.gain:g}: must be positive; 1 never overshoots a linear operator")
         if not -(2**63) <= self.seed < 2**63:
             raise InputError(f"--seed={self.seed}: must be a number of 64 bits")
-        if self.draws > 1 and self.operator == "denoising":
-            raise InputError(f"--draws={self.draws}: denoising draws nothing, it is one evaluation: leave it out")
+        if self.num_samples > 1 and self.operator == "denoising":
+            raise InputError(f"--num_samples={self.num_samples}: denoising is deterministic: leave it out")
         if (
             self.degraded
             and self.operator in operators.RANDOM_OPERATORS
             and not {"mask", "kernel"} & self.parameters.keys()
         ):
             told = "kernel=FILE" if self.operator == "motion_blur" else "mask=FILE with --operator=brush_inpainting"
-            raise InputError(f"--already_degraded: {self.operator} would be drawn anew: tell it, --parameter={told}")
+            raise InputError(f"--already_degraded: {self.operator} would be drawn anew: tell it, --operator_arg={told}")
         if self.degraded and self.operator in NOT_IMAGES:
             raise InputError(f"--already_degraded: what {self.operator} measures is no picture: give the clean one")

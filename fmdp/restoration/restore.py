@@ -1,4 +1,4 @@
-"""Restoring one picture of any size, degraded already or by us, at several lookaheads and draws."""
+"""Restoring one picture of any size, degraded already or by us, at several lookaheads, with several samples."""
 
 import warnings
 from functools import partial
@@ -34,14 +34,14 @@ CLIPPED_SHARE = 0.05  # of the pixels at black or white, from where on it is tol
 MAX_ABS_VALUE = 10.0  # of a picture in [-1, 1] with its noise; 0 to 255 is not meant
 MASKING_OPERATORS = ("box_inpainting", "random_inpainting", "brush_inpainting")
 DENOISING = Request()
-SAMPLES_AT_ONCE = 8  # draws of one tile
+SAMPLES_AT_ONCE = 8  # samples of one tile
 
 
 class Restored(NamedTuple):
     """What became of one picture, in [-1, 1].
 
     Attributes:
-      images: [lookaheads, draws, H, W, C].
+      images: [lookaheads, samples, H, W, C].
       measured: what was restored, y.
       clean: [H, W, C] where it is known.
       facts: what was found out or decided on the way, as plain JSON.
@@ -64,7 +64,7 @@ def restore(prior: SizedField, picture: ArrayLike, request: Request = DENOISING)
     >>> picture = jax.random.uniform(jax.random.key(0), (28, 40, 1), minval=-1)
     >>> request = fmdp.Request(operator="box_inpainting", parameters={"size": 9}, lookaheads=(0.0, 1.0), steps=2)
     >>> restored = fmdp.restore(prior, picture, request)
-    >>> restored.images.shape, restored.facts["tiles"]  # (lookaheads, draws, height, width, channels)
+    >>> restored.images.shape, restored.facts["tiles"]  # (lookaheads, samples, height, width, channels)
     ((2, 1, 28, 40, 1), 2)
 
     Args:
@@ -112,7 +112,7 @@ def restore(prior: SizedField, picture: ArrayLike, request: Request = DENOISING)
     else:
         observed = Observation(y=measured, operator=on_canvas(operator, canvas), noise=GaussianNoise(sigma=sigma))
         observed.check()
-        draws = jax.random.split(keys[2], request.draws)
+        draws = jax.random.split(keys[2], request.num_samples)
         images, info = _solve(prior, observed, draws, lookaheads, request.gain, request.steps, canvas, tile)
         try:
             raise_if_diverged(info, "this picture", "pnp")
@@ -123,8 +123,8 @@ def restore(prior: SizedField, picture: ArrayLike, request: Request = DENOISING)
     images = np.asarray(crop(images, shape))
     if clean is not None:
         facts["psnr"] = psnr(jnp.clip(images.mean(1), -1, 1), jnp.asarray(clean)).tolist()
-        if request.draws > 1:
-            facts["psnr_of_draws"] = psnr(jnp.clip(images, -1, 1), jnp.asarray(clean)).tolist()
+        if request.num_samples > 1:
+            facts["psnr_of_samples"] = psnr(jnp.clip(images, -1, 1), jnp.asarray(clean)).tolist()
     return Restored(images, np.asarray(measured), clean, facts)
 
 
@@ -176,7 +176,7 @@ def _to_be_restored(
         shape = (height * factor, width * factor, tile[2])
         if shape[0] * shape[1] > MAX_PIXELS:
             raise InputError(
-                f"--parameter=factor={factor}: makes {shape[0]}x{shape[1]}, more than {MAX_PIXELS:,} pixels"
+                f"--operator_arg=factor={factor}: makes {shape[0]}x{shape[1]}, more than {MAX_PIXELS:,} pixels"
             )
     else:
         shape = (height - height % factor, width - width % factor, tile[2])

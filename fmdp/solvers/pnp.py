@@ -42,12 +42,13 @@ def solve(
     gain: float | Scalar = 1.0,
     schedule: str = "published",
     data_step: str = "gradient",
-    draws: int = 1,
+    noise_draws: int = 1,
     times: Array | None = None,
     noise: Array | None = None,
     keep: bool = False,
 ) -> tuple[Image, Info]:
-    """One image restored from x = 0. Data for jit and vmap: all but steps, knob, schedule, data_step, draws and keep.
+    """One image restored from x = 0. Data for jit and vmap: all but steps, knob, schedule, data_step,
+    noise_draws and keep.
 
     Args:
       lookahead: in [0, 1], read as the knob says: "additive" t = min(s + lookahead, 1) as published, "relative"
@@ -58,16 +59,17 @@ def solve(
         2 norm(H)^2, found by power iteration, so that gain 1 never overshoots a linear H with Gaussian noise.
       data_step: "gradient", or "proximal", the minimiser of ||z - x||^2 / 2 + step ||y - H(z)||^2 (linear H, Gaussian
         noise), by conjugate gradients.
-      draws: renoisings per step, over which D is averaged; each one evaluation.
+      noise_draws: renoisings per step, over which D is averaged; each one evaluation.
       times: [steps] in [0, 1], the times s instead of 0, 1/steps, ..., 1 - 1/steps.
-      noise: [steps, H, W, C] (or [steps, draws, H, W, C]), the renoising draws, instead of drawing them from the key.
+      noise: [steps, H, W, C] (or [steps, noise_draws, H, W, C]), the noise of all renoisings; None draws it from the
+        key.
       keep: whether info holds all iterates.
 
     Raises:
       InputError: options or shapes that do not fit.
     """
     observation.check()
-    require_steps("pnp", steps=steps, draws=draws)
+    require_steps("pnp", steps=steps, noise_draws=noise_draws)
     require_between("pnp", 0, 1, lookahead=lookahead)
     require_between("pnp", 0, np.inf, gain=gain, exponent=exponent)
     require_choice("pnp", "knob", knob, (*KNOBS, "chord"))
@@ -75,7 +77,9 @@ def solve(
     require_choice("pnp", "data_step", data_step, ("gradient", "proximal"))
     shape = observation.operator.image_shape
     draw_key, norm_key = jax.random.split(key)
-    renoise = jax.random.split(draw_key, steps) if noise is None else _as_draws(noise, (steps, draws, *shape))
+    renoise = (
+        jax.random.split(draw_key, steps) if noise is None else _as_noise_draws(noise, (steps, noise_draws, *shape))
+    )
     if schedule == "safe":
         gain = gain / (2 * _norm(observation, norm_key) ** 2)
     s = jnp.arange(steps) / steps if times is None else times
@@ -87,7 +91,7 @@ def solve(
     def step(x, given):
         s, size, renoise = given
         z = move(x, size)
-        eps = jax.random.normal(renoise, (draws, *shape)) if noise is None else renoise
+        eps = jax.random.normal(renoise, (noise_draws, *shape)) if noise is None else renoise
         z = s * z + (1 - s) * eps
         if knob == "chord":
             estimates = chord(field, z, s, lookahead)
@@ -95,7 +99,7 @@ def solve(
             estimates = denoise(field, z, s, KNOBS[knob](s, lookahead))
         return estimates.mean(0)
 
-    evaluations = steps * draws * (2 if knob == "chord" else 1)
+    evaluations = steps * noise_draws * (2 if knob == "chord" else 1)
     inputs = (s, gain * (1 - s) ** exponent, renoise)
     return run_scan(step, jnp.zeros(shape), inputs, observation, evaluations=evaluations, keep=keep)
 
@@ -130,8 +134,8 @@ def _norm(observation: Observation, key: PRNGKey) -> Scalar:
     return jnp.maximum(norm(observation.operator, key, 30, at), 1e-3)
 
 
-def _as_draws(noise: Array, shape: tuple[int, ...]) -> Array:
-    steps, draws, *image = shape
-    if noise.shape != shape and (draws > 1 or noise.shape != (steps, *image)):
-        raise InputError(f"pnp: noise has shape {noise.shape}: pass (steps, draws, H, W, C) = {shape}")
+def _as_noise_draws(noise: Array, shape: tuple[int, ...]) -> Array:
+    steps, noise_draws, *image = shape
+    if noise.shape != shape and (noise_draws > 1 or noise.shape != (steps, *image)):
+        raise InputError(f"pnp: noise has shape {noise.shape}: pass (steps, noise_draws, H, W, C) = {shape}")
     return noise.reshape(shape)

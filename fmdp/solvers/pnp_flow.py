@@ -4,5 +4,5 @@ from functools import partial
 
 from fmdp.solvers import pnp
 
-solve = partial(pnp.solve, lookahead=0.0, exponent=0.5, gain=0.5, draws=5)
+solve = partial(pnp.solve, lookahead=0.0, exponent=0.5, gain=0.5, noise_draws=5)
 """`pnp.restore` at t = s; gain 0.5 on ||y - H(x)||^2 is their unit step on half of it."""

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from fmdp.config.defaults import as_plain_dict
+from fmdp.config.renamed import rename_keys
 from fmdp.errors import InputError, reason
 from fmdp.io.files import is_disk_full
 from fmdp.training.checksum import checksums
@@ -27,7 +28,7 @@ FORMAT = 1  # of what is written here; records of version 0.1.0 do not say it
 # What a state is made for; a checkpoint that differs here belongs to another run.
 IDENTITY = ("seed", "data", "network", "loss", "optimizer", "ema", "train.batch_size")
 # Where the data is, and how it is read and measured on, is free to change.
-MAY_DIFFER = {"path", "origin", "test_images", "strict", "max_pixels", "memory_gb", "workers"}
+MAY_DIFFER = {"path", "download_hint", "test_images", "strict", "max_pixels", "memory_gb", "workers"}
 MAX_LISTINGS = 20  # at a folder that changes, before it is given up
 
 T = TypeVar("T")
@@ -53,9 +54,9 @@ class Checkpoints:
         self._folder = workdir.absolute() / "checkpoints"  # orbax takes no other
         self._config = as_plain_dict(config)
         self._needed = 0
-        keep: list[Any] = [preservation_policy.LatestN(config.train.keep)]
-        if config.train.keep_every:
-            keep.append(preservation_policy.EveryNSteps(interval_steps=config.train.keep_every))
+        keep: list[Any] = [preservation_policy.LatestN(config.train.max_to_keep)]
+        if config.train.keep_period:
+            keep.append(preservation_policy.EveryNSteps(interval_steps=config.train.keep_period))
         options = ocp.CheckpointManagerOptions(
             preservation_policy=preservation_policy.AnyPreservationPolicy(keep), cleanup_tmp_directories=not reading
         )
@@ -131,7 +132,7 @@ class Checkpoints:
             free = shutil.disk_usage(self._folder).free
             raise InputError(
                 f"no room for a checkpoint in {self._folder}: it takes {self._needed / 1e6:,.1f} MB and"
-                f" {free / 1e6:,.1f} MB are free (there may be a quota): make room, or lower config.train.keep,"
+                f" {free / 1e6:,.1f} MB are free (there may be a quota): make room, or lower config.train.max_to_keep,"
                 " and start the same command again; the checkpoints of before are whole"
             ) from error
 
@@ -189,6 +190,7 @@ class Checkpoints:
         return restored, run
 
     def _check(self, config: dict[str, Any]) -> None:
+        rename_keys(config)
         for key in IDENTITY:
             was, now = (_at(c, key) for c in (config, self._config))
             if isinstance(was, dict) and isinstance(now, dict):

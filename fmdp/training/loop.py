@@ -26,7 +26,7 @@ LOSSES = ("loss", "diagonal", "off_diagonal")
 
 def divides_batch(config: ConfigDict, devices: int) -> bool:
     """Whether so many devices share a batch evenly, and divide it into the parts that one device would."""
-    size, share, parts = config.train.batch_size, config.loss.diagonal_share, config.train.accumulate
+    size, share, parts = config.train.batch_size, config.loss.diagonal_share, config.train.grad_accumulation_steps
     same = data.diagonal_count(size, share, devices * parts) == data.diagonal_count(size, share, parts)
     return size % (devices * parts) == 0 and same
 
@@ -45,7 +45,9 @@ def fit(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tuple
     devices, steps = jax.devices(), config.train.steps
     init_key, key = jax.random.split(jax.random.key(config.seed))
     batch_size = config.train.batch_size
-    diagonal = data.diagonal_count(batch_size, config.loss.diagonal_share, len(devices) * config.train.accumulate)
+    diagonal = data.diagonal_count(
+        batch_size, config.loss.diagonal_share, len(devices) * config.train.grad_accumulation_steps
+    )
     share = jax.process_index(), jax.process_count()
     iterator = data.batches(images, batch_size, diagonal, config.seed, *share, config.data.flip, config.data.workers)
     parallel = train_modes.make_train_mode(config.parallel.mode, devices, config.parallel.fsdp)
@@ -77,7 +79,7 @@ def fit(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tuple
         clock = time.monotonic() - progress["seconds"]
         late: tuple[int, Metrics] | None = None
         records = functools.partial(data.records, images, batch_size, config.seed)
-        rollback = Rollback(checkpoints, shapes.saved(), min(config.train.skip_limit, steps), records)
+        rollback = Rollback(checkpoints, shapes.saved(), min(config.train.max_consecutive_skips, steps), records)
         with (
             scalar_log.ScalarLog(workdir, start) as log,
             tqdm(total=steps, initial=start, unit="step", disable=jax.process_index() > 0) as bar,

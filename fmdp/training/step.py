@@ -95,7 +95,9 @@ def make_train_step(
     Args:
       spread: over several devices, as `parallel.Parallel.compile` gives it.
     """
-    gradient = spread(accumulate(jax.value_and_grad(make_loss(config), has_aux=True), config.train.accumulate))
+    gradient = spread(
+        accumulate(jax.value_and_grad(make_loss(config), has_aux=True), config.train.grad_accumulation_steps)
+    )
     optimizer = make_optimizer(config)
     decay = 0.5 ** (config.train.batch_size / config.ema.half_life)
 

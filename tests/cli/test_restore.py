@@ -52,7 +52,7 @@ def test_a_folder_from_the_command_line(checkpoint, pictures, tmp_path):
     out = tmp_path / "out"
     process = command(
         "--mode=restore", f"--checkpoint={checkpoint}", f"--input={pictures}", f"--output={out}", "--sweep",
-        "--operator=box_inpainting", "--parameter=size=3", "--steps=3", "--sigma=0.1",
+        "--operator=box_inpainting", "--operator_arg=size=3", "--steps=3", "--sigma=0.1",
     )  # fmt: skip
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 0, stderr
@@ -138,12 +138,15 @@ def test_masks_and_kernels_are_pictures(tmp_path):
         (dict(budget_db=0.5, operator="hdr"), "--budget_db=0.5: calibrated for --operator=denoising"),
         (dict(budget_db=9.0, sigma=0.1), "a budget of 9 dB cannot be spent"),
         (dict(budget_db=0.1, sigma=9.0), "--sigma=9: this checkpoint is calibrated from 0.0526 to 0.429"),
-        (dict(parameter=["size"]), "--parameter=size: write NAME=VALUE"),
-        (dict(parameter=["size=3", "size=4"], operator="box_inpainting"), "--parameter=size=4: size is there twice"),
-        (dict(parameter=["mask=/nowhere.png"]), "--parameter=mask=/nowhere.png"),
+        (dict(operator_arg=["size"]), "--operator_arg=size: write NAME=VALUE"),
+        (
+            dict(operator_arg=["size=3", "size=4"], operator="box_inpainting"),
+            "--operator_arg=size=4: size is there twice",
+        ),
+        (dict(operator_arg=["mask=/nowhere.png"]), "--operator_arg=mask=/nowhere.png"),
         (dict(operator="blur"), "--operator=blur"),
-        (dict(operator="hdr", parameter=["scale=" + "[" * 10**5]), "hdr: scale='[["),
-        (dict(operator="hdr", parameter=["scale=NaN"]), "scale=nan: pass a finite number"),
+        (dict(operator="hdr", operator_arg=["scale=" + "[" * 10**5]), "hdr: scale='[["),
+        (dict(operator="hdr", operator_arg=["scale=NaN"]), "scale=nan: pass a finite number"),
         (dict(input="~nobody_of_this_name/x"), "'~nobody_of_this_name/x' can be no file"),
         (dict(output="x" * 5000), "can be no file (File name too long)"),
         (dict(checkpoint="x" * 5000), "can be no file (File name too long)"),

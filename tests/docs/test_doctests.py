@@ -29,5 +29,5 @@ def test_examples_run(name, capsys):
 def test_every_public_name_has_an_example(name):
     public = getattr(fmdp, name)
     assert ">>> " in public.__doc__
-    home = name if isinstance(public, type(sys)) else public.__module__.removeprefix("fmdp.")
-    assert f"fmdp.{home}" in MODULES
+    home = public.__name__ if isinstance(public, type(sys)) else public.__module__
+    assert home in MODULES

@@ -25,7 +25,15 @@ FIELD = jax.tree_util.Partial(exact_field)
 def swept():
     """Sweeps of the exact field on samples of its own target."""
     c = default_config().evaluate
-    c.update(points=5, draws=2, batch_size=300, rival_images=500, rival_steps=60, bootstrap=20, noise_levels=(0.4, 0.6))
+    c.update(
+        points=5,
+        noise_draws=2,
+        batch_size=300,
+        baseline_images=500,
+        baseline_steps=60,
+        bootstrap=20,
+        noise_levels=(0.4, 0.6),
+    )
     train, test = (np.asarray(TARGET.sample(jax.random.key(seed), 500)) for seed in (0, 1))
     split = data.Split(train, test, np.zeros(500, int), np.zeros(500, int), "", TARGET)
     summary, sweeps = denoising.evaluate_denoising(FIELD, split, c, jax.random.key(2))
@@ -76,7 +84,7 @@ def test_residuals_of_an_exact_field_vanish(swept):
 def test_ragged_batches_change_nothing(swept):
     c, split, _, sweeps = swept
     whole = c.copy_and_resolve_references()
-    whole.update(batch_size=1000, rival_images=0)
+    whole.update(batch_size=1000, baseline_images=0)
     again = denoising.sweep_noise_level(FIELD, split.test, 0.4, whole, jax.random.fold_in(jax.random.key(2), 0))
     np.testing.assert_allclose(again.knobs["lookahead"].restored, sweeps[0].knobs["lookahead"].restored, atol=1e-5)
     assert set(again.knobs) == {"lookahead", "chord"}

@@ -135,7 +135,9 @@ def test_an_evaluation_reports_them_beside_their_floors(settings, tmp_path):
     target = Gaussian(np.zeros((SIDE, SIDE, 1)), 0.1)
     train, test = (np.asarray(target.sample(jax.random.key(seed), 40)) for seed in (0, 1))
     split = Split(train, test, np.zeros(40, int), np.zeros(40, int), "")
-    settings.update(points=3, draws=2, bootstrap=5, noise_levels=(0.5,), rival_images=20, rival_steps=2, small_fid=True)
+    settings.update(
+        points=3, noise_draws=2, bootstrap=5, noise_levels=(0.5,), baseline_images=20, baseline_steps=2, small_fid=True
+    )
     field = jax.tree_util.Partial(lambda x, s, t: target.average_field(x, s, t))
     summary, _ = denoising.evaluate_denoising(field, split, settings, jax.random.key(2))
     assert summary["weights"] == {"inception": "stand-in", "lpips_alex": "random"}

@@ -66,7 +66,7 @@ def test_smoke_runs_end_to_end_on_the_layout_the_config_names(name, metric_weigh
     (told,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not measured")]
     assert all(name in told for name in ("inception needs", "lpips_alex needs", "lpips_vgg needs"))
 
-    c.evaluate.update(inception=metric_weights, lpips=metric_weights, small_fid=True, points=3, rival_images=0)
+    c.evaluate.update(inception=metric_weights, lpips=metric_weights, small_fid=True, points=3, baseline_images=0)
     main.run(c, workdir, "evaluate")
     scored = json.loads((workdir / "summary.json").read_text())["denoise"]
     assert all(np.isfinite([point[m] for m in LEARNED]).all() for curve in scored for point in curve["points"])

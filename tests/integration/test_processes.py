@@ -17,8 +17,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 TINY = (
     "--config=configs/digits.py:smoke", "--config.train.steps=20", "--config.train.log_every=1",
     "--config.loss.off_diagonal=semigroup", "--config.loss.diagonal_share=0.5", "--config.data.test_share=0.1",
-    "--config.evaluate.noise_levels=(0.5,)", "--config.evaluate.points=3", "--config.evaluate.draws=1",
-    "--config.evaluate.batch_size=50", "--config.evaluate.rival_images=30", "--config.evaluate.rival_steps=2",
+    "--config.evaluate.noise_levels=(0.5,)", "--config.evaluate.points=3", "--config.evaluate.noise_draws=1",
+    "--config.evaluate.batch_size=50", "--config.evaluate.baseline_images=30", "--config.evaluate.baseline_steps=2",
     "--config.evaluate.bootstrap=5", "--config.network.width=64",  # kernels as large as parallel.SMALL
 )  # fmt: skip
 
@@ -145,7 +145,7 @@ def test_a_killed_run_ends_with_a_message_and_goes_on_from_its_last_checkpoint(t
 
 
 def test_ctrl_c_saves_and_a_signal_while_measuring_ends_at_once(tmp_path):
-    slow = (*TINY, f"--workdir={tmp_path}", "--config.train.steps=100000", "--config.evaluate.draws=100000")
+    slow = (*TINY, f"--workdir={tmp_path}", "--config.train.steps=100000", "--config.evaluate.noise_draws=100000")
     log = tmp_path / "metrics.jsonl"
     asked = local(*slow, devices=1)
     until(lambda: log.exists() and len(log.read_text().splitlines()) > 3, asked)
@@ -198,7 +198,9 @@ def test_all_processes_stop_where_no_update_is_finite(tmp_path):
         "--config.optimizer.warmup_steps=1",
         "--config.optimizer.decay=False",
     )
-    stopped = local(*TINY, *wild, f"--workdir={tmp_path}", "--mode=train", "--config.train.skip_limit=3", devices=1)
+    stopped = local(
+        *TINY, *wild, f"--workdir={tmp_path}", "--mode=train", "--config.train.max_consecutive_skips=3", devices=1
+    )
     _, err = stopped.communicate(timeout=120)
     assert stopped.returncode == 2, err[-3000:]
     assert "3 updates in a row were not finite and skipped" in err

@@ -33,7 +33,7 @@ def test_parameters_are_sharded_along_their_largest_divisible_axis():
         (64, {}, {}, mesh.DEFAULT_CPU_DEVICES),
         (8, {"train.batch_size": 16}, {}, 4),  # 12 on the diagonal do not divide by 8
         (8, {"train.batch_size": 9}, {}, 1),
-        (6, {"train.accumulate": 32}, {}, 2),
+        (6, {"train.grad_accumulation_steps": 32}, {}, 2),
         (6, {"parallel.cpu_devices": 3}, {}, 3),
         (6, {}, {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}, None),
     ],
@@ -70,7 +70,11 @@ def test_what_does_not_fit_the_devices_is_refused():
     c.network.name = "mlp"
     for key, value, message in (
         ("train.batch_size", 255, "train.batch_size = 255: must be divisible by the 4 devices"),
-        ("train.accumulate", 3, r"must be divisible by the 3 parts \(config.train.accumulate\) on each of 4 devices"),
+        (
+            "train.grad_accumulation_steps",
+            3,
+            r"must be divisible by the 3 parts \(config.train.grad_accumulation_steps\) on each of 4 devices",
+        ),
         ("parallel.devices", 8, "parallel.devices = 8: this run found 4"),
         ("train.batch_size", 4, "diagonal_share = 0.75: leaves a part of 4 examples on 4 devices empty"),
         ("parallel.cpu_devices", 65, "parallel.cpu_devices = 65: must be from 0 to 64"),
@@ -139,7 +143,7 @@ def test_one_gradient_is_exchanged_a_step_the_state_used_up_and_batches_do_not_f
         from fmdp.training.step import make_train_step
         from tests.training.test_loop import IMAGES, small_config
         c = small_config()
-        c.train.accumulate = 2
+        c.train.grad_accumulation_steps = 2
         c.network.width = 64  # kernels as large as parallel.SMALL
         for mode, n in itertools.product(("jit", "pmap", "fsdp"), (1, 2, 4, 8)):
             run = train_modes.make_train_mode("pmap" if mode == "pmap" else "jit", jax.devices()[:n], mode == "fsdp")

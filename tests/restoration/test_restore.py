@@ -58,17 +58,17 @@ def test_denoising_any_size_is_the_closed_form(size):
 
 def test_what_is_hidden_is_filled_in_and_what_is_seen_is_kept():
     x = 0.5 * picture(10, 8)
-    request = Request(operator="box_inpainting", parameters={"size": 4}, sigma=0.01, lookaheads=(1.0,), draws=16)
+    request = Request(operator="box_inpainting", parameters={"size": 4}, sigma=0.01, lookaheads=(1.0,), num_samples=16)
     restored = restore(PRIOR, x, request)
     seen = np.ones_like(x, bool)
     seen[3:7, 2:6] = False
     assert np.abs(restored.images[0] - x)[:, seen].max() < 0.06
     assert restored.images[0][:, ~seen].mean() == pytest.approx(0, abs=0.1)  # as the prior has it
     assert restored.images[0][:, ~seen].std() == pytest.approx(0.5, rel=0.15)
-    assert len(restored.facts["psnr_of_draws"][0]) == 16
+    assert len(restored.facts["psnr_of_samples"][0]) == 16
     error = np.square(restored.images[0].mean(0).clip(-1, 1) - x).mean()
     assert restored.facts["psnr"] == [pytest.approx(10 * np.log10(4 / error), abs=1e-4)]
-    assert restored.facts["psnr"][0] > max(restored.facts["psnr_of_draws"][0])
+    assert restored.facts["psnr"][0] > max(restored.facts["psnr_of_samples"][0])
     assert restored.facts["notes"] == ["padded from 10x8 to 12x8, and cropped again"]
     again = restore(PRIOR, x, request)
     np.testing.assert_array_equal(again.images, restored.images)
@@ -96,13 +96,13 @@ def test_a_small_picture_is_enlarged_and_an_odd_one_cropped():
 def test_an_operator_of_your_own_measures_pictures_of_its_size():
     rows = operators.from_function(lambda x: x[::2, :, 0], (12, 9, 1), linear=True, name="even_rows")
     x = 0.5 * picture(12, 9)
-    request = Request(operator=rows, sigma=0.01, draws=8)
+    request = Request(operator=rows, sigma=0.01, num_samples=8)
     restored = restore(PRIOR, x, request)
     assert restored.measured.shape == (6, 9)
     assert restored.facts["tiles"] == 2 * 2
     assert np.abs(restored.images - x)[..., ::2, :, :].max() < 0.06
     assert restored.images[..., 1::2, :, :].mean() == pytest.approx(0, abs=0.1)  # as the prior has it
-    again = restore(PRIOR, restored.measured, Request(operator=rows, degraded=True, sigma=0.01, draws=8))
+    again = restore(PRIOR, restored.measured, Request(operator=rows, degraded=True, sigma=0.01, num_samples=8))
     np.testing.assert_allclose(again.images, restored.images, atol=1e-6)
     named = operators.from_function(lambda x: x[::2], (12, 9, 1), linear=True, name="my_inpainting")
     assert restore(PRIOR, x[::2], Request(operator=named, degraded=True, steps=2)).images.shape[2:] == (12, 9, 1)
@@ -181,26 +181,29 @@ def test_plug_and_play_asks_for_no_noise_and_what_is_hidden_is_no_measurement():
         (Request(sigma=-1.0), "--sigma=-1: must be positive"),
         (Request(gain=0.0), "--gain=0: must be positive"),
         (Request(lookaheads=()), "lookahead (): must be numbers, in a tuple"),
-        (Request(draws=2), "--draws=2: denoising draws nothing"),
+        (Request(num_samples=2), "--num_samples=2: denoising is deterministic"),
         (Request(operator="hdr", steps=0), "--steps=0"),
         (Request(operator="decimation", parameters={"factor": "two"}), "decimation: factor='two'"),
-        (Request(draws=10**9, operator="hdr"), "--draws=1000000000 --steps=100: both must be from 1 to 100000"),
+        (
+            Request(num_samples=10**9, operator="hdr"),
+            "--num_samples=1000000000 --steps=100: both must be from 1 to 100000",
+        ),
         (Request(operator="hdr", gain=float("nan")), "--gain=nan: must be positive"),
         (Request(seed=2**64), "--seed=18446744073709551616: must be a number of 64 bits"),
         (Request(operator="decimation"), "decimation: missing parameter 'factor'"),
         (Request(operator="decimation", parameters={"factor": 0}), "factor=0 must be a positive integer"),
         (
             Request(operator="decimation", parameters={"factor": 10**6}, degraded=True),
-            "--parameter=factor=1000000: makes 8000000x8000000, more than",
+            "--operator_arg=factor=1000000: makes 8000000x8000000, more than",
         ),
         (Request(operator="phase_retrieval", degraded=True), "--already_degraded: what phase_retrieval measures"),
         (
             Request(operator="random_inpainting", parameters={"ratio": 0.5}, degraded=True),
-            "random_inpainting would be drawn anew: tell it, --parameter=mask=FILE with --operator=brush_inpainting",
+            "random_inpainting would be drawn anew: tell it, --operator_arg=mask=FILE with --operator=brush_inpainting",
         ),
         (
             Request(operator="motion_blur", degraded=True),
-            "motion_blur would be drawn anew: tell it, --parameter=kernel",
+            "motion_blur would be drawn anew: tell it, --operator_arg=kernel",
         ),
     ],
 )
@@ -215,7 +218,7 @@ def test_requests_that_cannot_be_met_are_one_line(request_, message):
     ("name", "value", "message"),
     [
         ("lookaheads", 0.5, "lookahead 0.5: must be numbers, in a tuple"),
-        ("draws", 2.5, "draws 2.5: must be a whole number"),
+        ("num_samples", 2.5, "num_samples 2.5: must be a whole number"),
         ("sigma", "x", "sigma ('x',): must be numbers"),
         ("parameters", None, "parameters None: must be a dictionary"),
         ("operator", lambda x: x, "an operator of your own: make it with operators.from_function"),
@@ -268,7 +271,7 @@ def test_a_folder_of_mixed_files(tmp_path, capsys):
     assert made == {stem + ending for stem in stems for ending in endings}
     assert load(output / "sub" / "photo_r0.00.png").shape == (14, 8)
     assert "converted to gray" in json.loads((output / "sub" / "photo.json").read_text())["notes"][0]
-    assert not {"draws", "steps", "gain"} & json.loads((output / "deep.json").read_text()).keys()
+    assert not {"num_samples", "steps", "gain"} & json.loads((output / "deep.json").read_text()).keys()
     clear = load(source / "palette.png") == 0  # indices
     assert 0 < clear.sum() < clear.size
     averaged = 0.01 * np.square([0.299, 0.587, 0.114]).sum()  # the variance of the noise, once in gray
@@ -280,7 +283,7 @@ def test_a_folder_of_mixed_files(tmp_path, capsys):
 
 def test_several_draws_leave_their_mean_and_spread(tmp_path):
     save(tmp_path / "x.png", np.full((8, 8), 90, np.uint8))
-    request = Request(operator="box_inpainting", parameters={"size": 4}, draws=4, steps=20, lookaheads=(1.0,))
+    request = Request(operator="box_inpainting", parameters={"size": 4}, num_samples=4, steps=20, lookaheads=(1.0,))
     image_files.restore_files(PRIOR, request, tmp_path / "x.png", tmp_path / "out", {})
     spread = load(tmp_path / "out" / "x_std.png")
     assert spread[2:6, 2:6].mean() > 3 * spread[:2].mean()
@@ -371,14 +374,14 @@ def test_no_two_pictures_are_restored_into_one_file(tmp_path):
     for request in (
         Request(degraded=True, sigma=0.1),
         Request(degraded=True, sigma=0.1, lookaheads=(0.0, 0.5)),
-        Request(operator="box_inpainting", parameters={"size": 4}, degraded=True, sigma=0.1, draws=2, steps=2),
+        Request(operator="box_inpainting", parameters={"size": 4}, degraded=True, sigma=0.1, num_samples=2, steps=2),
     ):
-        output = tmp_path / f"{len(request.lookaheads)}{request.draws}"
+        output = tmp_path / f"{len(request.lookaheads)}{request.num_samples}"
         done, faults = image_files.restore_files(PRIOR, request, tmp_path / "in", output, {})
         assert (done, faults) == (len(wanted), [])
         told = [json.loads(path.read_text())["input"] for path in output.glob("*.json")]
         assert sorted(told) == sorted(wanted)
-        each = len(request.lookaheads) * (1 + (request.draws > 1)) + 2 + (len(request.lookaheads) > 1)
+        each = len(request.lookaheads) * (1 + (request.num_samples > 1)) + 2 + (len(request.lookaheads) > 1)
         assert len(list(output.iterdir())) == each * len(wanted)
         assert len({path.name.casefold() for path in output.iterdir()}) == each * len(wanted)
     done, faults = image_files.restore_files(

@@ -39,7 +39,9 @@ def test_twenty_five_kills_change_nothing(tmp_path, capsys):
 @pytest.mark.slow
 def test_evaluation_reads_while_training_writes(tmp_path):
     endless = faults.Run(tmp_path, 100_000)
-    training = command(*endless.options, "--mode=train", "--config.train.checkpoint_every=3", "--config.train.keep=1")
+    training = command(
+        *endless.options, "--mode=train", "--config.train.checkpoint_every=3", "--config.train.max_to_keep=1"
+    )
     try:
         while endless.saved() == 0:
             assert training.poll() is None, training.communicate()[1][-3000:]

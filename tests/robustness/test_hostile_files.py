@@ -67,7 +67,7 @@ def test_nothing_in_the_code_executes_what_it_reads():
             if called in ("np.load", "numpy.load"):
                 loads.append(path.name)
                 assert ast.unparse(node.keywords[0]) == "allow_pickle=False"
-    assert loads == ["zips.py"]
+    assert loads == ["archives.py"]
 
 
 NO_OBJECTS = ["", "{", "[]", "3", "null", '"text"', "[" * 10**5, '{"a":' * 10**5, "\x00", "\ufeff{}", "9" * 10**4]
@@ -209,7 +209,7 @@ def test_a_run_that_lies_is_refused_before_there_is_room_for_it(trained, tmp_pat
     for change in (
         {"network.width": 2**16}, {"network.width": 10**9}, {"network.blocks": 10**9}, {"network.name": "os"},
         {"network": 3}, {"network": None}, {"train": []}, {"seed": "x"}, {"ema": {}}, {"optimizer.b1": "x"},
-        {"network.width": 33}, {"data": {"source": 3}}, {"loss.weighting": ["learned"]}, {"train.keep": "x"},
+        {"network.width": 33}, {"data": {"source": 3}}, {"loss.weighting": ["learned"]}, {"train.max_to_keep": "x"},
     ):  # fmt: skip
         flat = flax.traverse_util.flatten_dict(config, sep=".")
         flat = {key: value for key, value in flat.items() if not key.startswith(tuple(change))} | change

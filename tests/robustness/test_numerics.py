@@ -36,7 +36,7 @@ def spoiled(steps):
 
 def config_of_one_epoch():
     c = small_config(steps=STEPS)
-    c.train.update(checkpoint_every=8, skip_limit=LIMIT)
+    c.train.update(checkpoint_every=8, max_consecutive_skips=LIMIT)
     return c
 
 
@@ -97,7 +97,7 @@ def test_all_devices_skip_what_one_of_them_finds_not_finite():
         c.loss.diagonal_share = 0.5
         images, found = spoiled([3]), {}
         for mode, fsdp, parts in (("jit", False, 1), ("pmap", False, 1), ("jit", True, 1), ("jit", False, 2)):
-            c.train.accumulate = parts
+            c.train.grad_accumulation_steps = parts
             run = train_modes.make_train_mode(mode, jax.devices(), fsdp)
             state = run.place_state(init_state(c, images.shape[1:], jax.random.key(0)))
             step = run.compile(lambda spread: make_train_step(c, spread), state)

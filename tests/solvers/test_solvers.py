@@ -199,7 +199,7 @@ def test_pnp_without_a_measurement_keeps_the_prior(t, draws):
     """All of its covariance at t = 1, at most half at t = s; the renoisings of one step average."""
     nothing = operators.from_function(lambda x: 0 * x, SHAPE, linear=True)
     observation = Observation(y=jnp.zeros(SHAPE), operator=nothing, noise=GaussianNoise(sigma=SIGMA))
-    x = draw(lambda key: stay(observation, key, 0.5, t, 20, draws=draws), 6000)
+    x = draw(lambda key: stay(observation, key, 0.5, t, 20, noise_draws=draws), 6000)
     expected = stationary_covariance(COLOURED, np.zeros((SIZE, SIZE)), 0.5, t, 1.0) / draws
     np.testing.assert_allclose(np.cov(x.T), expected, atol=0.1)
     if t == 1:
@@ -399,7 +399,7 @@ BAD = [
     ("pnp", dict(knob="relativ"), "knob='relativ': pass one of additive, relative, fixed, chord"),
     ("pnp", dict(schedule="fast"), "pass one of published, safe"),
     ("pnp", dict(times=jnp.zeros(7)), r"times has shape \(7,\): pass one for each of the 100 steps"),
-    ("pnp", dict(noise=jnp.zeros((3, *SHAPE))), r"pass \(steps, draws, H, W, C\) = \(100, 1, 4, 3, 1\)"),
+    ("pnp", dict(noise=jnp.zeros((3, *SHAPE))), r"pass \(steps, noise_draws, H, W, C\) = \(100, 1, 4, 3, 1\)"),
     ("ot_ode", dict(start=0.0), "ot_ode: start=0.0: pass a number from 0.0001 to 0.9999"),
     ("d_flow", dict(points=1), "d_flow: points=0 must be at least 1"),
     ("d_flow", dict(blend=2.0), "d_flow: blend=2.0"),

@@ -18,7 +18,7 @@ from tests.cli.test_main import command
 EVERY = 10  # steps between two checkpoints
 OPTIONS = (
     "--config=configs/digits.py:smoke", f"--config.train.checkpoint_every={EVERY}", "--config.train.log_every=1",
-    "--config.evaluate.rival_images=0", "--config.evaluate.draws=1", "--config.evaluate.points=3",
+    "--config.evaluate.baseline_images=0", "--config.evaluate.noise_draws=1", "--config.evaluate.points=3",
     "--config.evaluate.noise_levels=(0.5,)", "--config.evaluate.bootstrap=5",
 )  # fmt: skip
 PHASES = {"start": 4.0, "step": 0.05, "save": 0.03, "evaluation": 3.0}  # and how long after its begin a signal comes

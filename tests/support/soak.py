@@ -31,7 +31,7 @@ def config_of_round(k: int):
     """The digits for a few more steps than the round before, with a checkpoint every other few, measured briefly."""
     c = digits.get_config("smoke")
     c.train.update(steps=STEPS * (k + 1), checkpoint_every=STEPS // 2, log_every=2)
-    c.evaluate.update(noise_levels=(0.5,), points=3, draws=1, rival_images=30, rival_steps=2, bootstrap=5)
+    c.evaluate.update(noise_levels=(0.5,), points=3, noise_draws=1, baseline_images=30, baseline_steps=2, bootstrap=5)
     return c
 
 

@@ -26,7 +26,7 @@ def steps(run):
 @pytest.mark.slow
 def test_the_last_and_every_nth_are_kept(tmp_path):
     c = small_config(steps=11)
-    c.train.update(checkpoint_every=1, keep=2, keep_every=4)
+    c.train.update(checkpoint_every=1, max_to_keep=2, keep_period=4)
     loop.fit(c, IMAGES, tmp_path)
     assert steps(tmp_path) == [4, 8, 10, 11]
 
@@ -55,7 +55,7 @@ TRAINED = """
     from tests.training.test_loop import IMAGES, small_config
     c = small_config(steps=100)
     c.network.width = 64
-    c.train.keep = 3
+    c.train.max_to_keep = 3
     checkpoint.shutil.disk_usage = lambda path: type("Usage", (), {"free": 10**9})
     loop.fit(c, IMAGES, pathlib.Path(sys.argv[1]))
 """
@@ -65,7 +65,7 @@ TRAINED = """
 def test_a_disk_that_fills_up_leaves_the_old_checkpoints_whole(small_disk):
     """Told before writing by the command; while writing, where the room was not seen to be short (a quota)."""
     options = ["--config.network.width=64", "--config.train.steps=1000", "--config.train.checkpoint_every=5"]
-    options += ["--config.train.keep=5", "--mode=train", f"--workdir={small_disk / 'told'}"]
+    options += ["--config.train.max_to_keep=5", "--mode=train", f"--workdir={small_disk / 'told'}"]
     _, err = command("--config=configs/digits.py:smoke", *options).communicate(timeout=200)
     last = err.splitlines()[-1]
     assert "Traceback" not in err

@@ -44,7 +44,9 @@ def one_step(c, mode="jit", devices=None, fsdp=False):
     run = train_modes.make_train_mode(mode, devices, fsdp)
     state = run.place_state(init_state(c, IMAGES.shape[1:], jax.random.key(0)))
     step = run.compile(lambda spread: make_train_step(c, spread), state)
-    diagonal = data.diagonal_count(c.train.batch_size, c.loss.diagonal_share, len(devices) * c.train.accumulate)
+    diagonal = data.diagonal_count(
+        c.train.batch_size, c.loss.diagonal_share, len(devices) * c.train.grad_accumulation_steps
+    )
     batches = data.batches(IMAGES, c.train.batch_size, diagonal, 0)
     for _ in range(3):
         state, metrics = step(state, run.place_batch(next(batches)), jax.random.key(1))
@@ -124,7 +126,7 @@ def test_four_devices_give_the_numbers_of_one():
         c = small_config(diagonal_share=0.5)
         one, metrics = one_step(c, "jit", jax.devices()[:1])
         for mode, fsdp, parts in (("jit", False, 1), ("pmap", False, 2), ("jit", True, 1), ("jit", True, 2)):
-            c.train.accumulate = parts
+            c.train.grad_accumulation_steps = parts
             four, metrics_four = one_step(c, mode, fsdp=fsdp)
             kernel = four.opt_state[1][0].mu["network"]["Dense_3"]["kernel"]
             assert kernel.addressable_data(0).size == kernel.size // (4 if fsdp else 1)
@@ -143,7 +145,7 @@ def test_four_devices_give_the_numbers_of_one():
 def test_a_batch_in_parts_gives_the_numbers_of_the_whole(mode):
     c = small_config()
     whole, metrics = one_step(c, mode)
-    c.train.accumulate = 4
+    c.train.grad_accumulation_steps = 4
     parts, metrics_parts = one_step(c, mode)
     for name in metrics:
         np.testing.assert_allclose(metrics[name], metrics_parts[name], rtol=1e-5)
@@ -272,7 +274,7 @@ def test_checkpoints_of_others_and_damaged_ones_are_refused(tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_with_the_step(tmp_path):
     c = small_config()
-    c.train.skip_limit = 2
+    c.train.max_consecutive_skips = 2
     images = IMAGES.copy()
     images[:] = np.nan
     with pytest.raises(InputError, match="loss is nan at step 2"):
