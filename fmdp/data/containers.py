@@ -50,6 +50,12 @@ def to_float(pixels: np.ndarray) -> np.ndarray:
     return pixels.astype(np.float32) / np.float32(127.5) - 1
 
 
+def to_uint8(images: np.ndarray) -> np.ndarray:
+    """Images [..., H, W, C] in [-1, 1] as bytes [..., H, W, 3], or [..., H, W] where they have one channel."""
+    pixels = np.clip(np.round((images + 1) * 127.5), 0, 255).astype(np.uint8)
+    return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+
+
 class Examples(NamedTuple):
     """Images with their classes [n], all zero where there are none, and the names that tell them apart."""
 

@@ -10,6 +10,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import SymmetricalLogLocator
 
+from fmdp.data.containers import to_uint8
 from fmdp.evaluation.denoising import Sweep
 from fmdp.io.files import atomic_write
 
@@ -139,9 +140,3 @@ def draw_denoising(path: pathlib.Path, clean: np.ndarray, sweeps: list[Sweep], i
     figure.suptitle("From the minimum-error estimate (t = s) to perfect perception (t = 1)", fontsize=10)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=110)
-
-
-def to_uint8(image: np.ndarray) -> np.ndarray:
-    """An image [H, W, C] in [-1, 1] as a picture, uint8 [H, W, 3], or [H, W] where it has one channel."""
-    picture = np.clip(np.round((image + 1) * 127.5), 0, 255).astype(np.uint8)
-    return picture[..., 0] if picture.shape[-1] == 1 else picture

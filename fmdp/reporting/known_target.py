@@ -7,9 +7,10 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
+from fmdp.data.containers import to_uint8
 from fmdp.evaluation.denoising import Sweep
 from fmdp.io.files import atomic_write
-from fmdp.reporting.curves import NAMES, STYLE, to_uint8
+from fmdp.reporting.curves import NAMES, STYLE
 
 
 def draw_truth(path: pathlib.Path, levels: list[dict[str, Any]], images: int) -> None:

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from fmdp.data.containers import to_uint8
 from fmdp.errors import InputError
 from fmdp.evaluation.denoising import Sweep
 from fmdp.evaluation.solver_comparison import ComparedImages
 from fmdp.io.archives import load_npz
 from fmdp.io.files import atomic_write
-from fmdp.reporting.curves import NAMES, PERCEPTION, SYMLOG_SPAN, set_symlog, to_uint8
+from fmdp.reporting.curves import NAMES, PERCEPTION, SYMLOG_SPAN, set_symlog
 
 Pictures = dict[str, np.ndarray]
 """By name: uint8, "denoise/<level>/<clean|noisy|restored>" and "inverse/<task>/...", levels and tasks by number.
@@ -87,9 +88,9 @@ def denoising_pictures(clean: np.ndarray, sweeps: list[Sweep], images: int) -> P
     for level, swept in enumerate(sweeps):
         shown = np.linspace(0, len(swept.kept) - 1, min(images, len(swept.kept))).astype(int)
         kept = swept.kept[shown]
-        found[f"denoise/{level}/clean"] = to_uint8_stack(clean[kept])
-        found[f"denoise/{level}/noisy"] = to_uint8_stack(swept.noisy[0, kept])
-        found[f"denoise/{level}/restored"] = to_uint8_stack(swept.knobs["lookahead"].restored[:, 0, shown])
+        found[f"denoise/{level}/clean"] = to_uint8(clean[kept])
+        found[f"denoise/{level}/noisy"] = to_uint8(swept.noisy[0, kept])
+        found[f"denoise/{level}/restored"] = to_uint8(swept.knobs["lookahead"].restored[:, 0, shown])
     return found
 
 
@@ -97,16 +98,11 @@ def inverse_pictures(pictures: dict[str, ComparedImages]) -> Pictures:
     """The pictures of a comparison of solvers: one image of each task, restored by every run that did not fail."""
     found: Pictures = {}
     for task, picture in enumerate(pictures.values()):
-        found[f"inverse/{task}/clean"] = to_uint8_stack(picture.clean[None])
-        found[f"inverse/{task}/noisy"] = to_uint8_stack(picture.measured[None])
+        found[f"inverse/{task}/clean"] = to_uint8(picture.clean[None])
+        found[f"inverse/{task}/noisy"] = to_uint8(picture.measured[None])
         if picture.restored:
-            found[f"inverse/{task}/restored"] = to_uint8_stack(np.stack(list(picture.restored.values()))[:, None])
+            found[f"inverse/{task}/restored"] = to_uint8(np.stack(list(picture.restored.values()))[:, None])
     return found
-
-
-def to_uint8_stack(images: np.ndarray) -> np.ndarray:
-    """Images [..., H, W, C] in [-1, 1] as uint8 [..., H, W, 3], or [..., H, W] where they have one channel."""
-    return to_uint8(images)
 
 
 def save_pictures(path: pathlib.Path, pictures: Pictures) -> None:

@@ -8,9 +8,10 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
+from fmdp.data.containers import to_uint8
 from fmdp.evaluation.solver_comparison import ITERATES, ComparedImages
 from fmdp.io.files import atomic_write
-from fmdp.reporting.curves import STYLE, to_uint8, verbatim
+from fmdp.reporting.curves import STYLE, verbatim
 
 BASELINES = {
     "pnp_flow": ("D", "#3b8540"),

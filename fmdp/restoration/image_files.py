@@ -17,10 +17,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from fmdp.data import folder
+from fmdp.data.containers import to_uint8
 from fmdp.data.decoding import MAX_PIXELS, SUFFIXES, ImagePreprocessor, UnusableError, open_file
 from fmdp.errors import InputError, printable
 from fmdp.io.files import atomic_write, is_disk_full, read_json, write_json
-from fmdp.reporting.curves import to_uint8
 from fmdp.restoration.request import Request
 from fmdp.restoration.restore import Restored, restore
 from fmdp.types import SizedField
