@@ -1,4 +1,4 @@
-"""Trained fields as files: a folder with the weights and what is needed to use them, read without running any of it."""
+"""Priors: trained average fields read from files. Nothing in a file is executed."""
 
 import json
 import os
@@ -11,20 +11,16 @@ import flax.linen as nn
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
-from ml_collections import ConfigDict
-from safetensors.flax import load_file, save_file
+from safetensors.flax import save_file
+from safetensors.numpy import load_file
 
-from fmdp import data, networks
-from fmdp.config.defaults import as_plain_dict, default_config
+from fmdp import networks
 from fmdp.errors import InputError, reason
-from fmdp.io.archives import is_bomb
 from fmdp.io.files import expand_path, read_json
 from fmdp.io.torch_files import read_state_dict
-from fmdp.parallel import batching
 from fmdp.pretrained.pytorch_unet import unet_from_state_dict
-from fmdp.training import loop
-from fmdp.training.state import init_state, make_network
 from fmdp.types import Time
 
 FORMAT = 1
@@ -87,7 +83,9 @@ def load(path: str | os.PathLike) -> Prior:
     if (folder / MODEL).is_file():
         return _read(folder)
     if (folder / "config.json").is_file():
-        return from_workdir(folder)
+        from fmdp.pretrained.workdir import prior_of_workdir  # imports all that training needs
+
+        return prior_of_workdir(folder)
     raise InputError(f"{folder} holds neither {MODEL} nor a run's config.json: name a checkpoint or a run's folder")
 
 
@@ -112,30 +110,6 @@ def shipped() -> list[str]:
     return sorted(path.parent.name for path in SHIPPED_WEIGHTS.glob(f"*/{MODEL}"))
 
 
-def from_workdir(workdir: pathlib.Path) -> Prior:
-    """The average of the parameters in a run's newest checkpoint.
-
-    Raises:
-      InputError: the workdir is none, or holds no checkpoint that can be read.
-    """
-    try:
-        config = default_config()
-        with config.unlocked():
-            config.update(ConfigDict(read_json(workdir / "config.json")))
-        network = make_network(config)
-        shape = _image_shape(config, workdir)
-        state = jax.eval_shape(lambda: init_state(config, shape, jax.random.key(0)))
-    except InputError:
-        raise
-    except Exception as error:  # whatever ConfigDict raises of values of other kinds
-        raise InputError(f"{workdir / 'config.json'} is damaged ({reason(error)}): it is no folder of a run") from error
-    _check_room(state, workdir)
-    state, progress = loop.restore_state(config, shape, workdir)
-    about = PriorMetadata(name=config.name, config=as_plain_dict(config), train=progress)
-    params = batching.single_device(batching.replicate(state.ema))
-    return Prior(params=params, network=network, image_shape=shape, about=about)
-
-
 def from_file(path: pathlib.Path) -> Prior:
     """The two-time U-Net in a released checkpoint (.pkl, .pt, .safetensors, .npz); nothing in the file is executed.
 
@@ -157,27 +131,12 @@ def options(network: nn.Module) -> dict[str, Any]:
     return {"name": name} | {key: getattr(network, key) for key in sorted(names)}
 
 
-def _image_shape(config: ConfigDict, workdir: pathlib.Path) -> tuple[int, int, int]:
-    """What the run wrote down of its images; of a run of before, that of the images themselves."""
-    path = workdir / "split.json"
-    shape = read_json(path).get("image_shape") if path.exists() else None
-    return _sides(shape or data.load_split(config.data).train.shape[1:], path)
-
-
-def _sides(value: Any, where: pathlib.Path) -> tuple[int, int, int]:
+def check_image_shape(value: Any, where: pathlib.Path) -> tuple[int, int, int]:
     whole = isinstance(value, list | tuple) and all(isinstance(n, int) and not isinstance(n, bool) for n in value)
     if not whole or len(value) != 3 or not all(1 <= n <= MAX_IMAGE_SIDE for n in value):
         raise InputError(f"{where} is damaged (images of shape {str(value)[:60]}): get it anew")
     height, width, channels = value
     return (height, width, channels)
-
-
-def _check_room(state: Any, workdir: pathlib.Path) -> None:
-    """Refuse a run whose arrays would be larger than its files could hold, before there is room made for them."""
-    wanted = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
-    stored = sum(path.stat().st_size for path in (workdir / "checkpoints").rglob("*") if path.is_file())
-    if stored and is_bomb(wanted, stored):
-        raise InputError(f"{workdir} holds {stored} bytes of checkpoints for a state of {wanted}: it is damaged")
 
 
 def save(folder: pathlib.Path, prior: Prior, half: bool = False) -> None:
@@ -215,7 +174,7 @@ def _read(folder: pathlib.Path) -> Prior:
     try:
         model = read_json(folder / MODEL)
         version = model["format"]
-        given, shape = dict(model["network"]), _sides(model["image_shape"], folder / MODEL)
+        given, shape = dict(model["network"]), check_image_shape(model["image_shape"], folder / MODEL)
         about = PriorMetadata(model["about"])
     except InputError:
         raise
@@ -238,7 +197,7 @@ def _read(folder: pathlib.Path) -> Prior:
             raise InputError(
                 f"{folder / WEIGHTS}: {name} has the shape {was}, the network of {MODEL} asks for {wanted}"
             )
-    params = flax.traverse_util.unflatten_dict({name: x.astype(jnp.float32) for name, x in flat.items()}, sep="/")
+    params = flax.traverse_util.unflatten_dict({name: jnp.asarray(x.astype(np.float32)) for name, x in flat.items()}, sep="/")
     return Prior(params=params, network=network, image_shape=shape, about=about)  # type: ignore[arg-type]
 
 
