@@ -197,9 +197,7 @@ def _read(folder: pathlib.Path) -> Prior:
             raise InputError(
                 f"{folder / WEIGHTS}: {name} has the shape {was}, the network of {MODEL} asks for {wanted}"
             )
-    params = flax.traverse_util.unflatten_dict(
-        {name: jnp.asarray(x.astype(np.float32)) for name, x in flat.items()}, sep="/"
-    )
+    params = flax.traverse_util.unflatten_dict({name: jnp.asarray(x.astype(np.float32)) for name, x in flat.items()}, sep="/")
     return Prior(params=params, network=network, image_shape=shape, about=about)  # type: ignore[arg-type]
 
 
