@@ -6,6 +6,7 @@ import importlib.util
 import re
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -117,14 +118,14 @@ def check_key(config: ConfigDict, key: str) -> None:
         names = config_path.split(key)
     except Exception as error:  # it parses the key as Python
         raise InputError(f"--config.{key}: write a key with dots, such as --config.train.steps") from error
-    part = config
+    part: Any = config
     for name in names:
         if isinstance(part, list) and isinstance(name, int) and -len(part) <= name < len(part):
             part = part[name]
             continue
-        if not isinstance(part, ConfigDict):
+        if not isinstance(part, ConfigDict | dict):
             kind = type(part).__name__
-            raise InputError(f"--config.{key}: the configuration has no key {name}. Before it is a {kind}, not a group")
+            raise InputError(f"--config.{key}: the configuration has no key {name}: what precedes it is of type {kind}")
         if name not in part:
             similar = difflib.get_close_matches(str(name), list(part), 1)
             advice = f"Did you mean {similar[0]} instead of {name}?" if similar else f"It has {', '.join(part)}"
