@@ -21,7 +21,7 @@ def test_keys_of_the_configuration_are_accepted(key):
         ("trian.steps", "no key trian. Did you mean train instead of trian?"),
         ("nothing", "no key nothing. It has name, tasks, train"),
         ("train.__class__", "no key __class__. It has log_every, steps"),
-        ("train.steps.x", "no key x. Before it is a int, not a group"),
+        ("train.steps.x", "no key x: what precedes it is of type int"),
         ("tasks[1].sigma", "no key 1"),
         ("train.1", "write a key with dots, such as --config.train.steps"),
         ("", "write a key with dots"),
@@ -71,7 +71,7 @@ def test_a_file_that_gives_no_configuration_is_refused(text, message, tmp_path):
 @pytest.mark.parametrize("name", ["", "absent.py", ".", "a\0b"])
 def test_what_is_not_a_file_is_refused(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="--config names a file, such as configs/digits.py"):
+    with pytest.raises(InputError, match=r"--config names a file, such as configs/digits\.py"):
         command_line.load_config(name)
 
 
