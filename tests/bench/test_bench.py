@@ -107,7 +107,7 @@ def test_the_step_that_is_configured_is_measured(tmp_path):
 @pytest.mark.slow
 def test_memory_grows_with_the_batch_and_holds_the_state(tiny):
     (found,) = bench.measure(tiny, ["memory"], 0, 1).values()
-    state = jax.eval_shape(bench.Subject(tiny, (8, 8, 3), 4, 1).init)
+    state = jax.eval_shape(bench.Workload(tiny, (8, 8, 3), 4, 1).init)
     assert found["image_shape"] == (8, 8, 3)
     assert found["fixed_bytes"] >= sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
     assert found["bytes_per_example"] > 4 * 8 * 8 * 3
