@@ -1,6 +1,5 @@
 """Trained fields as files: a folder with the weights and what is needed to use them, read without running any of it."""
 
-import json
 import os
 import pathlib
 import shutil
@@ -13,7 +12,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from ml_collections import ConfigDict
-from safetensors.flax import load_file, save_file
 
 from fmdp import data, networks
 from fmdp.config.defaults import as_plain_dict, default_config
@@ -21,16 +19,14 @@ from fmdp.errors import InputError, reason
 from fmdp.io.archives import is_bomb
 from fmdp.io.files import expand_path, read_json
 from fmdp.io.torch_files import read_state_dict
+from fmdp.io.weights import MODEL, WEIGHTS, check_image_shape, read_weights, write_weights
 from fmdp.parallel import batching
 from fmdp.pretrained.pytorch_unet import unet_from_state_dict
 from fmdp.training import loop
 from fmdp.training.state import init_state, make_network
 from fmdp.types import Time
 
-FORMAT = 1
 SHIPPED_WEIGHTS = pathlib.Path(__file__).parent / "weights"
-MAX_IMAGE_SIDE = 2**20  # pixels a side of the images of a prior
-WEIGHTS, MODEL = "weights.safetensors", "model.json"
 
 
 class PriorMetadata(dict):
@@ -150,26 +146,11 @@ def from_file(path: pathlib.Path) -> Prior:
     return Prior(params=params, network=network, image_shape=shape, about=PriorMetadata(source=path.name))
 
 
-def options(network: nn.Module) -> dict[str, Any]:
-    """The backbone's name and options, as in config.network."""
-    (name,) = (name for name, kind in networks.BACKBONES.items() if isinstance(network, kind))
-    names = set(network.__dataclass_fields__) - {"parent", "name"}
-    return {"name": name} | {key: getattr(network, key) for key in sorted(names)}
-
-
 def _image_shape(config: ConfigDict, workdir: pathlib.Path) -> tuple[int, int, int]:
     """What the run wrote down of its images; of a run of before, that of the images themselves."""
     path = workdir / "split.json"
     shape = read_json(path).get("image_shape") if path.exists() else None
-    return _sides(shape or data.load_split(config.data).train.shape[1:], path)
-
-
-def _sides(value: Any, where: pathlib.Path) -> tuple[int, int, int]:
-    whole = isinstance(value, list | tuple) and all(isinstance(n, int) and not isinstance(n, bool) for n in value)
-    if not whole or len(value) != 3 or not all(1 <= n <= MAX_IMAGE_SIDE for n in value):
-        raise InputError(f"{where} is damaged (images of shape {str(value)[:60]}): get it anew")
-    height, width, channels = value
-    return (height, width, channels)
+    return check_image_shape(shape or data.load_split(config.data).train.shape[1:], path)
 
 
 def _check_room(state: Any, workdir: pathlib.Path) -> None:
@@ -196,38 +177,23 @@ def save(folder: pathlib.Path, prior: Prior, half: bool = False) -> None:
     flat = flax.traverse_util.flatten_dict(prior.params, sep="/")
     kept = {name: jnp.asarray(x, jnp.bfloat16 if half else jnp.float32) for name, x in flat.items()}
     model = {
-        "format": FORMAT,
-        "network": options(prior.network),
+        "network": networks.backbone_options(prior.network),
         "image_shape": list(prior.image_shape),
         "about": dict(prior.about.items()),
     }
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
         temporary.mkdir(parents=True)
-        save_file(kept, temporary / WEIGHTS)
-        (temporary / MODEL).write_text(json.dumps(model, indent=1) + "\n")
+        write_weights(temporary, kept, model)
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _read(folder: pathlib.Path) -> Prior:
-    try:
-        model = read_json(folder / MODEL)
-        version = model["format"]
-        given, shape = dict(model["network"]), _sides(model["image_shape"], folder / MODEL)
-        about = PriorMetadata(model["about"])
-    except InputError:
-        raise
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder / MODEL} is damaged ({error!r}): get the checkpoint anew") from error
-    if version != FORMAT:
-        raise InputError(f"{folder} is of format {version}, this fmdp reads {FORMAT}: install a newer fmdp")
+    flat, model = read_weights(folder)
+    given, shape, about = dict(model["network"]), model["image_shape"], PriorMetadata(model["about"])
     network = networks.make_backbone(str(given.pop("name", "")), given)
-    try:
-        flat = load_file(folder / WEIGHTS)
-    except Exception as error:  # safetensors raises many kinds for a damaged file
-        raise InputError(f"{folder / WEIGHTS} cannot be read ({reason(error)}): get the checkpoint anew") from error
     try:
         expected = _shapes(network, shape)
     except Exception as error:  # whatever a network raises of images that it is not made for
@@ -239,7 +205,7 @@ def _read(folder: pathlib.Path) -> Prior:
                 f"{folder / WEIGHTS}: {name} has the shape {was}, the network of {MODEL} asks for {wanted}"
             )
     params = flax.traverse_util.unflatten_dict({name: x.astype(jnp.float32) for name, x in flat.items()}, sep="/")
-    return Prior(params=params, network=network, image_shape=shape, about=about)  # type: ignore[arg-type]
+    return Prior(params=params, network=network, image_shape=shape, about=about)
 
 
 def _shapes(network: nn.Module, image_shape: tuple[int, ...]) -> dict[str, Any]:
