@@ -24,13 +24,6 @@ from fmdp.training.step import Metrics, make_train_step
 LOSSES = ("loss", "diagonal", "off_diagonal")
 
 
-def divides_batch(config: ConfigDict, devices: int) -> bool:
-    """Whether so many devices share a batch evenly, and divide it into the parts that one device would."""
-    size, share, parts = config.train.batch_size, config.loss.diagonal_share, config.train.grad_accumulation_steps
-    same = data.diagonal_count(size, share, devices * parts) == data.diagonal_count(size, share, parts)
-    return size % (devices * parts) == 0 and same
-
-
 def fit(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tuple[TrainState, dict[str, Any]]:
     """Train on images [n, H, W, C] until config.train.steps, going on from the newest checkpoint in the workdir.
 
@@ -45,11 +38,8 @@ def fit(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tuple
     devices, steps = jax.devices(), config.train.steps
     init_key, key = jax.random.split(jax.random.key(config.seed))
     batch_size = config.train.batch_size
-    diagonal = data.diagonal_count(
-        batch_size, config.loss.diagonal_share, len(devices) * config.train.grad_accumulation_steps
-    )
     share = jax.process_index(), jax.process_count()
-    iterator = data.batches(images, batch_size, diagonal, config.seed, *share, config.data.flip, config.data.workers)
+    iterator = data.batches(images, batch_size, config.seed, *share, config.data.flip, config.data.workers)
     parallel = train_modes.make_train_mode(config.parallel.mode, devices, config.parallel.fsdp)
 
     def initial():
@@ -75,7 +65,7 @@ def fit(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tuple
             state = jax.jit(initial, out_shardings=jax.tree.map(lambda x: x.sharding, shapes))()
             print(parameter_overview.get_parameter_overview(state.params, include_stats=False), flush=True)
         state = parallel.place_state(state)
-        step_fn = parallel.compile(lambda spread: make_train_step(config, spread), state)
+        step_fn = parallel.compile(functools.partial(make_train_step, config), state)
         clock = time.monotonic() - progress["seconds"]
         late: tuple[int, Metrics] | None = None
         records = functools.partial(data.records, images, batch_size, config.seed)

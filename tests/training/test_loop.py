@@ -44,10 +44,7 @@ def one_step(c, mode="jit", devices=None, fsdp=False):
     run = train_modes.make_train_mode(mode, devices, fsdp)
     state = run.place_state(init_state(c, IMAGES.shape[1:], jax.random.key(0)))
     step = run.compile(lambda spread: make_train_step(c, spread), state)
-    diagonal = data.diagonal_count(
-        c.train.batch_size, c.loss.diagonal_share, len(devices) * c.train.grad_accumulation_steps
-    )
-    batches = data.batches(IMAGES, c.train.batch_size, diagonal, 0)
+    batches = data.batches(IMAGES, c.train.batch_size, 0)
     for _ in range(3):
         state, metrics = step(state, run.place_batch(next(batches)), jax.random.key(1))
     return state, metrics
@@ -66,7 +63,7 @@ def test_a_step_reports_its_loss_and_moves_everything(weighting):
     """The metrics of a step are the loss it was taken on; parameters, average and step count all move."""
     c = small_config(weighting=weighting)
     state = init_state(c, IMAGES.shape[1:], jax.random.key(0))
-    batch = next(data.batches(IMAGES, 16, 12, 0))
+    batch = next(data.batches(IMAGES, 16, 0))
     key = jax.random.key(1)
     step = jax.jit(make_train_step(c))
     after, metrics = step(state, batch, key)
@@ -88,7 +85,7 @@ def test_average_follows_the_parameters_with_the_stated_half_life():
     state = init_state(c, IMAGES.shape[1:], jax.random.key(0))
     state = state.replace(step=jnp.asarray(10_000), ema=jax.tree.map(lambda x: x + 1.0, state.ema))
     step = jax.jit(make_train_step(c))
-    batch = next(data.batches(IMAGES, 16, 12, 0))
+    batch = next(data.batches(IMAGES, 16, 0))
     for _ in range(50):
         state, _ = step(state, batch, jax.random.key(0))
     gap = leaves(jax.tree.map(lambda a, b: a - b, state.ema, state.params["network"]))
