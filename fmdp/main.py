@@ -20,7 +20,7 @@ from fmdp.cli.deprecated import rename_flags, warn_renamed
 from fmdp.config import tasks as task_lists
 from fmdp.config.defaults import as_plain_dict
 from fmdp.config.renamed import RENAMED, rename_keys
-from fmdp.config.validation import validate, validate_for_devices
+from fmdp.config.validation import divides_batch, validate, validate_for_devices
 from fmdp.errors import InputError, printable, reason
 from fmdp.evaluation import known_target, network_metrics, solver_comparison
 from fmdp.evaluation.denoising import Sweep, calibrate_lookahead, evaluate_denoising
@@ -202,7 +202,7 @@ def main(_) -> None:
         cluster.join(TIMEOUT.value)
     else:
         validate(CONFIG.value)
-        mesh.divide_cpu(CONFIG.value.parallel.cpu_devices, partial(loop.divides_batch, CONFIG.value))
+        mesh.divide_cpu(CONFIG.value.parallel.cpu_devices, partial(divides_batch, CONFIG.value))
     validate_for_devices(CONFIG.value, mesh.count_devices())
     workdir = open_workdir(WORKDIR.value or f"runs/{CONFIG.value.name}")
     if MODE.value == "inverse":

@@ -37,6 +37,13 @@ def make_backbone(name: str, options: Mapping) -> nn.Module:
     return BACKBONES[name](**options)
 
 
+def backbone_options(network: nn.Module) -> dict[str, Any]:
+    """The name and the options of a backbone, as `make_backbone` takes them."""
+    (name,) = (name for name, kind in BACKBONES.items() if isinstance(network, kind))
+    fields = set(network.__dataclass_fields__) - {"parent", "name"}
+    return {"name": name} | {key: getattr(network, key) for key in sorted(fields)}
+
+
 def _fits(value: Any, default: Any, least: int, most: int, empty: bool) -> bool:
     """Whether an option is of the kind of its default and within reason, for it may come out of a stranger's file."""
     if isinstance(default, tuple):

@@ -178,12 +178,15 @@ def test_weights_that_lie_are_refused(prior):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The workdir of a run of two steps."""
+    """The workdir of a run of two steps, without the weights that version 0.1.0 did not leave."""
     workdir = tmp_path_factory.mktemp("run") / "run"
     workdir.mkdir()
     c = digits.get_config("smoke")
     c.train.steps = 2
     main.run(c, workdir, "train")
+    shutil.rmtree(workdir / "weights")
+    for name in (prior_files.WEIGHTS, prior_files.MODEL):
+        (workdir / name).unlink()
     return workdir
 
 
