@@ -159,7 +159,7 @@ def test_what_is_no_regular_file_is_left_out_and_waited_for_by_nobody(strange, t
         assert f"'{name}.png': neither a file nor a link to one" in split.left_out
     assert all(one_line(line) for line in split.left_out)
     assert len(caplog.records) == 1
-    assert "6 of 15 pictures left out" in caplog.text
+    assert "6 of 15 images left out" in caplog.text
     data.pin_split(split, tmp_path / "split.json")
     assert json.loads((tmp_path / "split.json").read_text())["left_out"] == list(split.left_out)
     done, faults = restored(strange, tmp_path / "out")
@@ -271,4 +271,4 @@ def test_pictures_that_vanish_under_a_worker_are_told(tmp_path):
     for path in tmp_path.glob("*.png"):
         path.unlink()
     with contextlib.closing(data.batches(images, 4, 2, 0, workers=1)) as batches, at_most(60):
-        assert "none of 6 pictures can be decoded" in refused(next, batches)
+        assert "none of 6 images can be decoded" in refused(next, batches)
