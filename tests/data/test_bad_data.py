@@ -7,7 +7,6 @@ import json
 import multiprocessing
 import os
 import pathlib
-import resource
 import shutil
 import signal
 import socket
@@ -18,59 +17,18 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from fmdp import data
-from fmdp.config.defaults import default_config
 from fmdp.data import folder
 from fmdp.data.decoding import ImagePreprocessor, UnusableError
 from fmdp.errors import InputError
 from fmdp.restoration import image_files
-from fmdp.restoration.request import Request
 from tests.cli.test_main import command
-from tests.robustness.test_damaged_pictures import at_most, one_line
 from tests.support import damaged_pictures
-from tests.support.zero_field import Zero
+from tests.support.bad_input import at_most, little_memory, one_line, refused
+from tests.support.image_folders import fill, restored, source
 
-REQUEST = Request(degraded=True, sigma=0.1)
 WHOLE = damaged_pictures.originals()
-SPARE = 300 * 2**20  # bytes of memory that nothing hostile may take
-
-
-def fill(root, count=8):
-    """So many good pictures in a folder."""
-    root.mkdir(parents=True, exist_ok=True)
-    for i in range(count):
-        pixels = np.random.default_rng(i).integers(0, 256, (8, 8, 3), np.uint8)
-        Image.fromarray(pixels).save(root / f"{i}.png")
-    return root
-
-
-def source(path, **changes):
-    """config.data of pictures at a path."""
-    c = default_config().data
-    c.update(dict(path=str(path), size=8, test_share=0.25) | changes)
-    return c
-
-
-def restored(root, output, request=REQUEST):
-    with at_most(60):
-        return image_files.restore_files(Zero(), request, root, output, {})
-
-
-@contextlib.contextmanager
-def little_memory():
-    """AssertionError where the process grew by more than SPARE beyond the most that it ever took."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    yield
-    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < SPARE
-
-
-def refused(call, *arguments):
-    with pytest.raises(InputError) as error:
-        call(*arguments)
-    assert one_line(str(error.value))
-    return str(error.value)
 
 
 def with_chunk(kind, data, place):
