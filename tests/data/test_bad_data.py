@@ -206,7 +206,7 @@ def test_what_may_not_be_read_is_named(tmp_path, caplog):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_worker_process_that_dies_is_told_at_once(tmp_path, workers):
+def test_a_worker_process_that_dies_is_reported_at_once(tmp_path, workers):
     images = data.load_split(source(fill(tmp_path), memory_gb=0.0)).train
     with contextlib.closing(data.batches(images, 4, 2, 0, workers=workers)) as batches:
         next(batches)
@@ -215,16 +215,16 @@ def test_a_worker_process_that_dies_is_told_at_once(tmp_path, workers):
         began = time.monotonic()
         os.kill(started[0].pid, signal.SIGKILL)
         ended = r"a process .* ended by itself \(.*exit code -9\)"
-        with at_most(30), pytest.raises(InputError, match=ended) as told:
+        with at_most(30), pytest.raises(InputError, match=ended) as refusal:
             all(next(batches) for _ in itertools.count())
-        assert one_line(str(told.value))
-        assert f"config.data.workers = {workers}" in str(told.value)
+        assert one_line(str(refusal.value))
+        assert f"config.data.workers = {workers}" in str(refusal.value)
         assert time.monotonic() - began < 10
         assert next(batches)["diagonal"]["image"].shape == (2, 8, 8, 3)  # and can be started anew
 
 
 @pytest.mark.slow
-def test_pictures_that_vanish_under_a_worker_are_told(tmp_path):
+def test_pictures_that_vanish_under_a_worker_are_reported(tmp_path):
     images = data.load_split(source(fill(tmp_path), memory_gb=0.0)).train
     for path in tmp_path.glob("*.png"):
         path.unlink()

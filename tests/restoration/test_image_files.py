@@ -162,8 +162,8 @@ def test_no_two_pictures_are_restored_into_one_file(tmp_path):
         output = tmp_path / f"{len(request.lookaheads)}{request.num_samples}"
         done, faults = restore_all(PRIOR, request, tmp_path / "in", output)
         assert (done, faults) == (len(wanted), [])
-        told = [json.loads(path.read_text())["input"] for path in output.glob("*.json")]
-        assert sorted(told) == sorted(wanted)
+        inputs = [json.loads(path.read_text())["input"] for path in output.glob("*.json")]
+        assert sorted(inputs) == sorted(wanted)
         each = len(request.lookaheads) * (1 + (request.num_samples > 1)) + 2 + (len(request.lookaheads) > 1)
         assert len(list(output.iterdir())) == each * len(wanted)
         assert len({path.name.casefold() for path in output.iterdir()}) == each * len(wanted)

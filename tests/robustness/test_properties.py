@@ -246,8 +246,8 @@ def test_any_command_line_is_accepted_or_one_line_and_exit_code_2(given_, config
     arguments = ["fmdp", *["--config=configs/digits.py"] * configured, *given_]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", arguments)  # where ml_collections looks for the keys of a configuration
-        told = []
-        patch.setattr(main, "exit_with_message", lambda message: (told.append(message), sys.exit(2)))
+        messages = []
+        patch.setattr(main, "exit_with_message", lambda message: (messages.append(message), sys.exit(2)))
         saved, parsed = flags.FLAGS.__dict__["__flags"].copy(), flags.FLAGS.is_parsed()
         values = {name: flags.FLAGS[name].__dict__.copy() for name in flags.FLAGS}
         try:
@@ -259,9 +259,9 @@ def test_any_command_line_is_accepted_or_one_line_and_exit_code_2(given_, config
             restore_command.request_from_flags()
         except SystemExit as ended:
             assert ended.code == 2  # noqa: PT017
-            assert len(told) == 1
+            assert len(messages) == 1
         except InputError as error:
-            told.append(str(error))
+            messages.append(str(error))
         finally:
             flags.FLAGS.__dict__["__flags"].clear()
             flags.FLAGS.__dict__["__flags"].update(saved)
@@ -269,7 +269,7 @@ def test_any_command_line_is_accepted_or_one_line_and_exit_code_2(given_, config
                 flags.FLAGS[name].__dict__.update(state)
             if not parsed:
                 flags.FLAGS.unparse_flags()
-    assert all(message.strip() for message in told)
+    assert all(message.strip() for message in messages)
 
 
 def test_every_field_of_a_request_is_checked():
