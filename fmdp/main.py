@@ -21,6 +21,7 @@ from fmdp.config import tasks as task_lists
 from fmdp.config.defaults import as_plain_dict
 from fmdp.config.renamed import RENAMED, rename_keys
 from fmdp.config.validation import divides_batch, validate, validate_for_devices
+from fmdp.data.decoding import ignore_metadata_warnings
 from fmdp.errors import InputError, printable, reason
 from fmdp.evaluation import known_target, network_metrics, solver_comparison
 from fmdp.evaluation.denoising import Sweep, calibrate_lookahead, evaluate_denoising
@@ -257,6 +258,7 @@ def cli(program: Callable[[list[str]], None] = main) -> None:
     jax.config.update("jax_compilation_cache_dir", str(cache))
     if LEAST_SECONDS.upper() not in os.environ:  # many small programs take as long as a large one
         jax.config.update(LEAST_SECONDS, 0.0)
+    ignore_metadata_warnings()
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names are any bytes on a disk
     try:
         cluster.run(lambda: app.run(program, flags_parser=parse_flags))

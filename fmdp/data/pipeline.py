@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 
 from fmdp.data.containers import Images
-from fmdp.data.decoding import LazyImages
+from fmdp.data.decoding import LazyImages, ignore_metadata_warnings
 from fmdp.errors import InputError
 
 
@@ -77,8 +77,9 @@ def _unseen_by_children() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _end_with_parent(*_: int) -> None:
-    """End this worker when its parent process ends for any reason."""
+def _init_worker(*_: int) -> None:
+    """Silence Pillow in this worker, and end it when the process that started it is gone, however that ended."""
+    ignore_metadata_warnings()
 
     def wait():
         multiprocessing.parent_process().join()
@@ -127,7 +128,7 @@ class Batches(grain.DatasetIterator):
             if not flags.FLAGS.is_parsed():  # grain passes its flags on to the workers; a notebook parses none
                 flags.FLAGS.mark_as_parsed()
             options = grain.MultiprocessingOptions(self._workers, self._read.prefetch_buffer_size)
-            rest = rest.mp_prefetch(options, _end_with_parent)
+            rest = rest.mp_prefetch(options, _init_worker)
         return iter(rest)
 
     def get_state(self) -> dict[str, int]:

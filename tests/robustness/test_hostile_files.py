@@ -26,21 +26,13 @@ from fmdp.pretrained import prior as prior_files
 from fmdp.reporting import html_page, panels
 from fmdp.reporting import solvers as solver_figures
 from fmdp.restoration.request import Request
-from tests.data.test_bad_data import little_memory
 from tests.reporting.test_html_page import Page, run
-from tests.robustness.test_damaged_pictures import at_most, one_line
 from tests.support import browser as browsers
+from tests.support.bad_input import at_most, little_memory, one_line, refused
 
 ROOT = pathlib.Path(__file__).parents[2]
 EVIL = "<script>alert(1)</script>.png"
 WORSE = "\"><img src=x onerror=alert(2)></script><script>alert(3)</script>'`${alert(4)}"
-
-
-def refused(call, *arguments):
-    with little_memory(), at_most(60), pytest.raises(InputError) as error:
-        call(*arguments)
-    assert one_line(str(error.value))
-    return str(error.value)
 
 
 def test_nothing_in_the_code_executes_what_it_reads():
