@@ -28,10 +28,12 @@ import jax
 from absl import flags
 
 from fmdp import bench
+from fmdp.cli.command_line import CONFIG
+from fmdp.cli.errors import run_program
 from fmdp.config.validation import MAX_CPU_DEVICES, divides_batch, validate, validate_for_devices
 from fmdp.errors import InputError
 from fmdp.io.files import expand_path, write_json
-from fmdp.main import CONFIG, cli, inapplicable_flags
+from fmdp.main import inapplicable_flags
 from fmdp.parallel import mesh
 
 ONLY = flags.DEFINE_list("only", [], "The sections to measure; all of them unless given.")
@@ -72,4 +74,4 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    cli(main)
+    run_program(main)

@@ -1,7 +1,7 @@
 """How far the law of restored images is from the law of real ones, measured between two sets of feature vectors."""
 
+from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +63,8 @@ def variance_ratio(x: Array, y: Array) -> Array:
     return jnp.sum(jnp.var(x, 0)) / jnp.sum(jnp.var(y, 0))
 
 
-class NullInterval(NamedTuple):
+@dataclass(frozen=True)
+class NullInterval:
     """What a distance between two sets of real images comes to by chance: mean and central 95 % interval."""
 
     mean: float

@@ -171,6 +171,7 @@ LATE = """
 import os, signal, time, jax
 from fmdp.training import checkpoint
 from fmdp import main
+from fmdp.cli.errors import run_program
 leave = checkpoint.Checkpoints.__exit__
 def late(checkpoints, *exception):
     if jax.process_index() == 0:
@@ -178,7 +179,7 @@ def late(checkpoints, *exception):
     time.sleep(3)
     leave(checkpoints, *exception)
 checkpoint.Checkpoints.__exit__ = late
-main.cli()
+run_program(main.main)
 """
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from fmdp.data import pipeline as data
 from fmdp.errors import InputError
-from fmdp.io import files
+from fmdp.io.run_dir import RunDir
 from fmdp.parallel import preemption
 from fmdp.training import checkpoint, loop
 from tests.cli.test_main import ROOT, command
@@ -160,8 +160,8 @@ def reading(folder):
 
 HOLD = """
 import pathlib, sys, time
-from fmdp.io.files import lock_workdir
-with lock_workdir(pathlib.Path(sys.argv[1])):
+from fmdp.io.run_dir import RunDir
+with RunDir(pathlib.Path(sys.argv[1])).lock():
     print("held", flush=True)
     time.sleep(60)
 """
@@ -174,11 +174,11 @@ def test_a_workdir_belongs_to_one_run_until_it_dies(tmp_path):
     assert other.stdout.readline() == "held\n"
     with (
         pytest.raises(InputError, match=rf"is in use by process {other.pid} on .*: wait until it ends"),
-        files.lock_workdir(tmp_path),
+        RunDir(tmp_path).lock(),
     ):
         pass
     other.kill()
     other.communicate()
     for _ in range(2):
-        with files.lock_workdir(tmp_path):
+        with RunDir(tmp_path).lock():
             assert f"process {os.getpid()}" in (tmp_path / "lock").read_text()

@@ -9,8 +9,10 @@ import pytest
 
 import fmdp
 from configs import digits
-from fmdp import main, networks
+from fmdp import networks
+from fmdp.cli.run import run_config
 from fmdp.errors import InputError
+from fmdp.io.run_dir import RunDir
 from fmdp.pretrained import prior as prior_files
 
 SHAPE = (4, 6, 1)
@@ -57,7 +59,7 @@ def test_half_takes_half_the_room(prior, tmp_path):
 def test_a_run_can_be_loaded_from_its_folder(tmp_path, monkeypatch):
     c = digits.get_config("smoke")
     c.train.steps = 2
-    main.run(c, tmp_path, "train")
+    run_config(c, RunDir(tmp_path), "train")
     monkeypatch.chdir(tmp_path.parent)
     loaded = fmdp.load(tmp_path.name)
     assert loaded.image_shape == (8, 8, 1)
