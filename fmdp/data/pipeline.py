@@ -78,10 +78,12 @@ def _unseen_by_children() -> Iterator[None]:
 
 
 def _end_with_parent(*_: int) -> None:
-    """End this worker when the process that started it is gone, however that ended."""
+    """End this worker when its parent process has ended, for whatever reason."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
 
     def wait():
-        multiprocessing.parent_process().join()
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()

@@ -30,9 +30,8 @@ def make_loss(config: ConfigDict) -> Callable[[Any, Batch, PRNGKey], tuple[Array
     def weigh(params, loss, s, t):
         if config.loss.weighting == "none":
             return loss
-        return losses.weigh(
-            loss, LogVariance().apply({"params": params["log_variance"]}, s, t), config.loss.weight_bound
-        )
+        log_variance: Any = LogVariance().apply({"params": params["log_variance"]}, s, t)
+        return losses.weigh(loss, log_variance, config.loss.weight_bound)
 
     def on_diagonal(params, key, x1, row):
         t, _ = kronecker_times(key, row)
@@ -50,7 +49,8 @@ def make_loss(config: ConfigDict) -> Callable[[Any, Batch, PRNGKey], tuple[Array
         return loss, weigh(params, loss, s, t)
 
     def batch_loss(params, batch, key):
-        totals, metrics, count = 0.0, {}, 0
+        totals: Array | float = 0.0
+        metrics, count = {}, 0
         for name, one in (("diagonal", on_diagonal), ("off_diagonal", off_diagonal)):
             images, rows = batch[name]["image"], batch[name]["row"]
             if len(images):
