@@ -11,7 +11,7 @@ import sklearn.datasets
 from scipy.integrate import solve_ivp
 
 from fmdp.exact import Gaussian, GaussianMixture, fixed_point, stationary_covariance
-from fmdp.exact.mixture import _in_chunks
+from fmdp.exact.components import in_chunks
 from fmdp.flow import losses
 from fmdp.flow.average_field import denoise, flow_map
 
@@ -240,7 +240,7 @@ def test_targets_of_equal_shape_share_one_compilation_and_none_is_kept_alive(kin
         here = target.average_field(x, 0.2, 0.9)
         target.velocity(x, 0.5)
         np.testing.assert_allclose(evaluate(target.average_field, x), here, atol=1e-5)
-        return weakref.ref(target), (_in_chunks._cache_size(), evaluate._cache_size())
+        return weakref.ref(target), (in_chunks._cache_size(), evaluate._cache_size())
 
     (first, compiled), (second, compiled_again) = map(used, (1.0, 2.0))
     assert compiled == compiled_again
