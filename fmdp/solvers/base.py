@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from fmdp.errors import InputError
+from fmdp.errors import InputError, Range
 from fmdp.operators.noise import Observation
 from fmdp.types import AverageField, PRNGKey
 
@@ -84,14 +84,14 @@ def raise_if_diverged(info: Info, task: str, solver: str) -> None:
 
 def solver(
     *,
-    ranges: Mapping[str, tuple[int | float, int | float]],
+    ranges: Mapping[str, Range],
     choices: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
     linear: bool = False,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorator of a solver that declares what it accepts, and raises InputError for anything else.
 
     Args:
-      ranges: the smallest and largest value of its options that are numbers; under tracing they cannot be read.
+      ranges: of its options that are numbers, checked where their values are known (not under a transformation).
       choices: the values of its options that are names.
       linear: whether it needs a linear operator.
     """
@@ -107,10 +107,10 @@ def solver(
             for option, value in options.items():
                 if option in choices and value not in choices[option]:
                     raise InputError(f"{name}: {option}={value!r}: pass one of {', '.join(choices[option])}")
-                if option in ranges and not _lies_between(value, *ranges[option]):
-                    low, high = ranges[option]
-                    allowed = f"from {low:g} to {high:g}" if np.isfinite(high) else f"that is at least {low:g}"
-                    raise InputError(f"{name}: {option}={value}: pass a number {allowed}")
+                known = option in ranges and value is not None and not isinstance(value, jax.core.Tracer)
+                for number in np.ravel(value) if known else ():
+                    if fault := ranges[option].fault(number):
+                        raise InputError(f"{name}: {option}={value}: pass {fault}")
             return solve(field, observation, key, **options)
 
         return checked
@@ -122,9 +122,3 @@ def require_linear(observation: Observation, name: str) -> None:
     """Raises InputError for an operator that is not linear."""
     if not observation.operator.linear:
         raise InputError(f"{name} needs a linear operator, {observation.operator.name} is not: use pnp, dps or d_flow")
-
-
-def _lies_between(value: Any, low: int | float, high: int | float) -> bool:
-    if value is None or isinstance(value, jax.core.Tracer):
-        return True
-    return bool(np.all((low <= np.asarray(value)) & (np.asarray(value) <= high)))

@@ -6,10 +6,10 @@ r = ||x0|| is the negative log-density of the norm of n normal numbers.
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import Array
 
+from fmdp.errors import Range
 from fmdp.operators.base import adjoint
 from fmdp.operators.noise import Observation
 from fmdp.solvers.base import Info, run_scan, solver
@@ -31,7 +31,7 @@ def integrate(field: AverageField, x: Array, times: Array) -> Array:
 STATIC = ("steps", "points", "keep")
 
 
-@solver(ranges={"steps": (1, np.inf), "points": (2, np.inf), "blend": (0, 1), "lam": (0, np.inf)})
+@solver(ranges={"steps": Range(1), "points": Range(2), "blend": Range(0, 1), "lam": Range(0)})
 def solve(
     field: AverageField,
     observation: Observation,

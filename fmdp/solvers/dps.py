@@ -5,8 +5,8 @@ With m = x + (1 - t) v(x, t, t):  dx/dt = v - eta grad_x ||y - H(m)||.
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from fmdp.errors import Range
 from fmdp.operators.noise import Observation
 from fmdp.solvers.base import Info, run_scan, solver
 from fmdp.types import AverageField, Image, PRNGKey, Scalar
@@ -14,7 +14,7 @@ from fmdp.types import AverageField, Image, PRNGKey, Scalar
 STATIC = ("steps", "keep")
 
 
-@solver(ranges={"steps": (1, np.inf), "eta": (0, np.inf)})
+@solver(ranges={"steps": Range(1), "eta": Range(0)})
 def solve(
     field: AverageField,
     observation: Observation,

@@ -9,9 +9,9 @@ before x <- x + v/N. The gradient of log p_t is (t v - x)/(1 - t); the trace is 
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
+from fmdp.errors import Range
 from fmdp.operators.noise import Observation
 from fmdp.solvers.base import Info, run_scan, solver
 from fmdp.types import AverageField, Image, PRNGKey, Scalar
@@ -20,7 +20,7 @@ STATIC = ("steps", "inner", "keep")
 
 
 @solver(
-    ranges={"steps": (1, np.inf), "inner": (1, np.inf), "lam": (0, np.inf), "eta": (0, np.inf)},
+    ranges={"steps": Range(1), "inner": Range(1), "lam": Range(0), "eta": Range(0)},
     linear=True,
 )
 def solve(

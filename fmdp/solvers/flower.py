@@ -8,9 +8,9 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.scipy.sparse.linalg import cg
 
+from fmdp.errors import Range
 from fmdp.flow.average_field import denoise
 from fmdp.operators.base import adjoint
 from fmdp.operators.noise import Observation
@@ -22,7 +22,7 @@ STATIC = ("steps", "knob", "keep")
 
 
 @solver(
-    ranges={"steps": (1, np.inf), "lookahead": (0, 1), "spread": (0, 1)},
+    ranges={"steps": Range(1), "lookahead": Range(0, 1), "spread": Range(0, 1)},
     choices={"knob": tuple(KNOBS)},
     linear=True,
 )

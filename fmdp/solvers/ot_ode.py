@@ -9,9 +9,9 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.scipy.sparse.linalg import cg
 
+from fmdp.errors import Range
 from fmdp.flow.average_field import denoise
 from fmdp.operators.base import adjoint
 from fmdp.operators.noise import Observation
@@ -21,7 +21,7 @@ from fmdp.types import AverageField, Image, PRNGKey, Scalar
 STATIC = ("steps", "adaptive", "keep")
 
 
-@solver(ranges={"steps": (1, np.inf), "start": (1e-4, 1 - 1e-4)}, linear=True)
+@solver(ranges={"steps": Range(1), "start": Range(1e-4, 1 - 1e-4)}, linear=True)
 def solve(
     field: AverageField,
     observation: Observation,

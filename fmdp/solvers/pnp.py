@@ -11,11 +11,10 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.scipy.sparse.linalg import cg
 
-from fmdp.errors import InputError
+from fmdp.errors import InputError, Range
 from fmdp.flow.average_field import chord, denoise, lookahead_time
 from fmdp.operators.base import adjoint, norm
 from fmdp.operators.noise import GaussianNoise, Observation
@@ -35,12 +34,12 @@ STATIC = ("steps", "knob", "schedule", "data_step", "noise_draws", "keep")
 
 @solver(
     ranges={
-        "steps": (1, np.inf),
-        "noise_draws": (1, np.inf),
-        "lookahead": (0, 1),
-        "times": (0, 1),
-        "gain": (0, np.inf),
-        "exponent": (0, np.inf),
+        "steps": Range(1),
+        "noise_draws": Range(1),
+        "lookahead": Range(0, 1),
+        "times": Range(0, 1),
+        "gain": Range(0),
+        "exponent": Range(0),
     },
     choices={
         "knob": (*KNOBS, "chord"),

@@ -191,7 +191,7 @@ def test_plug_and_play_asks_for_no_noise_and_what_is_hidden_is_no_measurement():
         (Request(operator="hdr", gain=float("nan")), "--gain=nan: must be positive"),
         (Request(seed=2**64), "--seed=18446744073709551616: must be a number of 64 bits"),
         (Request(operator="decimation"), "decimation: missing parameter 'factor'"),
-        (Request(operator="decimation", parameters={"factor": 0}), "factor=0 must be a positive integer"),
+        (Request(operator="decimation", parameters={"factor": 0}), "factor=0: pass a number that is at least 1"),
         (
             Request(operator="decimation", parameters={"factor": 10**6}, degraded=True),
             "--operator_arg=factor=1000000: makes 8000000x8000000, more than",
