@@ -1,6 +1,8 @@
 """Errors that the user can fix, as opposed to faults of this program, and what can be wrong with a single value."""
 
+import contextlib
 import math
+from collections.abc import Callable, Iterator
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
@@ -19,6 +21,23 @@ def printable(text: str) -> str:
 
 class InputError(ValueError):
     """Input that fmdp cannot use. The message is one line that names the value and the remedy."""
+
+
+@contextlib.contextmanager
+def translating(message: Callable[[str], str], *kinds: type[BaseException]) -> Iterator[None]:
+    """Raises errors of these kinds as an InputError, with a message made of the reason that they give.
+
+    An InputError is passed on as it is, unless it is one of the kinds.
+    """
+    try:
+        yield
+    except kinds as error:
+        if isinstance(error, InputError):
+            if InputError not in kinds:
+                raise
+            raise InputError(message(str(error))) from error
+        why = error.strerror if isinstance(error, OSError) else None
+        raise InputError(message(why or reason(error))) from error
 
 
 def kind_fault(value: Any, kind: type, limit: int | float = MAX_NUMBER) -> str:

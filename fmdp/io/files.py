@@ -1,4 +1,4 @@
-"""Writing a run's files so that a reader never meets half of one; reading those that may be of strangers."""
+"""Writing the files of a run so that nobody reads an incomplete one; reading files from untrusted sources."""
 
 import contextlib
 import errno
@@ -14,17 +14,17 @@ from typing import Any
 import jax
 from absl import logging
 
-from fmdp.errors import InputError, reason
+from fmdp.errors import InputError, translating
 
-LOCKLESS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # what file systems say that cannot lock
+LOCKLESS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # the errors of file systems without locks
 
 
 @contextlib.contextmanager
 def atomic_write(path: pathlib.Path, by_all: bool = False) -> Iterator[pathlib.Path]:
-    """A temporary path beside `path` that takes its place when the block succeeds and vanishes when it fails.
+    """A temporary path beside `path`, which is renamed to it when the block succeeds and removed when it fails.
 
-    Of several processes, which all come by here, only the first leaves its file, unless `by_all` says that each host
-    needs one of its own.
+    All processes of a run enter the block, but only the first one keeps its file, unless `by_all` is set because every
+    host needs a file of its own.
     """
     first = by_all or jax.process_index() == 0
     folder = path.parent if first else pathlib.Path(tempfile.gettempdir())
@@ -38,7 +38,7 @@ def atomic_write(path: pathlib.Path, by_all: bool = False) -> Iterator[pathlib.P
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """Write a JSON file, whole or not at all."""
+    """Write a JSON file, completely or not at all."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1) + "\n")
 
@@ -47,46 +47,42 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     """The JSON object in a file.
 
     Raises:
-      InputError: it cannot be read, or is none.
+      InputError: it cannot be read, or does not hold a JSON object.
     """
-    try:
+    remedy = "download it again, or remove it"
+    with translating(lambda why: f"{path} is damaged ({why}): {remedy}", OSError, ValueError, RecursionError):
         value = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        said = error.strerror if isinstance(error, OSError) else reason(error)
-        raise InputError(f"{path} is damaged ({said}): get it anew, or remove it") from error
     if not isinstance(value, dict):
-        raise InputError(f"{path} is damaged (it holds no object with keys): get it anew, or remove it")
+        raise InputError(f"{path} is damaged (it holds no object with keys): {remedy}")
     return value
 
 
 def expand_path(text: str | os.PathLike) -> pathlib.Path:
-    """The path that somebody named, ~ being their home.
+    """The path that a user named, with ~ as their home.
 
     Raises:
       InputError: no file can have this name.
     """
-    try:
+    message = "{!r} cannot be a file ({}): name another"
+    with translating(lambda why: message.format(str(text)[:100], why), OSError, RuntimeError, ValueError):
         path = pathlib.Path(text).expanduser()
         path.exists()
-    except (OSError, RuntimeError, ValueError) as error:
-        said = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"{str(text)[:100]!r} can be no file ({said}): name another") from error
     return path
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an error, of whatever library, says that the disk is full or a quota used up."""
+    """Whether an error of any library reports a full disk or an exhausted quota."""
     return any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT))
 
 
 @contextlib.contextmanager
 def lock_workdir(workdir: pathlib.Path) -> Iterator[None]:
-    """Keep a workdir for this run, as long as the block lasts; the system frees it when the process dies, however.
+    """Lock a workdir for this run within the block; the system releases the lock however the process ends.
 
-    Of several processes the first holds it for all of them. Where the file system cannot lock, a warning says so.
+    The first of several processes holds the lock for all of them. A file system without locks causes a warning.
 
     Raises:
-      InputError: another run holds it; named by process and host.
+      InputError: another run holds the lock; the message names its process and host.
     """
     if jax.process_index() > 0:
         yield
@@ -97,13 +93,12 @@ def lock_workdir(workdir: pathlib.Path) -> Iterator[None]:
         except BlockingIOError as error:
             lock.seek(0)
             holder = lock.read(200).strip() or "another process"
-            raise InputError(
-                f"{workdir} is in use by {holder}: wait until it ends, or name another --workdir"
-            ) from error
+            remedy = "wait until it ends, or name another --workdir"
+            raise InputError(f"{workdir} is in use by {holder}: {remedy}") from error
         except OSError as error:
             if error.errno not in LOCKLESS:
                 raise
-            logging.warning("%s cannot be locked (%s): start no second run in it", workdir, error.strerror)
+            logging.warning("%s cannot be locked (%s): do not start a second run in it", workdir, error.strerror)
         lock.seek(0)
         lock.truncate()
         lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
@@ -112,17 +107,15 @@ def lock_workdir(workdir: pathlib.Path) -> Iterator[None]:
 
 
 def open_workdir(path: str) -> pathlib.Path:
-    """The folder of a run, made where it does not exist.
+    """The folder of a run, created if it does not exist.
 
     Raises:
-      InputError: it is a file, or cannot be written to.
+      InputError: it is a file, or not writable.
     """
     workdir = expand_path(path).absolute()
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"--workdir={path} is a file: name a folder, or one that does not exist yet")
-    try:
+    with translating(lambda why: f"--workdir={path} cannot be written to ({why}): name another folder", OSError):
         workdir.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=workdir).close()
-    except OSError as error:
-        raise InputError(f"--workdir={path} cannot be written to ({error.strerror}): name another folder") from error
     return workdir

@@ -15,4 +15,4 @@ def test_where_nothing_can_be_locked_the_run_goes_on_and_says_so(number, tmp_pat
     monkeypatch.setattr(fcntl, "flock", flock)
     with files.lock_workdir(tmp_path):
         (told,) = caplog.messages
-    assert told == f"{tmp_path} cannot be locked ({os.strerror(number)}): start no second run in it"
+    assert told == f"{tmp_path} cannot be locked ({os.strerror(number)}): do not start a second run in it"
