@@ -1,4 +1,4 @@
-"""Training batches: endless, shuffled, resumable, the same for any number of processes and workers."""
+"""Training batches: endless, shuffled, resumable, and the same for any number of processes and workers."""
 
 import contextlib
 import functools
@@ -31,14 +31,15 @@ def _coins(seed: int, epoch: int, size: int) -> np.ndarray:
 
 
 class ShuffledBatches(grain.sources.RandomAccessDataSource):
-    """Batch k of an endless sequence over a set of images, every epoch in an order of its own.
+    """Batch k of an endless sequence over a set of images, in a new order every epoch.
 
-    Whole batches are the records: gathering rows one by one in Python costs more than a training step of a small
-    network. Of each global batch a process reads its own rows, so the sequence is the same for any number of processes.
+    The records are complete batches, because gathering rows one by one in Python would take longer than a training step
+    of a small network. A process reads only its own rows of each global batch, so that the sequence is the same for any
+    number of processes.
     """
 
     def __init__(self, images: Images, batch_size: int, seed: int, rows: np.ndarray, flip: bool = False):
-        """The given rows of batches of `batch_size` out of images [n, H, W, C], shuffled (and flipped) by `seed`."""
+        """The given rows of batches of `batch_size` images from [n, H, W, C], shuffled (and flipped) by `seed`."""
         self._images, self._batch_size, self._seed, self._rows, self._flip = images, batch_size, seed, rows, flip
 
     def __len__(self) -> int:
@@ -51,7 +52,7 @@ class ShuffledBatches(grain.sources.RandomAccessDataSource):
         return images
 
     def records(self, k) -> tuple[np.ndarray, np.ndarray]:
-        """Which images batch k consists of, and which of them are flipped; [b] each."""
+        """The indices of the images in batch k, and whether each is flipped; [b] each."""
         size = len(self._images)
         epochs, offsets = np.divmod(int(k) * self._batch_size + self._rows, size)
         index, flipped = np.empty_like(offsets), np.zeros(len(offsets), bool)
@@ -64,12 +65,12 @@ class ShuffledBatches(grain.sources.RandomAccessDataSource):
 
 
 @contextlib.contextmanager
-def _unseen_by_children() -> Iterator[None]:
-    """Processes started in here, by whatever thread, do not get SIGINT and SIGTERM, which Ctrl-C and SLURM send to all.
+def _signals_blocked_in_children() -> Iterator[None]:
+    """Processes that any thread starts in this block ignore SIGINT and SIGTERM, which Ctrl-C and SLURM send to all.
 
-    A run that is asked to end still needs its workers for the step at hand.
+    A run that is asked to stop still needs its workers to complete the current step.
     """
-    resource_tracker.ensure_running()  # which at its start would let the signals through again
+    resource_tracker.ensure_running()  # its start would unblock the signals
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         yield
@@ -90,14 +91,14 @@ def _end_with_parent(*_: int) -> None:
 
 
 class Batches(grain.DatasetIterator):
-    """Records of a grain dataset from the first on; the state is the number of the next one, whoever reads them.
+    """The records of a grain dataset; the state is the index of the next one, whatever workers read them.
 
-    grain's own state of a pipeline with worker processes names the workers, so that it could not be resumed with
-    another number of them.
+    The state that grain keeps of a pipeline with worker processes depends on their number, so that it could not be
+    resumed with another one.
     """
 
     def __init__(self, dataset: grain.MapDataset, read: grain.ReadOptions, workers: int):
-        """Read in this process by the threads of `read`, or in `workers` processes of their own."""
+        """Records read by the threads of `read` in this process, or by `workers` processes."""
         super().__init__()
         self._dataset, self._read, self._workers = dataset, read, workers
         self._next = 0
@@ -106,19 +107,19 @@ class Batches(grain.DatasetIterator):
     def __next__(self) -> Any:
         try:
             if self._records is None:
-                with _unseen_by_children() if self._workers else contextlib.nullcontext():
+                with _signals_blocked_in_children() if self._workers else contextlib.nullcontext():
                     self._records = self._start()
-                    record = next(self._records)  # only now grain starts them
+                    record = next(self._records)  # grain starts them here
             else:
                 record = next(self._records)
         except RuntimeError as error:
             if not self._workers or "terminated" not in str(error):
                 raise
             self.close()
-            said = str(error).partition(".")[0]
+            why = str(error).partition(".")[0]
             raise InputError(
-                f"a process that reads pictures ended by itself ({said}): where it wanted for memory, lower"
-                f" config.data.workers = {self._workers}; started again, the run goes on from its checkpoint"
+                f"a process that reads pictures ended unexpectedly ({why}): if memory ran out, lower"
+                f" config.data.workers = {self._workers}; the same command resumes from the latest checkpoint"
             ) from error
         self._next += 1
         return record
@@ -126,30 +127,30 @@ class Batches(grain.DatasetIterator):
     def _start(self) -> grain.DatasetIterator:
         rest = self._dataset[self._next :].to_iter_dataset(self._read)
         if self._workers:
-            if not flags.FLAGS.is_parsed():  # grain hands its flags on to the workers; in a notebook nobody parsed them
+            if not flags.FLAGS.is_parsed():  # grain passes its flags to the workers; in a notebook they are not parsed
                 flags.FLAGS.mark_as_parsed()
             options = grain.MultiprocessingOptions(self._workers, self._read.prefetch_buffer_size)
             rest = rest.mp_prefetch(options, _end_with_parent)
         return iter(rest)
 
     def get_state(self) -> dict[str, int]:
-        """Where the iterator is, as plain JSON."""
+        """The position of the iterator, as plain JSON."""
         return {"next_index": self._next}
 
     def set_state(self, state: dict[str, int]) -> None:
-        """Go on where the state was taken."""
+        """Continue from the position of this state."""
         self.close()
         self._next = state["next_index"]
 
     def close(self) -> None:
-        """End the threads and processes; the next record starts them anew."""
+        """Stop the threads and processes; reading the next record starts them again."""
         if self._records is not None:
             self._records.close()
             self._records = None
 
 
 def diagonal_count(batch_size: int, share: float, devices: int) -> int:
-    """How many examples of a batch train the diagonal, a multiple of the devices as near to `share` as can be."""
+    """How many examples of a batch train the diagonal: the multiple of `devices` that is closest to `share`."""
     return devices * round(share * batch_size / devices)
 
 
@@ -159,7 +160,7 @@ def _parts(rows: Sequence[np.ndarray], images: np.ndarray) -> dict[str, dict[str
 
 
 def records(images: Images, batch_size: int, seed: int, k: int) -> np.ndarray:
-    """Which of the images batch k (from 0) of `batches` consists of, over all processes, [batch_size]."""
+    """The indices of the images in batch k (from 0) of `batches`, over all processes, [batch_size]."""
     return ShuffledBatches(images, batch_size, seed, np.arange(batch_size)).records(k)[0]
 
 
@@ -176,17 +177,17 @@ def batches(
     """An endless, resumable iterator over training batches.
 
     A batch has two parts, `diagonal` and `off_diagonal`, because slicing one sharded array in two would move data
-    between devices. Each part holds `image` [b, H, W, C] and `row` [b], the position of the example in the
-    global batch, from which its noise and times are drawn.
+    between devices. Each part holds `image` [b, H, W, C] and `row` [b], the position of the example in the global
+    batch, which determines its noise and times.
 
     Args:
       images: [n, H, W, C].
-      batch_size: of the whole batch over all processes.
-      diagonal: how many of them train the diagonal.
+      batch_size: of the global batch, over all processes.
+      diagonal: how many of these examples train the diagonal.
       seed: of the order of the images.
-      process, processes: the share of this process.
-      flip: turn every example left to right, or not, by a coin for its place in the epoch.
-      workers: processes that decode pictures, where they are not kept in memory; 0 is for threads.
+      process, processes: index of this process, and their number.
+      flip: mirror every example left to right with probability 1/2.
+      workers: processes that decode pictures which are not kept in memory; 0 means threads.
 
     Raises:
       InputError: there are no images.
