@@ -1,4 +1,4 @@
-"""Images in, batches out: sources one a file, their fixed train/test split, and the grain pipeline over them."""
+"""From files to batches: one module per source, the fixed split into training and test images, the grain pipeline."""
 
 from fmdp.data.containers import Images, UInt8Images, to_float
 from fmdp.data.decoding import ImagePreprocessor, LazyImages

@@ -1,8 +1,7 @@
-"""Training batches: endless, shuffled, resumable, the same for any number of processes and workers."""
+"""Training batches: endless, shuffled, resumable, and the same for any number of processes and workers."""
 
 import contextlib
 import functools
-import multiprocessing
 import os
 import signal
 import sys
@@ -31,14 +30,14 @@ def _coins(seed: int, epoch: int, size: int) -> np.ndarray:
 
 
 class ShuffledBatches(grain.sources.RandomAccessDataSource):
-    """Batch k of an endless sequence over a set of images, every epoch in an order of its own.
+    """Batch k of an endless sequence over a set of images, in a new order every epoch.
 
     Whole batches are the records: gathering rows one by one in Python costs more than a training step of a small
     network. Each process reads its own rows of the global batch, so the sequence does not depend on their number.
     """
 
     def __init__(self, images: Images, batch_size: int, seed: int, rows: np.ndarray, flip: bool = False):
-        """The given rows of batches of `batch_size` out of images [n, H, W, C], shuffled (and flipped) by `seed`."""
+        """The given rows of batches of `batch_size` images from [n, H, W, C], shuffled (and flipped) by `seed`."""
         self._images, self._batch_size, self._seed, self._rows, self._flip = images, batch_size, seed, rows, flip
 
     def __len__(self) -> int:
@@ -51,7 +50,7 @@ class ShuffledBatches(grain.sources.RandomAccessDataSource):
         return images
 
     def records(self, k) -> tuple[np.ndarray, np.ndarray]:
-        """Which images batch k consists of, and which of them are flipped; [b] each."""
+        """The indices of the images in batch k, and whether each is flipped; [b] each."""
         size = len(self._images)
         epochs, offsets = np.divmod(int(k) * self._batch_size + self._rows, size)
         index, flipped = np.empty_like(offsets), np.zeros(len(offsets), bool)
@@ -81,8 +80,11 @@ def _init_worker(*_: int) -> None:
     """Silence Pillow in this worker, and end it when the process that started it is gone, however that ended."""
     ignore_metadata_warnings()
 
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
     def wait():
-        multiprocessing.parent_process().join()
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
@@ -152,7 +154,7 @@ def _with_rows(rows: np.ndarray, images: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def records(images: Images, batch_size: int, seed: int, k: int) -> np.ndarray:
-    """Which of the images batch k (from 0) of `batches` consists of, over all processes, [batch_size]."""
+    """The indices of the images in batch k (from 0) of `batches`, over all processes, [batch_size]."""
     return ShuffledBatches(images, batch_size, seed, np.arange(batch_size)).records(k)[0]
 
 

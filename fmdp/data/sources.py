@@ -1,4 +1,4 @@
-"""Where images come from: config.data to a split of them."""
+"""The images that config.data names, as a split into training and test images."""
 
 import functools
 import pathlib
@@ -20,14 +20,14 @@ MAX_NAMED = 10  # of the files left out are named in a warning, the others count
 
 
 def load_split(config: ConfigDict) -> Split:
-    """The images that config.data names, split once and for all: the split never depends on the seed of a run.
+    """The images that config.data names, with a split that never depends on the seed of a run.
 
-    An official split is kept; other real images are split by class; from a known distribution, training and test
-    images are drawn apart. Without config.source, the path tells: a folder of IDX files, any other folder (of
+    An official split is kept. Other real images are split class by class. From a known distribution, training and test
+    images are drawn separately. Without config.source, the path decides: a folder of IDX files, any other folder (of
     pictures), a .zip (of pictures) or an .npz.
 
     Raises:
-      InputError: the source is not known, is not there or cannot be read, or has too few images to split.
+      InputError: the source is unknown, does not exist or cannot be read, or has too few images to split.
     """
     if config.source == "digits":
         return split(*digits(), config.test_share)
@@ -48,15 +48,15 @@ def load_split(config: ConfigDict) -> Split:
 
 
 def detect_source(path: pathlib.Path) -> str:
-    """Which of FILES a path is.
+    """The name in SOURCES of the source at a path.
 
     Raises:
-      InputError: none of them.
+      InputError: the path is not a source.
     """
     if path.is_dir():
         return "idx" if any(path.glob("train-images-idx3-ubyte*")) else "folder"
     if path.suffix.lower() not in (".zip", ".npz"):
-        raise InputError(f"config.data.path = '{path}': neither a folder, nor a .zip, nor an .npz")
+        raise InputError(f"config.data.path = '{path}' is neither a folder, nor a .zip, nor an .npz: name one")
     return path.suffix.lower()[1:]
 
 

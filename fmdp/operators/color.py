@@ -33,12 +33,7 @@ class Colorization(Operator):
 
 
 def colorization(image_shape, key) -> Operator:
-    """The luma, one channel of three."""
-    check_colour("colorization", image_shape)
-    return Colorization(image_shape=image_shape)
-
-
-def check_colour(name: str, image_shape: tuple[int, ...]) -> None:
-    """Raises InputError for images that do not have three channels."""
+    """The luma, one channel, of images with three."""
     if image_shape[-1] != 3:
-        raise InputError(f"{name}: needs 3 channels (red, green, blue), the images have {image_shape[-1]}")
+        raise InputError(f"colorization: needs 3 channels (red, green, blue), the images have {image_shape[-1]}")
+    return Colorization(image_shape=image_shape)

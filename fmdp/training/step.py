@@ -36,7 +36,7 @@ def make_loss(config: ConfigDict) -> Callable[[Any, Rows, PRNGKey], tuple[Array,
     def weigh(params, loss, s, t):
         if config.loss.weighting == "none":
             return loss
-        log_variance = LogVariance().apply({"params": params["log_variance"]}, s, t)
+        log_variance: Any = LogVariance().apply({"params": params["log_variance"]}, s, t)
         return losses.weigh(loss, log_variance, config.loss.weight_bound)
 
     def diagonal(params, key, x1, row):
@@ -56,7 +56,8 @@ def make_loss(config: ConfigDict) -> Callable[[Any, Rows, PRNGKey], tuple[Array,
         return loss, weigh(params, loss, s, t)
 
     def batch_loss(params, batch, key):
-        total, metrics = 0.0, {}
+        total: Array | float = 0.0
+        metrics: Metrics = {}
         groups = zip((diagonal, off_diagonal), split_rows(batch, config.loss.diagonal_share), strict=True)
         for term_key, (term, group) in zip(jax.random.split(key), groups, strict=True):
             if len(group["row"]):

@@ -147,9 +147,9 @@ def test_masks_and_kernels_are_pictures(tmp_path):
         (dict(operator_arg=["mask=/nowhere.png"]), "--operator_arg=mask=/nowhere.png"),
         (dict(operator="hdr", operator_arg=["scale=" + "[" * 10**5]), "hdr: scale='[["),
         (dict(operator="hdr", operator_arg=["scale=NaN"]), "scale=nan: pass a finite number"),
-        (dict(input="~nobody_of_this_name/x"), "'~nobody_of_this_name/x' can be no file"),
-        (dict(output="x" * 5000), "can be no file (File name too long)"),
-        (dict(checkpoint="x" * 5000), "can be no file (File name too long)"),
+        (dict(input="~nobody_of_this_name/x"), "'~nobody_of_this_name/x' cannot be a file"),
+        (dict(output="x" * 5000), "cannot be a file (File name too long)"),
+        (dict(checkpoint="x" * 5000), "cannot be a file (File name too long)"),
     ],
 )
 def test_flags_that_cannot_be_used_are_one_line(checkpoint, pictures, tmp_path, changes, message):

@@ -286,8 +286,8 @@ def test_zip_members_that_climb_out_are_left_out(tmp_path):
     extra = [("../up.png", content), ("/root.png", content), ("__MACOSX/._x.png", b""), ("read.me", b"")]
     split = data.load_split(settings(stylegan(tmp_path / "climbs.zip", extra=extra)))
     assert split.left_out == (
-        "'../up.png': its name leads out of the zip",
-        "'/root.png': its name leads out of the zip",
+        "'../up.png': its name points outside the zip",
+        "'/root.png': its name points outside the zip",
     )
     assert len(split.train) + len(split.test) == 8
 

@@ -42,7 +42,7 @@ def test_zip_members_of_hostile_names_are_left_out(tmp_path):
     before = set(tmp_path.rglob("*"))
     split = data.load_split(source(path))
     assert len(split.left_out) == len(names)
-    assert all("leads out of the zip" in line for line in split.left_out)
+    assert all("points outside the zip" in line for line in split.left_out)
     assert len(split.train) + len(split.test) == 8  # the name that is there twice is there once
     assert set(tmp_path.rglob("*")) == before
 
