@@ -1,15 +1,91 @@
-"""Errors made by the person at the keyboard, told apart from our own."""
+"""Errors that the user can fix, as opposed to faults of this program, and what can be wrong with a single value."""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from numbers import Integral, Real
+from typing import Any, NamedTuple
+
+MAX_NUMBER = 1e30  # above all numbers that are of use
 
 
 def reason(error: BaseException) -> str:
-    """What an error says, in part of a line."""
+    """The first line of an error's message, shortened; its type where it has no message."""
     return (str(error).splitlines() or [""])[0][:100] or type(error).__name__
 
 
 def printable(text: str) -> str:
-    """The text with everything that a terminal would not show as a character written out, in one line."""
+    """The text in one line, with escapes for all characters that a terminal cannot show."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class InputError(ValueError):
-    """Something given to fmdp cannot be used; its message is one line that names the value and the remedy."""
+    """Input that fmdp cannot use. The message is one line that names the value and the remedy."""
+
+
+class ParameterError(InputError):
+    """A parameter of a function or class that cannot be used, by the name that Python code gives it.
+
+    The command line names its own flag instead, with the same remedy.
+
+    Attributes:
+      parameter: its name.
+      remedy: what is wrong with its value and what to do.
+    """
+
+    def __init__(self, owner: str, parameter: str, value: object, remedy: str):
+        """The message is `owner(parameter=value): remedy`."""
+        super().__init__(f"{owner}({parameter}={' '.join(repr(value).split())[:100]}): {remedy}")
+        self.parameter, self.remedy = parameter, remedy
+
+
+@contextlib.contextmanager
+def translating(message: Callable[[str], str], *kinds: type[BaseException]) -> Iterator[None]:
+    """Raises errors of these kinds as an InputError, with a message made of the reason that they give.
+
+    An InputError is passed on as it is, unless it is one of the kinds.
+    """
+    try:
+        yield
+    except kinds as error:
+        if isinstance(error, InputError):
+            if InputError not in kinds:
+                raise
+            raise InputError(message(str(error))) from error
+        why = error.strerror if isinstance(error, OSError) else None
+        raise InputError(message(why or reason(error))) from error
+
+
+def kind_fault(value: Any, kind: type, limit: int | float = MAX_NUMBER) -> str:
+    """What a value should be instead, where it is not of this kind; "" where it is.
+
+    Args:
+      kind: bool, str, int or float (which whole numbers are, too).
+      limit: numbers have to be smaller than that in magnitude.
+    """
+    if kind is bool or kind is str:
+        return "" if isinstance(value, kind) else {bool: "True or False", str: "text"}[kind]
+    name = "a whole number" if kind is int else "a finite number"
+    numbers: Any = Integral if kind is int else Real
+    if isinstance(value, bool) or not isinstance(value, numbers):
+        return name
+    return "" if -limit < value < limit else f"{name} below {limit:.3g}"
+
+
+class Range(NamedTuple):
+    """Numbers from `low` to `high`, of which `excluded`, one of the two or neither, is not one."""
+
+    low: int | float
+    high: int | float = math.inf
+    excluded: int | float | None = None
+
+    def fault(self, value: Any) -> str:
+        """What a number should be instead, where it is outside; "" where it is inside."""
+        if self.low <= value <= self.high and value != self.excluded:
+            return ""
+        least = f"{'above' if self.excluded == self.low else 'that is at least'} {self.low:g}"
+        if self.high == math.inf:
+            return f"a number {least}"
+        if self.excluded is None:
+            return f"a number from {self.low:g} to {self.high:g}"
+        return f"a number {least} and {'below' if self.excluded == self.high else 'at most'} {self.high:g}"

@@ -9,11 +9,10 @@ from fmdp.cli.analyses import ANALYSES
 from fmdp.cli.command_line import CONFIG
 from fmdp.cli.errors import run_program
 from fmdp.cli.run import run_config
-from fmdp.config.validation import validate, validate_for_devices
+from fmdp.config.validation import divides_batch, validate, validate_for_devices
 from fmdp.errors import InputError
 from fmdp.io.run_dir import RunDir
 from fmdp.parallel import cluster, mesh
-from fmdp.training import loop
 
 DISTRIBUTED = flags.DEFINE_enum(
     "distributed",
@@ -48,7 +47,7 @@ def main(_: list[str]) -> None:
         cluster.join(TIMEOUT.value)
     else:
         validate(config)
-        mesh.divide_cpu(config.parallel.cpu_devices, partial(loop.divides_batch, config))
+        mesh.divide_cpu(config.parallel.cpu_devices, partial(divides_batch, config))
     validate_for_devices(config, mesh.count_devices())
     run_config(config, RunDir.open(WORKDIR.value or f"runs/{config.name}"), MODE.value)
 

@@ -11,6 +11,7 @@ import jax
 from absl import app
 
 from fmdp.cli.command_line import parse_flags
+from fmdp.data.decoding import ignore_metadata_warnings
 from fmdp.errors import InputError, printable
 from fmdp.io.files import is_disk_full
 from fmdp.parallel import cluster
@@ -22,6 +23,7 @@ MIN_CACHED_SECONDS = "jax_persistent_cache_min_compile_time_secs"
 def run_program(program: Callable[[list[str]], None]) -> None:
     """Parse the flags, run a program, and translate its errors."""
     _use_compilation_cache()
+    ignore_metadata_warnings()
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # file names may hold any bytes
     try:
         cluster.run(lambda: app.run(program, flags_parser=parse_flags))

@@ -1,6 +1,8 @@
-"""What is refused of a configuration before anything starts."""
+"""The conditions that a configuration has to meet before anything starts."""
 
-from collections.abc import Iterator
+import functools
+import operator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -10,22 +12,26 @@ from fmdp import networks
 from fmdp.config.defaults import default_config
 from fmdp.config.tasks import PROTOCOLS
 from fmdp.data.decoding import MAX_PIXELS
-from fmdp.data.pipeline import diagonal_count
-from fmdp.errors import InputError
+from fmdp.errors import MAX_NUMBER, InputError, kind_fault
+from fmdp.flow.diagonal_rows import diagonal_pattern
 from fmdp.flow.losses import OFF_DIAGONAL, WEIGHTING
 from fmdp.metrics import weights
 from fmdp.operators import OPERATORS
 from fmdp.solvers import SOLVERS
 from fmdp.solvers.pnp import KNOBS
 
-MAX_WHOLE, MAX_SEED, MAX_NUMBER = 2**31, 2**63, 1e30  # above all whole numbers; the seed; other numbers
+MAX_WHOLE, MAX_SEED = 2**31, 2**63  # above all whole numbers; above all seeds
+MAX_CPU_DEVICES = 64
+ONE, ZERO = "must be 1 or more", "must be 0 or more"
 
 
-MAX_CPU_DEVICES = 64  # that a CPU is divided into
+def one_of(names: Iterable[str]) -> str:
+    """The remedy for a value that has to be one of these names."""
+    return f"must be one of {', '.join(names)}"
 
 
 def validate_for_devices(config: ConfigDict, devices: int) -> None:
-    """Refuse a configuration that cannot run on so many devices.
+    """Refuse a configuration that cannot run on this number of devices.
 
     Raises:
       InputError: naming the key, its value and what is possible.
@@ -35,7 +41,7 @@ def validate_for_devices(config: ConfigDict, devices: int) -> None:
     require(
         config.parallel.devices in (0, devices),
         "parallel.devices",
-        f"this run found {devices}; 0 takes any number, and config.parallel.cpu_devices makes some of a CPU",
+        f"this run found {devices}; 0 accepts any number, and config.parallel.cpu_devices divides a CPU into several",
     )
     parts = (
         f"{train.grad_accumulation_steps} parts (config.train.grad_accumulation_steps) on each of "
@@ -47,145 +53,124 @@ def validate_for_devices(config: ConfigDict, devices: int) -> None:
         "train.batch_size",
         f"must be divisible by the {parts}{devices} devices of this run",
     )
-    diagonal = diagonal_count(train.batch_size, share, devices * train.grad_accumulation_steps)
+    count, period = diagonal_pattern(train.batch_size // (devices * train.grad_accumulation_steps), share)
     require(
-        share == 1 or 0 < diagonal < train.batch_size,
+        share == 1 or 0 < count < period,
         "loss.diagonal_share",
         f"leaves a part of {train.batch_size} examples on {parts}{devices} devices empty: take a larger batch, or 1.0",
     )
+
+
+def divides_batch(config: ConfigDict, devices: int) -> bool:
+    """Whether so many devices divide the batch evenly and train the same rows on the diagonal as one device."""
+    size, share, parts = config.train.batch_size, config.loss.diagonal_share, config.train.grad_accumulation_steps
+    if size % (devices * parts):
+        return False
+    return diagonal_pattern(size // (devices * parts), share) == diagonal_pattern(size // parts, share)
 
 
 def validate(config: ConfigDict) -> None:
     """Refuse a configuration that could run on no devices.
 
     Raises:
-      InputError: as `validate`.
+      InputError: naming the key, its value and what is possible.
     """
     require = partial(_require, config)
-    for key, value, usual in _leaves(config, default_config()):
-        listed = isinstance(usual, list | tuple)
-        require(isinstance(value, list | tuple) == listed, key, "must be a list" if listed else "must be no list")
+    for key, value, default in _leaves(config, default_config()):
+        listed = isinstance(default, list | tuple)
+        require(isinstance(value, list | tuple) == listed, key, "must be a list" if listed else "must not be a list")
+        kind, limit = type(default[0] if listed else default), MAX_SEED if key == "seed" else MAX_WHOLE
         for x in value if listed else [value]:
-            fault = _type_fault(x, usual[0] if listed else usual, MAX_SEED if key == "seed" else MAX_WHOLE)
-            require(not fault, key, fault)
-    require("/" not in config.name and config.name not in (".", ".."), "name", "is a file name: must hold no /")
-    require(config.seed >= 0, "seed", "must be 0 or more")
+            fault = kind_fault(x, kind, limit if kind is int else MAX_NUMBER)
+            require(not fault, key, f"must be {fault}")
+    for keys, holds, remedy in VALUES:
+        for key in keys.split():
+            require(holds(_value(config, key)), key, remedy)
+    for key, agrees, remedy in RELATIONS:
+        require(agrees(config), key, remedy)
     options = dict(config.network)
     networks.make_backbone(str(options.pop("name", "")), options)
-    _check_training(config)
-    _check_measuring(config)
+    for key in weights.NETWORKS:
+        weights.check_weights_setting(key, config.evaluate[key])
+    for name, task in config.inverse.tasks.items():
+        fault = _task_fault(name, task)
+        require(not fault, "inverse.tasks", fault)
+
+
+VALUES: tuple[tuple[str, Callable[[Any], Any], str], ...] = (
+    ("train.steps train.batch_size train.log_every train.checkpoint_every train.max_to_keep", lambda x: x >= 1, ONE),
+    ("train.max_consecutive_skips train.grad_accumulation_steps", lambda x: x >= 1, ONE),
+    ("data.samples data.test_samples data.components", lambda x: x >= 1, ONE),
+    ("evaluate.batch_size evaluate.noise_draws evaluate.bootstrap evaluate.figure_images", lambda x: x >= 1, ONE),
+    ("evaluate.baseline_steps inverse.images inverse.tuning_images inverse.seeds", lambda x: x >= 1, ONE),
+    ("inverse.batch_size", lambda x: x >= 1, ONE),
+    ("seed data.size data.test_images data.memory_gb data.workers", lambda x: x >= 0, ZERO),
+    ("train.keep_period evaluate.baseline_images loss.weight_learning_rate", lambda x: x >= 0, ZERO),
+    ("optimizer.warmup_steps optimizer.weight_decay", lambda x: x >= 0, ZERO),
+    ("loss.weight_bound optimizer.learning_rate optimizer.clip_norm", lambda x: x > 0, "must be positive"),
+    ("ema.half_life", lambda x: x > 0, "must be positive, in images"),
+    ("optimizer.b1 optimizer.b2", lambda x: 0 <= x < 1, "must be in [0, 1)"),
+    ("loss.diagonal_share", lambda x: 0 < x <= 1, "must be in (0, 1]"),
+    ("loss.off_diagonal", lambda x: x in OFF_DIAGONAL, one_of(OFF_DIAGONAL)),
+    ("loss.weighting", lambda x: x in WEIGHTING, one_of(WEIGHTING)),
+    ("parallel.mode", lambda x: x in ("jit", "pmap"), "must be jit or pmap"),
+    ("parallel.cpu_devices", lambda x: 0 <= x <= MAX_CPU_DEVICES, f"must be from 0 to {MAX_CPU_DEVICES}"),
+    ("name", lambda x: "/" not in x and x not in (".", ".."), "is a file name: must not contain /"),
+    ("data.test_share", lambda x: 0 < x < 1, "must be between 0 and 1"),
+    ("data.channels", lambda x: x in (1, 3), "must be 1 (gray) or 3 (colour)"),
+    ("data.max_pixels", lambda x: 0 < x <= MAX_PIXELS, f"must be from 1 to {MAX_PIXELS}"),
+    ("evaluate.noise_levels", len, "must name at least one noise level"),
+    ("evaluate.noise_levels", lambda xs: all(0 < x < 1 for x in xs), "must lie between 0 and 1"),
+    ("evaluate.points", lambda x: x >= 3, "must be 3 or more, which includes both ends of the knob"),
+    ("inverse.protocol", lambda x: x in ("", *PROTOCOLS), f"{one_of(PROTOCOLS)}, or empty"),
+    ("inverse.solvers", lambda xs: set(xs) <= set(SOLVERS), f"must be among {', '.join(SOLVERS)}"),
+    ("inverse.knob", lambda x: x in KNOBS, one_of(KNOBS)),
+    ("inverse.steps", lambda xs: xs and min(xs) >= 1, "must be numbers of steps, each 1 or more"),
+    ("inverse.lookaheads", lambda xs: xs and all(0 <= x <= 1 for x in xs), "must be lookaheads from 0 to 1"),
+)
+"""What single values have to satisfy: keys, condition, remedy."""
+
+RELATIONS: tuple[tuple[str, Callable[[ConfigDict], Any], str], ...] = (
+    (
+        "train.keep_period",
+        lambda c: c.train.keep_period % c.train.checkpoint_every == 0,
+        "must be 0 or a multiple of config.train.checkpoint_every",
+    ),
+    ("parallel.fsdp", lambda c: not c.parallel.fsdp or c.parallel.mode == "jit", "needs config.parallel.mode=jit"),
+)
+"""What values have to satisfy together: the key to blame, condition, remedy."""
+
+
+def _value(config: ConfigDict, key: str) -> Any:
+    return functools.reduce(operator.getitem, key.split("."), config)
 
 
 def _require(config: ConfigDict, condition: Any, key: str, remedy: str) -> None:
     if not condition:
-        value = config
-        for part in key.split("."):
-            value = value[part]
-        raise InputError(f"config.{key} = {' '.join(repr(value).split())}: {remedy}")
+        raise InputError(f"config.{key} = {' '.join(repr(_value(config, key)).split())}: {remedy}")
 
 
-def _check_training(config: ConfigDict) -> None:
-    require, train, loss = partial(_require, config), config.train, config.loss
-    for key in (
-        "steps",
-        "batch_size",
-        "log_every",
-        "checkpoint_every",
-        "max_to_keep",
-        "max_consecutive_skips",
-        "grad_accumulation_steps",
-    ):
-        require(train[key] >= 1, f"train.{key}", "must be 1 or more")
-    require(
-        train.keep_period >= 0 and train.keep_period % train.checkpoint_every == 0,
-        "train.keep_period",
-        f"must be 0 or a multiple of config.train.checkpoint_every = {train.checkpoint_every}",
-    )
-    require(loss.off_diagonal in OFF_DIAGONAL, "loss.off_diagonal", f"must be one of {', '.join(OFF_DIAGONAL)}")
-    require(loss.weighting in WEIGHTING, "loss.weighting", f"must be one of {', '.join(WEIGHTING)}")
-    require(0 < loss.diagonal_share <= 1, "loss.diagonal_share", "must be in (0, 1]")
-    require(loss.weight_bound > 0, "loss.weight_bound", "must be positive")
-    require(loss.weight_learning_rate >= 0, "loss.weight_learning_rate", "must be 0 or more")
-    for key in ("learning_rate", "clip_norm"):
-        require(config.optimizer[key] > 0, f"optimizer.{key}", "must be positive")
-    for key in ("warmup_steps", "weight_decay"):
-        require(config.optimizer[key] >= 0, f"optimizer.{key}", "must be 0 or more")
-    for key in ("b1", "b2"):
-        require(0 <= config.optimizer[key] < 1, f"optimizer.{key}", "must be in [0, 1)")
-    require(config.ema.half_life > 0, "ema.half_life", "must be positive, in images")
-    require(config.parallel.mode in ("jit", "pmap"), "parallel.mode", "must be jit or pmap")
-    devices = config.parallel.cpu_devices
-    require(0 <= devices <= MAX_CPU_DEVICES, "parallel.cpu_devices", f"must be from 0 to {MAX_CPU_DEVICES}")
-    require(
-        not config.parallel.fsdp or config.parallel.mode == "jit", "parallel.fsdp", "needs config.parallel.mode=jit"
-    )
-    require(0 < config.data.test_share < 1, "data.test_share", "must be between 0 and 1")
-    require(config.data.channels in (1, 3), "data.channels", "must be 1 (gray) or 3 (colour)")
-    for key in ("samples", "test_samples", "components"):
-        require(config.data[key] >= 1, f"data.{key}", "must be 1 or more")
-    for key in ("size", "test_images", "memory_gb", "workers"):
-        require(config.data[key] >= 0, f"data.{key}", "must be 0 or more")
-    require(0 < config.data.max_pixels <= MAX_PIXELS, "data.max_pixels", f"must be from 1 to {MAX_PIXELS}")
+def _task_fault(name: str, task: Any) -> str:
+    """What is wrong with a task of the solvers' comparison, if anything."""
+    if not isinstance(task, ConfigDict) or task.get("operator", None) not in list(OPERATORS):
+        return f"the operator of {name!r} must be one of {', '.join(OPERATORS)}"
+    if kind_fault(task.get("steps", 1), int, MAX_WHOLE) or task.get("steps", 1) < 1:
+        return f"the steps of {name!r} must be a whole number, 1 or more"
+    faults = {key: "" if isinstance(x, str | list | tuple) else kind_fault(x, float) for key, x in task.items()}
+    return next((f"{key} of {name!r} must be {fault}" for key, fault in faults.items() if fault), "")
 
 
-def _check_measuring(config: ConfigDict) -> None:
-    require, evaluate = partial(_require, config), config.evaluate
-    require(len(evaluate.noise_levels) > 0, "evaluate.noise_levels", "must name at least one noise level")
-    require(all(0 < a < 1 for a in evaluate.noise_levels), "evaluate.noise_levels", "must lie between 0 and 1")
-    require(evaluate.points >= 3, "evaluate.points", "must be 3 or more, both ends of the knob included")
-    require(evaluate.baseline_images >= 0, "evaluate.baseline_images", "must be 0 or more")
-    for key in weights.NETWORKS:
-        weights.check_weights_setting(key, evaluate[key])
-    for key in ("batch_size", "noise_draws", "bootstrap", "figure_images", "baseline_steps"):
-        require(evaluate[key] >= 1, f"evaluate.{key}", "must be 1 or more")
-    inverse = config.inverse
-    require(
-        inverse.protocol in ("", *PROTOCOLS), "inverse.protocol", f"must be one of {', '.join(PROTOCOLS)}, or empty"
-    )
-    for name, task in inverse.tasks.items():
-        known = isinstance(task, ConfigDict) and task.get("operator", None) in list(OPERATORS)
-        require(known, "inverse.tasks", f"the operator of {name!r} must be one of {', '.join(OPERATORS)}")
-        steps = task.get("steps", 1)
-        whole = isinstance(steps, int) and 1 <= steps < MAX_WHOLE
-        require(whole, "inverse.tasks", f"the steps of {name!r} must be a whole number from 1 on")
-        for key, value in task.items():
-            fault = "" if isinstance(value, str | list | tuple) else _type_fault(value, 0.0, MAX_WHOLE)
-            require(not fault, "inverse.tasks", f"{key} of {name!r} {fault}")
-    require(set(inverse.solvers) <= set(SOLVERS), "inverse.solvers", f"must be among {', '.join(SOLVERS)}")
-    require(inverse.knob in KNOBS, "inverse.knob", f"must be one of {', '.join(KNOBS)}")
-    for key in ("images", "tuning_images", "seeds", "batch_size"):
-        require(inverse[key] >= 1, f"inverse.{key}", "must be 1 or more")
-    require(inverse.steps and min(inverse.steps) >= 1, "inverse.steps", "must name numbers of steps from 1 on")
-    require(
-        inverse.lookaheads and all(0 <= x <= 1 for x in inverse.lookaheads),
-        "inverse.lookaheads",
-        "must name lookaheads from 0 to 1",
-    )
-
-
-def _leaves(config: ConfigDict, usual: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Key, value and default of everything with a default, but what is left open: the network and the tasks."""
-    for name in usual:
+def _leaves(config: ConfigDict, default: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Key, value and default of every value but those of the network and the tasks, which have checks of their own."""
+    for name in default:
         key = prefix + name
         if key in ("network", "inverse.tasks"):
             continue
-        if name not in config or isinstance(config[name], ConfigDict) != isinstance(usual[name], ConfigDict):
+        if name not in config or isinstance(config[name], ConfigDict) != isinstance(default[name], ConfigDict):
             raise InputError(
                 f"config.{key} is missing, or of another kind: begin with fmdp.config.defaults.default_config()"
             )
-        if isinstance(usual[name], ConfigDict):
-            yield from _leaves(config[name], usual[name], f"{key}.")
+        if isinstance(default[name], ConfigDict):
+            yield from _leaves(config[name], default[name], f"{key}.")
         else:
-            yield key, config[name], usual[name]
-
-
-def _type_fault(value: Any, usual: Any, most: int) -> str:
-    """What keeps a value from being of the kind that is usual, if anything."""
-    if isinstance(usual, bool):
-        return "" if isinstance(value, bool) else "must be True or False"
-    if isinstance(usual, str):
-        return "" if isinstance(value, str) else "must be text"
-    if isinstance(value, bool) or not isinstance(value, int if isinstance(usual, int) else int | float):
-        return "must be a whole number" if isinstance(usual, int) else "must be a number"
-    bound = most if isinstance(usual, int) else MAX_NUMBER
-    return "" if abs(value) < bound else f"must be a number below {bound:.3g}"
+            yield key, config[name], default[name]

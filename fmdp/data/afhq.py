@@ -1,8 +1,8 @@
 """AFHQ's official folder as a data set of tensorflow-datasets: python -m fmdp.data.afhq FOLDER DATA_DIR.
 
-FOLDER holds train/ and val/ (test/ in version 2) with cat/, dog/ and wild/ in each. The pictures go into DATA_DIR as
-they are; --config.data.source=tfds --config.data.dataset=afhq --config.data.path=DATA_DIR then trains on them. One
-file instead of 16,000 is what object stores like; on a disk the folder itself does as well.
+FOLDER holds train/ and val/ (test/ in version 2), each with cat/, dog/ and wild/. The pictures are stored in DATA_DIR
+without changes; --config.data.source=tfds --config.data.dataset=afhq --config.data.path=DATA_DIR then trains on them.
+Object stores handle this one file better than 16,000; on a disk the folder itself works as well.
 """
 
 import pathlib
@@ -22,8 +22,8 @@ class Afhq(tfds.core.GeneratorBasedBuilder):
     """Animal faces of 512x512 pixels in three classes (Choi et al., StarGAN v2, CVPR 2020)."""
 
     VERSION = tfds.core.Version("1.0.0")
-    code_path = None  # nothing lies beside this file that tfds needs; its search wants a package it does not declare
-    MANUAL_DOWNLOAD_INSTRUCTIONS = "The folder of AFHQ, by the download script of github.com/clovaai/stargan-v2."
+    code_path = None  # tfds needs no files from here, and its search for them imports an undeclared dependency
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "Get the folder of AFHQ with the download script of github.com/clovaai/stargan-v2."
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = {"image": tfds.features.Image(), "label": tfds.features.ClassLabel(names=CLASSES)}
@@ -39,20 +39,22 @@ class Afhq(tfds.core.GeneratorBasedBuilder):
 
 
 def test_folder(root: pathlib.Path) -> pathlib.Path:
-    """The folder of the held-out pictures, val in version 1 and test in version 2."""
+    """The folder of the held-out pictures: val in version 1, test in version 2."""
     return root / "val" if (root / "val").is_dir() else root / "test"
 
 
 def prepare(root: pathlib.Path, data_dir: pathlib.Path) -> None:
-    """Write AFHQ's official folder as a data set under `data_dir`; without TensorFlow.
+    """Write AFHQ's official folder as a data set under `data_dir`, without TensorFlow.
 
     Raises:
-      InputError: the folder is not laid out as the official one.
+      InputError: the folder does not have the official layout.
     """
     for part in (root / "train", test_folder(root)):
         missing = [name for name in CLASSES if not (part / name).is_dir()]
         if missing:
-            raise InputError(f"{part / missing[0]} does not exist: {root} is not laid out as AFHQ's official folder")
+            raise InputError(
+                f"{part / missing[0]} does not exist: {root} must have the layout of AFHQ's official folder"
+            )
     config = tfds.download.DownloadConfig(manual_dir=root)
     Afhq(data_dir=data_dir, file_format="array_record").download_and_prepare(download_config=config)
 

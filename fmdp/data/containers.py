@@ -1,4 +1,4 @@
-"""Sets of images, in memory or not, behind the few things that are asked of an array."""
+"""Sets of images, in memory or not, with the few operations of an array that are needed."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -10,7 +10,7 @@ Index = slice | np.ndarray
 
 @runtime_checkable
 class Images(Protocol):
-    """Images [n, H, W, C]: indexed by a slice or an array of integers they are float32, real ones in [-1, 1]."""
+    """Images [n, H, W, C]. Indexing by a slice or integers gives float32 arrays; real images are in [-1, 1]."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -23,10 +23,10 @@ class Images(Protocol):
 
 
 class UInt8Images:
-    """Images kept as one array of bytes [n, H, W, C], a quarter of the memory."""
+    """Images kept as one array of bytes [n, H, W, C], in a quarter of the memory."""
 
     def __init__(self, pixels: np.ndarray):
-        """The images that these bytes, 0 to 255, are."""
+        """Images whose pixels are these bytes, 0 to 255."""
         self.pixels = pixels
 
     @property
@@ -41,7 +41,7 @@ class UInt8Images:
         return to_float(self.pixels[index])
 
     def take(self, index: np.ndarray) -> "UInt8Images":
-        """Some of the images, still bytes."""
+        """The images with these indices, as bytes."""
         return UInt8Images(self.pixels[index])
 
 
@@ -51,27 +51,27 @@ def to_float(pixels: np.ndarray) -> np.ndarray:
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
-    """Images [..., H, W, C] in [-1, 1] as bytes [..., H, W, 3], or [..., H, W] where they have one channel."""
+    """Images [..., H, W, C] in [-1, 1] as bytes [..., H, W, 3], or [..., H, W] if they have one channel."""
     pixels = np.clip(np.round((images + 1) * 127.5), 0, 255).astype(np.uint8)
     return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
 
 
 class Examples(NamedTuple):
-    """Images with their classes [n], all zero where there are none, and the names that tell them apart."""
+    """Images with their classes [n], all zero if there are none, and names that identify them."""
 
     images: Images
     labels: np.ndarray
     names: Sequence[str]
 
     def take(self, index: np.ndarray) -> "Examples":
-        """Some of the examples; what has not been read is not read by this."""
+        """The examples with these indices, without reading any images."""
         images = self.images
         taken = images[index] if isinstance(images, np.ndarray) else images.take(index)  # type: ignore[attr-defined]
         return Examples(taken, self.labels[index], [self.names[i] for i in index])
 
 
 class RawDataset(NamedTuple):
-    """What a source has: its examples, or two lists of them where it brings a split of its own.
+    """The examples of a source, in two parts if it has an official split.
 
     Attributes:
       train, test: the official parts; without an official split, all examples and None.

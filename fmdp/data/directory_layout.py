@@ -1,4 +1,4 @@
-"""What the names of picture files say: the official split and the classes."""
+"""The official split and the classes, from the names of picture files."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -12,11 +12,15 @@ TEST = ("test", "val", "valid", "validation")
 
 
 def arrange(names: Sequence[str], opener: Callable[[str], BufferedIOBase]) -> tuple[ImageFiles, ImageFiles | None]:
-    """The files by their names, a/b/c.png: those to train on and those held out; all, and None, without such a split.
+    """The training and the held-out files of an official split; without one, all files and None.
 
-    Where the topmost folders are `train` and one of TEST, these are the two parts, and what is beside them is not
-    used. The class of a file is the topmost folder (of its part) that it is in; folders named by five digits, which
-    StyleGAN's tools fill one after another, are no classes.
+    If the top-level folders are `train` and one of TEST, these are the two parts, and everything beside them is
+    ignored. The class of a file is its topmost folder (within its part). Folders named by five digits, which StyleGAN's
+    tools fill one after another, are not classes.
+
+    Args:
+      names: of the files, such as a/b/c.png.
+      opener: opens the file of a name.
     """
     tops = {name.split("/")[0] for name in names if "/" in name}
     test = next((top for top in TEST if top in tops), None)

@@ -1,4 +1,4 @@
-"""A folder of pictures, of any depth."""
+"""A folder of pictures, with subfolders of any depth."""
 
 import functools
 import os
@@ -12,22 +12,22 @@ from fmdp.data.directory_layout import arrange
 
 
 def list_folder(root: pathlib.Path) -> tuple[ImageFiles, ImageFiles | None]:
-    """The pictures below a folder, and those held out where `arrange` sees an official split."""
+    """The pictures below a folder, divided where `arrange` finds an official split."""
     return arrange(list_names(root), functools.partial(_open, root))
 
 
 def list_names(root: pathlib.Path) -> list[str]:
-    """The pictures below a folder as paths relative to it, in order, told by their suffixes.
+    """The sorted relative paths of the pictures below a folder, which are recognised by their suffixes.
 
-    Links are followed, into each folder once; hidden files and folders are not looked at. A folder that cannot be
-    read is named in one line.
+    Links are followed, but every folder is visited only once. Hidden files and folders are ignored. A folder that
+    cannot be read is reported in one line.
     """
     found, seen = [], set()
-    for folder, folders, files in os.walk(root, followlinks=True, onerror=_tell):
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=_warn):
         try:
             state = pathlib.Path(folder).stat()
-        except OSError as error:  # it went while it was read
-            _tell(error)
+        except OSError as error:  # it was removed in the meantime
+            _warn(error)
             continue
         if (state.st_dev, state.st_ino) in seen:
             folders.clear()
@@ -44,5 +44,5 @@ def _open(root: pathlib.Path, name: str) -> BufferedIOBase:
     return open_file(root / name)
 
 
-def _tell(error: OSError) -> None:
+def _warn(error: OSError) -> None:
     logging.warning("%r cannot be read (%s): the pictures in it are left out", error.filename, error.strerror)

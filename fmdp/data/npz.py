@@ -1,4 +1,4 @@
-"""npz files: named arrays of images, and of their classes."""
+"""npz files with arrays of images and, optionally, their classes."""
 
 import pathlib
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from fmdp.data.containers import Examples, RawDataset, UInt8Images
-from fmdp.errors import InputError
+from fmdp.errors import InputError, translating
 from fmdp.io.archives import load_npz
 
 IMAGES = {"train": ("train_images", "x_train", "images", "x", "arr_0"), "test": ("test_images", "x_test")}
@@ -14,23 +14,22 @@ LABELS = {"train": ("train_labels", "y_train", "labels", "y", "arr_1"), "test": 
 
 
 def read_npz(path: pathlib.Path) -> RawDataset:
-    """The images in an npz file, [n, H, W, C] or [n, H, W], and where given their classes [n] (or [n, 1]).
+    """The images in an npz file, [n, H, W, C] or [n, H, W], and their classes [n] (or [n, 1]) if it has them.
 
-    The first name of IMAGES and LABELS that is there counts; test images, where given, are the held-out ones.
+    The first name of IMAGES and of LABELS that exists is used. Test images, if there are any, are the held-out ones.
 
     Raises:
-      InputError: it cannot be read, has none of the names, or an array of another type, range or shape.
+      InputError: it cannot be read, has none of the names, or an array has another type, range or shape.
     """
     known = {name for names in (IMAGES, LABELS) for part in names.values() for name in part}
-    try:
+    with translating(lambda why: f"{path} is {why}", InputError):
         arrays = load_npz(path, known.__contains__)
-    except InputError as error:
-        raise InputError(f"{path} is {error}") from error
     train, test = (_examples(path, arrays, part) for part in ("train", "test"))
     if train is None:
         raise InputError(f"{path} has no array of images: name it one of {', '.join(IMAGES['train'])}")
     if test is not None and train.images.shape[1:] != test.images.shape[1:]:
-        raise InputError(f"{path}: images to train on are {train.images.shape[1:]}, to test on {test.images.shape[1:]}")
+        shapes = f"{train.images.shape[1:]} and {test.images.shape[1:]}"
+        raise InputError(f"{path}: training and test images have different shapes, {shapes}")
     return RawDataset(train, test)
 
 

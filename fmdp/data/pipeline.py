@@ -1,4 +1,4 @@
-"""Training batches: endless, shuffled, resumable, the same for any number of processes and workers."""
+"""Training batches: endless, shuffled, resumable, and the same for any number of processes and workers."""
 
 import contextlib
 import functools
@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from multiprocessing import resource_tracker
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 
 from fmdp.data.containers import Images
-from fmdp.data.decoding import LazyImages
+from fmdp.data.decoding import LazyImages, ignore_metadata_warnings
 from fmdp.errors import InputError
 
 
@@ -31,14 +31,14 @@ def _coins(seed: int, epoch: int, size: int) -> np.ndarray:
 
 
 class ShuffledBatches(grain.sources.RandomAccessDataSource):
-    """Batch k of an endless sequence over a set of images, every epoch in an order of its own.
+    """Batch k of an endless sequence over a set of images, in a new order every epoch.
 
     Whole batches are the records: gathering rows one by one in Python costs more than a training step of a small
-    network. Of each global batch a process reads its own rows, so the sequence is the same for any number of processes.
+    network. Each process reads its own rows of the global batch, so the sequence does not depend on their number.
     """
 
     def __init__(self, images: Images, batch_size: int, seed: int, rows: np.ndarray, flip: bool = False):
-        """The given rows of batches of `batch_size` out of images [n, H, W, C], shuffled (and flipped) by `seed`."""
+        """The given rows of batches of `batch_size` images from [n, H, W, C], shuffled (and flipped) by `seed`."""
         self._images, self._batch_size, self._seed, self._rows, self._flip = images, batch_size, seed, rows, flip
 
     def __len__(self) -> int:
@@ -51,7 +51,7 @@ class ShuffledBatches(grain.sources.RandomAccessDataSource):
         return images
 
     def records(self, k) -> tuple[np.ndarray, np.ndarray]:
-        """Which images batch k consists of, and which of them are flipped; [b] each."""
+        """The indices of the images in batch k, and whether each is flipped; [b] each."""
         size = len(self._images)
         epochs, offsets = np.divmod(int(k) * self._batch_size + self._rows, size)
         index, flipped = np.empty_like(offsets), np.zeros(len(offsets), bool)
@@ -65,11 +65,11 @@ class ShuffledBatches(grain.sources.RandomAccessDataSource):
 
 @contextlib.contextmanager
 def _unseen_by_children() -> Iterator[None]:
-    """Processes started in here, by whatever thread, do not get SIGINT and SIGTERM, which Ctrl-C and SLURM send to all.
+    """Processes started in this context, by any thread, ignore SIGINT and SIGTERM, which Ctrl-C and SLURM send to all.
 
-    A run that is asked to end still needs its workers for the step at hand.
+    A run that is terminated still needs its workers for the current step.
     """
-    resource_tracker.ensure_running()  # which at its start would let the signals through again
+    resource_tracker.ensure_running()  # starting it later would unblock the signals
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         yield
@@ -77,25 +77,29 @@ def _unseen_by_children() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _end_with_parent(*_: int) -> None:
-    """End this worker when the process that started it is gone, however that ended."""
+def _init_worker(*_: int) -> None:
+    """Silence Pillow in this worker, and end it when the process that started it is gone, however that ended."""
+    ignore_metadata_warnings()
+
+    parent = multiprocessing.parent_process()
+    assert parent is not None
 
     def wait():
-        multiprocessing.parent_process().join()
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
 
 
 class Batches(grain.DatasetIterator):
-    """Records of a grain dataset from the first on; the state is the number of the next one, whoever reads them.
+    """The records of a grain dataset in order; the state is the number of the next one.
 
-    grain's own state of a pipeline with worker processes names the workers, so that it could not be resumed with
-    another number of them.
+    grain's own state of a pipeline with worker processes names the workers, so a run could not resume with another
+    number of them.
     """
 
     def __init__(self, dataset: grain.MapDataset, read: grain.ReadOptions, workers: int):
-        """Read in this process by the threads of `read`, or in `workers` processes of their own."""
+        """Read with the threads of `read` in this process, or in that many worker processes."""
         super().__init__()
         self._dataset, self._read, self._workers = dataset, read, workers
         self._next = 0
@@ -106,17 +110,17 @@ class Batches(grain.DatasetIterator):
             if self._records is None:
                 with _unseen_by_children() if self._workers else contextlib.nullcontext():
                     self._records = self._start()
-                    record = next(self._records)  # only now grain starts them
+                    record = next(self._records)  # grain starts the workers only now
             else:
                 record = next(self._records)
         except RuntimeError as error:
             if not self._workers or "terminated" not in str(error):
                 raise
             self.close()
-            said = str(error).partition(".")[0]
+            cause = str(error).partition(".")[0]
             raise InputError(
-                f"a process that reads pictures ended by itself ({said}): where it wanted for memory, lower"
-                f" config.data.workers = {self._workers}; started again, the run goes on from its checkpoint"
+                f"a process that reads images ended by itself ({cause}): if it ran out of memory, lower"
+                f" config.data.workers = {self._workers}; run the same command again to resume from the checkpoint"
             ) from error
         self._next += 1
         return record
@@ -124,47 +128,40 @@ class Batches(grain.DatasetIterator):
     def _start(self) -> grain.DatasetIterator:
         rest = self._dataset[self._next :].to_iter_dataset(self._read)
         if self._workers:
-            if not flags.FLAGS.is_parsed():  # grain hands its flags on to the workers; in a notebook nobody parsed them
+            if not flags.FLAGS.is_parsed():  # grain passes its flags on to the workers; a notebook parses none
                 flags.FLAGS.mark_as_parsed()
             options = grain.MultiprocessingOptions(self._workers, self._read.prefetch_buffer_size)
-            rest = rest.mp_prefetch(options, _end_with_parent)
+            rest = rest.mp_prefetch(options, _init_worker)
         return iter(rest)
 
     def get_state(self) -> dict[str, int]:
-        """Where the iterator is, as plain JSON."""
+        """The position of the iterator, as plain JSON."""
         return {"next_index": self._next}
 
     def set_state(self, state: dict[str, int]) -> None:
-        """Go on where the state was taken."""
+        """Continue from a position that `get_state` returned."""
         self.close()
         self._next = state["next_index"]
 
     def close(self) -> None:
-        """End the threads and processes; the next record starts them anew."""
+        """End the threads and processes; reading the next record starts them again."""
         if self._records is not None:
             self._records.close()
             self._records = None
 
 
-def diagonal_count(batch_size: int, share: float, devices: int) -> int:
-    """How many examples of a batch train the diagonal, a multiple of the devices as near to `share` as can be."""
-    return devices * round(share * batch_size / devices)
-
-
-def _parts(rows: Sequence[np.ndarray], images: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
-    names, parts = ("diagonal", "off_diagonal"), np.split(images, [len(rows[0])])
-    return {name: {"image": x, "row": row} for name, x, row in zip(names, parts, rows, strict=True)}
+def _with_rows(rows: np.ndarray, images: np.ndarray) -> dict[str, np.ndarray]:
+    return {"image": images, "row": rows}
 
 
 def records(images: Images, batch_size: int, seed: int, k: int) -> np.ndarray:
-    """Which of the images batch k (from 0) of `batches` consists of, over all processes, [batch_size]."""
+    """The indices of the images in batch k (from 0) of `batches`, over all processes, [batch_size]."""
     return ShuffledBatches(images, batch_size, seed, np.arange(batch_size)).records(k)[0]
 
 
 def batches(
     images: Images,
     batch_size: int,
-    diagonal: int,
     seed: int,
     process: int = 0,
     processes: int = 1,
@@ -173,28 +170,25 @@ def batches(
 ) -> Batches:
     """An endless, resumable iterator over training batches.
 
-    A batch has two parts, `diagonal` and `off_diagonal`, because slicing one sharded array in two would move data
-    between devices. Each part holds `image` [b, H, W, C] and `row` [b], the position of the example in the
-    global batch, from which its noise and times are drawn.
+    A batch holds `image` [b, H, W, C] and `row` [b], the position of each example in the global batch. Each process
+    reads contiguous rows.
 
     Args:
       images: [n, H, W, C].
       batch_size: of the whole batch over all processes.
-      diagonal: how many of them train the diagonal.
       seed: of the order of the images.
       process, processes: the share of this process.
-      flip: turn every example left to right, or not, by a coin for its place in the epoch.
-      workers: processes that decode pictures, where they are not kept in memory; 0 is for threads.
+      flip: turn each example left to right with probability one half, drawn anew for every epoch.
+      workers: processes that decode images which are not kept in memory; 0 uses threads.
 
     Raises:
       InputError: there are no images.
     """
     if len(images) == 0:
         raise InputError("the data source is empty: there is no image to train on")
-    rows = np.arange(batch_size)
-    mine = [np.split(part, processes)[process].astype(np.int32) for part in (rows[:diagonal], rows[diagonal:])]
-    source = ShuffledBatches(images, batch_size, seed, np.concatenate(mine), flip)
-    dataset = grain.MapDataset.source(source).map(functools.partial(_parts, mine))
+    rows = np.split(np.arange(batch_size, dtype=np.int32), processes)[process]
+    source = ShuffledBatches(images, batch_size, seed, rows, flip)
+    dataset = grain.MapDataset.source(source).map(functools.partial(_with_rows, rows))
     if not isinstance(images, LazyImages):
         return Batches(dataset, grain.ReadOptions(num_threads=1, prefetch_buffer_size=8), 0)
     if images.kept or not workers:

@@ -1,4 +1,4 @@
-"""Which images are held out: decided once and for all, never by the seed of a run."""
+"""Which images are held out. The split is fixed: it never depends on the seed of a run."""
 
 import hashlib
 import pathlib
@@ -15,14 +15,14 @@ from fmdp.io.files import read_json, write_json
 
 
 class Split(NamedTuple):
-    """The images of a run, float32 NHWC, and what is known of where they come from.
+    """The images of a run, float32 NHWC, and their origin.
 
     Attributes:
-      train, test: images; real ones are in [-1, 1]. Those to train on may be read only when they are asked for.
-      train_labels, test_labels: the classes by which they were split, all zero where there are none.
-      hash: names both lists, what is trained on and what is held out, or says that they were drawn from `target`.
-      target: the distribution of the images, where it is known.
-      held_out: the names of all held-out images, of which `test` may be a part.
+      train, test: images; real ones are in [-1, 1]. Training images may be read on demand.
+      train_labels, test_labels: the classes by which they were split, all zero if there are none.
+      hash: identifies the training and the held-out images, or says that they were drawn from `target`.
+      target: the distribution of the images, if it is known.
+      held_out: the names of all held-out images; `test` may be a part of them.
       left_out: one line for each image that could not be used.
     """
 
@@ -37,7 +37,7 @@ class Split(NamedTuple):
 
 
 def split(images: np.ndarray, labels: np.ndarray, test_share: float) -> Split:
-    """Hold out test_share of every class of images in memory, drawn by a fixed seed; they are named by number.
+    """Hold out test_share of every class of images in memory, drawn with a fixed seed; their names are their indices.
 
     Raises:
       InputError: there are too few images for both parts.
@@ -46,11 +46,11 @@ def split(images: np.ndarray, labels: np.ndarray, test_share: float) -> Split:
 
 
 def hold_out(found: RawDataset, test_share: float, test_images: int) -> Split:
-    """The official split of what was found or, where there is none, test_share of every class held out.
+    """The official split of a source or, if it has none, a split with test_share of every class held out.
 
     Args:
-      test_share: of each class.
-      test_images: at most so many of the held-out images are given, of every class its share; 0 stands for all.
+      test_share: the share of each class that is held out.
+      test_images: the largest number of test images, which represent every class by its share; 0 means all.
 
     Raises:
       InputError: there are too few images for both parts.
@@ -70,12 +70,12 @@ def hold_out(found: RawDataset, test_share: float, test_images: int) -> Split:
 
 
 def held_out(labels: np.ndarray, share: float) -> np.ndarray:
-    """Which examples to hold out, in order: `share` of every class, drawn by a fixed seed.
+    """The sorted indices of the examples to hold out: `share` of every class, drawn with a fixed seed.
 
-    Classes too small to give one example count as one class together.
+    Classes that are too small to give one example are treated together as one class.
 
     Raises:
-      InputError: that would be none of them, or all.
+      InputError: none or all of the examples would be held out.
     """
     kinds, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
     labels = np.where(np.round(share * counts) > 0, np.arange(len(kinds)), len(kinds))[index]
@@ -91,29 +91,27 @@ def held_out(labels: np.ndarray, share: float) -> np.ndarray:
 
 
 def subset(labels: np.ndarray, size: int) -> np.ndarray:
-    """Which `size` of the examples to take (0, or more than there are: all), of every class its share, in order."""
+    """The sorted indices of `size` examples that represent every class by its share; all if size is 0 or too large."""
     if size == 0 or size >= len(labels):
         return np.arange(len(labels))
     rng = np.random.default_rng(0)
     members = [rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
-    # With every class spread evenly over one line, any start of that line holds each class by its share.
+    # With every class spread evenly over one line, any beginning of the line holds each class by its share.
     places = np.concatenate([(np.arange(len(m)) + 0.5) / len(m) for m in members])
     return np.sort(np.concatenate(members)[np.argsort(places, kind="stable")[:size]])
 
 
 def pin_split(split: Split, path: pathlib.Path) -> None:
-    """Write down, as JSON, which images are held out, so that the run never trains on them or measures on others.
+    """Record as JSON which images are held out, so that the run never trains on them or evaluates on others.
 
     Raises:
-      InputError: there it says that the run began with another split.
+      InputError: the run began with another split.
     """
     if path.exists():
         began = read_json(path).get("hash")
         if began != split.hash:
-            raise InputError(
-                f"{path} is of a run on other images (split {began}, now {split.hash}):"
-                " name another --workdir, or go back to the old ones"
-            )
+            remedy = "name another --workdir, or restore the former images"
+            raise InputError(f"{path} is of a run on other images (split {began}, now {split.hash}): {remedy}")
     lists = {"held_out": list(split.held_out), "left_out": list(split.left_out)}
     facts = {"hash": split.hash, "train_images": len(split.train), "image_shape": list(split.train.shape[1:])}
     write_json(path, facts | lists)

@@ -1,4 +1,4 @@
-"""Known distributions as sources of images: what is drawn from them has an exact field to be held against."""
+"""Known distributions as sources of images, with exact fields to compare learned ones with."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ from fmdp.data.splits import Split, split
 from fmdp.errors import InputError
 from fmdp.exact import Gaussian, GaussianMixture
 
-DRAWING_SEED = 0xDA7A  # far from the seeds people give runs, whose noise must not repeat the data's
+DRAWING_SEED = 0xDA7A  # unlike usual seeds of runs, whose noise must not repeat that of the data
 
 
 def draw_split(config: ConfigDict) -> Split:
@@ -30,10 +30,10 @@ def gaussian(config: ConfigDict) -> Gaussian:
     """A Gaussian over 8x8 images with mean variance 1/4 and the spectrum config.spectrum.
 
     `power_law` gives the k-th cosine wave, ordered by frequency, a variance proportional to 1/k; `isotropic` gives all
-    the same.
+    waves the same variance.
 
     Raises:
-      InputError: the spectrum is not known.
+      InputError: the spectrum is unknown.
     """
     side, variance = 8, 0.25
     mean = np.zeros((side, side, 1))
@@ -50,7 +50,7 @@ def gaussian(config: ConfigDict) -> Gaussian:
 
 
 def mixture(config: ConfigDict) -> GaussianMixture:
-    """Two Gaussians in the plane, of standard deviation .35 about (4.5, 3.5) and (3.5, 5.5)."""
+    """Two Gaussians in the plane with standard deviation 0.35 around (4.5, 3.5) and (3.5, 5.5)."""
     return GaussianMixture(
         np.ones(2), np.array([[4.5, 3.5], [3.5, 5.5]]), np.tile(0.35**2 * np.eye(2), (2, 1, 1)), (1, 1, 2)
     )

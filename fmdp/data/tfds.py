@@ -1,4 +1,4 @@
-"""Data sets of tensorflow-datasets, read without TensorFlow where they have been prepared."""
+"""Prepared data sets of tensorflow-datasets, read without TensorFlow."""
 
 import functools
 import importlib
@@ -11,34 +11,29 @@ from typing import Any
 import numpy as np
 
 from fmdp.data.decoding import ImageFiles, UnusableError
-from fmdp.errors import InputError, reason
+from fmdp.errors import InputError, reason, translating
 
 TEST = ("test", "validation")
 
 
 def list_tfds(name: str, folder: pathlib.Path) -> tuple[ImageFiles, ImageFiles | None]:
-    """The pictures to train on, and those to test on where it has some, of the data set `name` prepared in `folder`.
+    """The training pictures and, if it has any, the test pictures of the data set `name` prepared in `folder`.
 
     Raises:
       InputError: no data set has this name, it is not prepared there as array_record, or it holds no images.
     """
-    if not re.fullmatch(r"[\w-]*(/[\w.-]+)?(:[\d.*]+)?", name):  # a namespace would have its code fetched and run
+    if not re.fullmatch(r"[\w-]*(/[\w.-]+)?(:[\d.*]+)?", name):  # the code of a namespace would be downloaded and run
         raise InputError(f"config.data.dataset = {name!r}: name a data set of tensorflow-datasets itself")
-    import tensorflow_datasets as tfds  # takes a second, and only here
+    import tensorflow_datasets as tfds  # slow to import, and needed only here
 
     if name == "afhq":
         importlib.import_module("fmdp.data.afhq")
-    try:
+    with translating(lambda why: f"config.data.dataset = {name!r}: tensorflow-datasets says: {why}", ValueError):
         builder = tfds.builder(name, data_dir=folder, file_format="array_record")
-    except ValueError as error:
-        said = str(error).splitlines()[0]
-        raise InputError(f"config.data.dataset = {name!r}: tensorflow-datasets says: {said}") from error
     if not builder.is_prepared():
-        raise InputError(
-            f"config.data.path = '{folder}' holds no prepared {name}: with the extra fmdp[prepare] installed, run"
-            f" tensorflow_datasets.builder('{name}', data_dir='{folder}', file_format='array_record')"
-            ".download_and_prepare()"
-        )
+        prepare = f"tensorflow_datasets.builder('{name}', data_dir='{folder}', file_format='array_record')"
+        remedy = f"with the extra fmdp[prepare] installed, run {prepare}.download_and_prepare()"
+        raise InputError(f"config.data.path = '{folder}' holds no prepared {name}: {remedy}")
     features, splits = dict(builder.info.features), builder.info.splits
     if not isinstance(features.get("image"), tfds.features.Image):
         raise InputError(f"config.data.dataset = {name!r}: it has no feature 'image'")
@@ -63,5 +58,5 @@ def _open(parts: Mapping[str, Sequence[Any]], name: str) -> io.BufferedIOBase:
     part, _, index = name.rpartition("/")
     try:
         return io.BytesIO(parts[part][int(index)]["image"])
-    except Exception as error:  # array_record and tfds raise many kinds for a damaged file
+    except Exception as error:  # array_record and tfds raise errors of many kinds for a damaged file
         raise UnusableError(f"damaged: {reason(error)}") from error

@@ -1,4 +1,4 @@
-"""A zip of pictures, in the layout that StyleGAN's tools write or any other; nothing is ever unpacked."""
+"""A zip of pictures, in the layout of StyleGAN's tools or any other, which is never unpacked to disk."""
 
 import functools
 import json
@@ -11,25 +11,24 @@ import numpy as np
 
 from fmdp.data.decoding import SUFFIXES, ImageFiles, UnusableError
 from fmdp.data.directory_layout import arrange
-from fmdp.errors import InputError, reason
+from fmdp.errors import reason, translating
 from fmdp.io.archives import MAX_EXPANSION, is_bomb
 
 LABELS = "dataset.json"
 
 
 def list_zip(path: pathlib.Path) -> tuple[ImageFiles, ImageFiles | None]:
-    """The pictures of a zip, and those held out where `arrange` sees an official split.
+    """The pictures of a zip, divided where `arrange` finds an official split.
 
-    Their classes are those of StyleGAN's dataset.json, {"labels": [[name, class], ...]}, where it has any. Hidden
-    files, and what macOS puts beside the files, are not looked at; of several members of one name the last counts.
+    StyleGAN's dataset.json, {"labels": [[name, class], ...]}, gives their classes if it exists. Hidden files, and the
+    files that macOS adds, are ignored. Of several members with the same name, the last is used.
 
     Raises:
-      InputError: it is no zip, or its dataset.json is of another form.
+      InputError: it is not a zip, or its dataset.json has another form.
     """
-    try:
+    # zipfile raises errors of many kinds for a damaged file.
+    with translating(lambda why: f"{path} is not a zip that can be read ({why}): create it again", Exception):
         members = {member.filename for member in _archive(path).infolist() if not member.is_dir()}
-    except Exception as error:  # zipfile raises many kinds for a damaged file
-        raise InputError(f"{path} is not a zip that can be read ({reason(error)}): make it anew") from error
     pictures = [name for name in members if _is_picture(pathlib.PurePosixPath(name))]
     labels = _labels(path) if LABELS in members else {}
     parts = arrange(sorted(pictures), functools.partial(_open, path))
@@ -48,14 +47,14 @@ def _is_picture(path: pathlib.PurePosixPath) -> bool:
 
 @functools.lru_cache(maxsize=4)
 def _archive(path: pathlib.Path) -> zipfile.ZipFile:
-    """The zip, opened once in each process; its members may be read by several threads."""
+    """The zip, opened once in each process; several threads may read its members."""
     return zipfile.ZipFile(path)
 
 
 def _open(path: pathlib.Path, name: str) -> BufferedIOBase:
     pure = pathlib.PurePosixPath(name)
     if pure.is_absolute() or ".." in pure.parts or "\\" in name:
-        raise UnusableError("its name leads out of the zip")
+        raise UnusableError("its name points outside the zip")
     try:
         member = _archive(path).getinfo(name)
         if is_bomb(member.file_size, member.compress_size):
@@ -63,16 +62,11 @@ def _open(path: pathlib.Path, name: str) -> BufferedIOBase:
         return cast(BufferedIOBase, _archive(path).open(member))
     except (OSError, UnusableError):
         raise
-    except Exception as error:  # damaged, packed unusually, encrypted
+    except Exception as error:  # damaged, encrypted, or compressed by an unsupported method
         raise UnusableError(reason(error)) from error
 
 
 def _labels(path: pathlib.Path) -> dict[str, int]:
-    try:
-        with _open(path, LABELS) as file:
-            labels = json.load(file)["labels"] or ()
-        return {str(name): int(np.int64(label)) for name, label in labels}
-    except Exception as error:  # of zipfile and zlib, too
-        raise InputError(
-            f'{path}: its {LABELS} is not {{"labels": [[name, class], ...]}}: mend it, or take it out'
-        ) from error
+    message = f'{path}: its {LABELS} is not {{"labels": [[name, class], ...]}}: correct it, or remove it'
+    with translating(lambda why: message, Exception), _open(path, LABELS) as file:
+        return {str(name): int(np.int64(label)) for name, label in json.load(file)["labels"] or ()}

@@ -90,7 +90,7 @@ def sweep_lookaheads(field: AverageField, x: Array, s: Array, r: Array) -> Array
 def _baselines(field: AverageField, x: Array, s: Array, key: PRNGKey, steps: int) -> tuple[Array, Array]:
     """Posterior samples [SAMPLES[-1], ...] and scaled diffusions [SCALES, ...] of x."""
     keys = jax.random.split(key, SAMPLES[-1] + 1)
-    samples = jax.lax.map(lambda key: posterior_sampling.scaled_diffusion(field, x, s, key, steps=steps)[0], keys[1:])
+    samples = posterior_sampling.posterior_samples(field, x, s, keys[1:], steps)
     scaled = jax.lax.map(
         lambda scale: posterior_sampling.scaled_diffusion(field, x, s, keys[0], scale, steps)[0], jnp.array(SCALES)
     )
@@ -145,9 +145,9 @@ def _baseline_curves(
     drawn = in_batches(lambda x: _baselines(field, x, s, next(keys), steps), flat, config.batch_size, axis=1)
     samples, scaled = (x.reshape(len(x), *noisy.shape) for x in drawn)
     counts = np.array(SAMPLES)
-    means = np.stack([samples[:n].mean(0) for n in SAMPLES])
+    means = np.stack([posterior_sampling.mean_of_samples(samples[:n]) for n in SAMPLES])
     share = np.array(SCALES, np.float32)
-    blended = np.stack([(1 - r) * first + r * samples[0] for r in share])
+    blended = np.stack([posterior_sampling.blend(first, samples[0], r) for r in share])
     return {
         "mean_of_samples": _curve(counts, means, counts * steps, clean),
         "scaled_diffusion": _curve(share, scaled, np.full(len(share), steps), clean),

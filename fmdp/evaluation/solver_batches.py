@@ -14,7 +14,7 @@ from fmdp.config.tasks import Task
 from fmdp.errors import InputError
 from fmdp.operators.noise import GaussianNoise, LaplaceNoise, Noise, Observation, PoissonNoise, observe
 from fmdp.parallel.batching import in_batches, shard_rows
-from fmdp.solvers import SOLVERS, Info
+from fmdp.solvers import SOLVERS, STATIC, Info
 from fmdp.types import AverageField, PRNGKey
 
 ONE_BY_ONE = ("d_flow",)  # see there
@@ -51,9 +51,9 @@ def draw_observations(task: Task, name: str, images: Array, key: PRNGKey) -> Obs
 def solve_batch(
     field: AverageField, observations: Observation, key: PRNGKey, solver: str, options: dict[str, Any], batch: int
 ) -> tuple[np.ndarray, Info]:
-    """A set of n observations restored in batches, [n, H, W, C]; compiled once for all values of float options."""
-    numbers = {name: jnp.float32(value) for name, value in options.items() if isinstance(value, float)}
-    static = tuple(sorted((name, value) for name, value in options.items() if not isinstance(value, float)))
+    """A set of n observations restored in batches, [n, H, W, C]; compiled once for all values of traced options."""
+    numbers = {name: jnp.float32(value) for name, value in options.items() if name not in STATIC[solver]}
+    static = tuple(sorted((name, value) for name, value in options.items() if name in STATIC[solver]))
     n = len(observations.y)
     # As a list of arrays, because observations look at their own values, which several processes only have a part of.
     arrays, form = jax.tree.flatten((observations, jax.random.key_data(jax.random.split(key, n))))

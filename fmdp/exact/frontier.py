@@ -26,6 +26,7 @@ from scipy.optimize import linear_sum_assignment
 
 from fmdp.errors import InputError
 from fmdp.exact import Gaussian, GaussianMixture
+from fmdp.exact.wasserstein import squared_w2
 from fmdp.flow.times import check_times
 from fmdp.types import Time
 
@@ -193,15 +194,6 @@ def assignment_curve(
     return points, frontier
 
 
-def gelbrich(mean_a: np.ndarray, cov_a: np.ndarray, mean_b: np.ndarray, cov_b: np.ndarray) -> np.ndarray:
-    """||m1 - m2||^2 + tr(C1 + C2 - 2 (C1^1/2 C2 C1^1/2)^1/2) <= W2^2 (Gelbrich 1990), a sum over coordinates, [...]."""
-    values, vectors = np.linalg.eigh(cov_a)
-    root = (vectors * np.sqrt(np.maximum(values, 0))[..., None, :]) @ np.swapaxes(vectors, -1, -2)
-    cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ cov_b @ root), 0)).sum(-1)
-    traces = np.trace(cov_a, axis1=-2, axis2=-1) + np.trace(cov_b, axis1=-2, axis2=-1)
-    return np.asarray(np.maximum(np.square(mean_a - mean_b).sum(-1) + traces - 2 * cross, 0))
-
-
 @dataclass(frozen=True, kw_only=True)
 class Bracket:
     """What `bracket` finds: the points, the frontier, and the points' relative excess, with joint standard errors."""
@@ -248,7 +240,7 @@ def bracket(
     def distances(moments, size) -> np.ndarray:
         first, second, added, coupled = (moment / size for moment in moments)
         cov = (second - first[..., None] * first[:, None]) * size / (size - 1)
-        return np.stack([added, gelbrich(mean, covariance, first, cov) / n, coupled])
+        return np.stack([added, squared_w2(mean, covariance, first, cov) / n, coupled])
 
     def statistics(distances, mmse) -> np.ndarray:
         added, low, high = distances

@@ -15,13 +15,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from fmdp.errors import InputError
 from fmdp.exact.covariance import eigendecomposition, nonnegative
+from fmdp.exact.pytree import register_target
 from fmdp.flow.interpolant import expand
 from fmdp.flow.times import check_times
-from fmdp.types import Images, PRNGKey, Time
+from fmdp.types import AverageField, Images, PRNGKey, Time
 
 
 def marginal_variance(lam: Array, t: Array) -> Array:
@@ -31,7 +33,7 @@ def marginal_variance(lam: Array, t: Array) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Gaussian:
-    """N(mean, covariance) over images [H, W, C].
+    """N(mean, covariance) over images [H, W, C]; a pytree.
 
     Attributes:
       mean: [H, W, C].
@@ -65,6 +67,15 @@ class Gaussian:
         for name, value in dict(mean=mean, covariance=covariance, eigenvalues=eigenvalues, basis=basis).items():
             object.__setattr__(self, name, value)
 
+    @property
+    def average_field(self) -> AverageField:
+        """v(x, s, t) = (X_{s,t}(x) - x) / (t - s), a pytree, smooth across t = s and up to s = t = 1.
+
+        It takes x [..., H, W, C] and 0 <= s <= t <= 1, scalars or of the leading shape of x, and raises InputError for
+        other times.
+        """
+        return Partial(_average_field, self)
+
     def sample(self, key: PRNGKey, n: int) -> Images:
         """Draws independent images [n, H, W, C]."""
         noise = jax.random.normal(key, (n, *np.shape(self.mean)))
@@ -73,18 +84,6 @@ class Gaussian:
     def velocity(self, x: Images, t: Time) -> Images:
         """b(x, t) = E[x1 - x0 | x_t = x]."""
         return self.average_field(x, t, t)
-
-    def average_field(self, x: Images, s: Time, t: Time) -> Images:
-        """v(x, s, t) = (X_{s,t}(x) - x) / (t - s): an `AverageField`, smooth across t = s and up to s = t = 1.
-
-        Args:
-          x: [..., H, W, C].
-          s, t: 0 <= s <= t <= 1, scalars or of the leading shape of x.
-        """
-        check_times(s, t)
-        s, t = jnp.asarray(s, x.dtype), jnp.asarray(t, x.dtype)
-        mean = jnp.asarray(self.mean, x.dtype)
-        return mean + self._spectral(x - expand(s, x) * mean, self._slope(s, t))
 
     def gain(self, s: Time, t: Time) -> Array:
         """L(s, t) for each eigenvalue, [..., n]: D_{s,t} multiplies x - s mu by it, D_{s,s} is Wiener's filter."""
@@ -134,3 +133,13 @@ class Gaussian:
             return (flat * gains).reshape(x.shape)
         basis = jnp.asarray(self.basis, x.dtype)
         return ((flat @ basis * gains) @ basis.T).reshape(x.shape)
+
+
+def _average_field(target: Gaussian, x: Array, s: Time, t: Time) -> Array:
+    check_times(s, t)
+    s, t = jnp.asarray(s, x.dtype), jnp.asarray(t, x.dtype)
+    mean = jnp.asarray(target.mean, x.dtype)
+    return mean + target._spectral(x - expand(s, x) * mean, target._slope(s, t))
+
+
+register_target(Gaussian, ("mean", "covariance", "eigenvalues", "basis"))

@@ -1,7 +1,7 @@
-"""What an average field is trained on, for one example: an image, its noise and its times in, one number out.
+"""The training losses of an average field for one example: an image, its noise and its times in, one number out.
 
 Every loss is a mean over pixels. The diagonal term is flow matching; the others ask the field to be the average
-velocity of its own flow, each by another identity (Boffi et al., arXiv 2505.18825; MeanFlow, arXiv 2505.13447).
+velocity of its own flow, each by one of the `identities` (Boffi et al., arXiv 2505.18825; MeanFlow, 2505.13447).
 Targets are held fixed: no gradient passes through a teacher.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from fmdp.flow.average_field import flow_map
+from fmdp.flow import identities
 from fmdp.flow.interpolant import conditional_velocity, interpolate
 from fmdp.types import AverageField, Image, Scalar, Time
 
@@ -27,18 +27,12 @@ def diagonal(field: AverageField, x0: Image, x1: Image, t: Time) -> Scalar:
 
 def lagrangian(field: AverageField, x0: Image, x1: Image, s: Time, t: Time) -> Scalar:
     """Lagrangian self-distillation (LSD): ||d/dt X_{s,t}(x_s) - v(X_{s,t}(x_s), t, t)||^2, the second term fixed."""
-    x_s = interpolate(x0, x1, s)
-    end, speed = jax.jvp(lambda t: flow_map(field, x_s, s, t), (t,), (jnp.ones_like(t),))
-    return mean_square(speed - jax.lax.stop_gradient(field(end, t, t)))
+    return _fixed_target(identities.lagrangian(field, interpolate(x0, x1, s), s, t))
 
 
 def semigroup(field: AverageField, x0: Image, x1: Image, s: Time, u: Time, t: Time) -> Scalar:
-    """Semigroup self-distillation (PSD): v(x_s, s, t) against the two jumps s -> u -> t it stands for, held fixed."""
-    x_s = interpolate(x0, x1, s)
-    first = field(x_s, s, u)
-    second = field(x_s + (u - s) * first, u, t)
-    share = (t - u) / jnp.maximum(t - s, jnp.finfo(x_s.dtype).tiny)
-    return mean_square(field(x_s, s, t) - jax.lax.stop_gradient((1 - share) * first + share * second))
+    """Progressive self-distillation (PSD): v(x_s, s, t) against the two jumps s -> u -> t it stands for, held fixed."""
+    return _fixed_target(identities.semigroup(field, interpolate(x0, x1, s), s, u, t))
 
 
 def eulerian(field: AverageField, x0: Image, x1: Image, s: Time, t: Time, velocity: Image) -> Scalar:
@@ -48,9 +42,13 @@ def eulerian(field: AverageField, x0: Image, x1: Image, s: Time, t: Time, veloci
       velocity: what stands for b(x_s, s): the conditional velocity x1 - x0, whose noise averages out (MeanFlow),
         or the field's own v(x_s, s, s) (Eulerian self-distillation, ESD).
     """
-    x_s = interpolate(x0, x1, s)
-    v, along_path = jax.jvp(lambda x, s: field(x, s, t), (x_s, s), (velocity, jnp.ones_like(s)))
-    return mean_square(v - jax.lax.stop_gradient(velocity + (t - s) * along_path))
+    return _fixed_target(identities.eulerian(field, interpolate(x0, x1, s), s, t, velocity))
+
+
+def _fixed_target(sides: tuple[Image, Image]) -> Scalar:
+    """The mean square of the difference of an identity's two sides, without a gradient through the second."""
+    side, target = sides
+    return mean_square(side - jax.lax.stop_gradient(target))
 
 
 def self_velocity(field: AverageField, x0: Image, x1: Image, s: Time) -> Image:
@@ -70,9 +68,10 @@ WEIGHTING = ("none", "learned")
 
 
 def weigh(loss: Scalar, log_variance: Scalar, bound: float) -> Scalar:
-    """exp(-w) loss + w with w = bound tanh(log_variance / bound): the loss weighed by its own learned variance.
+    """exp(-w) loss + w with w = bound tanh(log_variance / bound): the loss weighted by its own learned variance.
 
-    At the best w = log loss all times count alike. The bound keeps a fast-learning w from switching a term off.
+    At the optimum w = log loss, all times have the same weight. The bound keeps a w that learns too fast from
+    switching a term off.
     """
     w = bound * jnp.tanh(log_variance / bound)
     return jnp.exp(-w) * loss + w

@@ -1,20 +1,21 @@
-"""Other ways from the minimum-error estimate to realistic images, on the same field, for comparison with the lookahead.
+"""Other ways from the minimum-error estimate to realistic images, with the same field, as baselines for the lookahead.
 
-All run the reverse diffusion of the path's noising process from time s to time 1, with posterior samples of x1 given
-x_s as its end. In terms of the field's instantaneous velocity, whose score is (t b - x) / (1 - t),
+All run the reverse diffusion of the path's noising process from time s to time 1, where it ends in posterior samples of
+x1 given x_s. In terms of the field's instantaneous velocity b, which gives the score (t b - x) / (1 - t),
 
     dx = (2 b(x, t) - x / t) dt + sqrt(2 (1 - t) / t) dW,     b(x, t) = v(x, t, t).
 
-Discretisation: near t = 1 the score is singular and an Euler step overshoots directions of small variance by any
-factor, so each step t -> u instead takes m = x + (1 - t) b = E[x1 | x_t] as if it were the clean image and draws x_u
-from the noising process's own bridge given x_t and x1 = m (the ancestral step of DDPM, arXiv 2006.11239, on this
-path). Its coefficients are bounded and its last step returns m. Steps shrink linearly towards t = 1, where the
-details are decided. m is a martingale, so the mean is unbiased; the variance is too small by a first-order error,
-about 5 % at 100 steps (10 % where the variance is 1e-3; equal steps: 4 % and 30 %). At s = 0, where x_0 says nothing
-about x1, the first step simply draws anew.
+Near t = 1 the score is singular, and an Euler step can overshoot directions of small variance by any factor. Each step
+t -> u therefore takes m = x + (1 - t) b = E[x1 | x_t] as if it were the clean image, and draws x_u from the bridge of
+the noising process given x_t and x1 = m (the ancestral step of DDPM, arXiv 2006.11239, on this path). Its coefficients
+are bounded, and its last step returns m. The steps shrink linearly towards t = 1, where the details are decided. m is a
+martingale, so the mean is unbiased. The variance is too small by a first-order error: about 5 % at 100 steps (10 %
+where the variance is 1e-3; with equal steps 4 % and 30 %). At s = 0, x_0 says nothing about x1, and the first step
+draws afresh.
 """
 
 from functools import partial
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,8 @@ from fmdp.flow.average_field import denoise
 from fmdp.flow.interpolant import expand
 from fmdp.flow.times import check_times
 from fmdp.types import AverageField, Images, PRNGKey, Time
+
+Samples = TypeVar("Samples", Array, np.ndarray)
 
 
 def bridge(x: Images, clean: Images, t: Array, u: Array) -> tuple[Array, Array]:
@@ -45,21 +48,21 @@ def scaled_diffusion(
 ) -> tuple[Images, int]:
     """Variance-scaled reverse diffusion (arXiv 2503.20297): the reverse SDE with its noise multiplied by `scale`.
 
-    For a Gaussian target its law is the posterior's with the covariance times scale^2, so it walks from the
-    minimum-error estimate (0) to a posterior sample (1); elsewhere the noiseless end leans towards a mode instead of
-    the mean.
+    For a Gaussian target the results have the posterior's law with its covariance multiplied by scale^2, from the
+    minimum-error estimate (0) to a posterior sample (1). For other targets the noiseless end is closer to a mode than
+    to the mean.
 
     Args:
       x: [..., H, W, C] at time s.
       s: in [0, 1), a scalar or of the leading shape of x.
-      scale: in [0, 1], of the noise's standard deviation.
-      steps: from s to 1, shrinking linearly; each one evaluation of the field.
+      scale: factor of the noise's standard deviation, in [0, 1].
+      steps: from s to 1, shrinking linearly; each takes one evaluation of the field.
 
     Returns:
       The estimate, of the shape of x, and the number of field evaluations per image.
 
     Raises:
-      InputError: s or scale out of range, or no steps.
+      InputError: s or scale out of range, or fewer than one step.
     """
     check_times(s)
     if not isinstance(s, jax.core.Tracer) and np.max(np.asarray(s)) >= 1:
@@ -82,26 +85,21 @@ def scaled_diffusion(
 
 
 posterior_sample = partial(scaled_diffusion, scale=1.0)
-"""A draw of x1 given x_s = x: `scaled_diffusion` with all of its noise. Mean squared error twice the MMSE."""
+"""A draw of x1 given x_s = x: `scaled_diffusion` with all of its noise. Its mean squared error is twice the MMSE."""
 
 
-def mean_of_samples(
-    field: AverageField, x: Images, s: Time, key: PRNGKey, n: int, steps: int = 100
-) -> tuple[Images, int]:
-    """The mean of n independent posterior samples, mean squared error (1 + 1/n) MMSE; n * steps evaluations."""
-    if n < 1:
-        raise InputError(f"the mean of {n} samples is not defined: take at least 1")
-
-    def add(total, key):
-        return total + scaled_diffusion(field, x, s, key, steps=steps)[0], None
-
-    total, _ = jax.lax.scan(add, jnp.zeros_like(x), jax.random.split(key, n))
-    return total / n, n * steps
+def posterior_samples(field: AverageField, x: Images, s: Time, keys: Array, steps: int = 100) -> Array:
+    """Independent draws of x1 given x_s = x, one for each of the keys [n]: [n, ..., H, W, C], n * steps evaluations."""
+    return jax.lax.map(lambda key: posterior_sample(field, x, s, key, steps=steps)[0], keys)
 
 
-def blend(
-    field: AverageField, x: Images, s: Time, key: PRNGKey, r: float | Array, steps: int = 100
-) -> tuple[Images, int]:
-    """(1 - r) E[x1 | x_s = x] + r (a posterior sample), r in [0, 1]; steps + 1 evaluations."""
-    sample, evaluations = scaled_diffusion(field, x, s, key, steps=steps)
-    return (1 - r) * denoise(field, x, s, s) + r * sample, evaluations + 1
+def mean_of_samples(samples: Samples) -> Samples:
+    """The mean of posterior samples [n, ...], n >= 1: mean squared error (1 + 1/n) MMSE."""
+    if not len(samples):
+        raise InputError("the mean of 0 samples is not defined: take at least 1")
+    return samples.mean(0)
+
+
+def blend(estimate: Samples, sample: Samples, r: Any) -> Samples:
+    """(1 - r) E[x1 | x_s = x] + r (a posterior sample): mean squared error (1 + r^2) MMSE, r in [0, 1]."""
+    return (1 - r) * estimate + r * sample

@@ -1,7 +1,7 @@
-"""How far a field is from being the average velocity of its own flow, and from a known one: zero at an exact field.
+"""How far a field is from being the average velocity of its own flow, and from a known field; zero where it is exact.
 
-Each residual is a number per example: the mean square of the identity's two sides' difference, divided by the mean
-square of the side named in its docstring (both over pixels). The square root reads as a relative error.
+Each residual is one number per example: the mean square of the difference between the two sides of an identity,
+divided by the mean square of the side that its docstring names (both over pixels). Its square root is a relative error.
 """
 
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ import numpy as np
 from jax import Array
 from jax.tree_util import Partial
 
-from fmdp.flow.average_field import flow_map
-from fmdp.flow.interpolant import expand, interpolate
+from fmdp.flow import identities
+from fmdp.flow.interpolant import interpolate
 from fmdp.flow.times import check_times
 from fmdp.types import AverageField, Images, PRNGKey, Time
 
@@ -26,33 +26,31 @@ def relative_square(difference: Images, reference: Images) -> Array:
 
 
 def lagrangian(field: AverageField, x: Images, s: Time, t: Time) -> Array:
-    """d/dt X_{s,t}(x) against v(X_{s,t}(x), t, t), relative to the latter, per example.
+    """d/dt X_{s,t}(x) against v(X_{s,t}(x), t, t), relative to the latter, [...].
 
     Args:
       x: [..., H, W, C], points at time s.
       s, t: 0 <= s <= t <= 1, scalars or of the leading shape of x; in `semigroup` s <= u <= t.
+
+    Raises:
+      InputError: times out of range or out of order.
     """
-    s, t = _times(x, s, t)
-    end, speed = jax.jvp(lambda t: flow_map(field, x, s, t), (t,), (jnp.ones_like(t),))
-    instantaneous = field(end, t, t)
+    speed, instantaneous = identities.lagrangian(field, x, *_times(x, s, t))
     return relative_square(speed - instantaneous, instantaneous)
 
 
 def eulerian(field: AverageField, x: Images, s: Time, t: Time) -> Array:
-    """d/ds X_{s,t}(x) + grad X_{s,t}(x) . b against 0, b = v(x, s, s) the field's own; relative to b, per example."""
+    """d/ds X_{s,t}(x) + grad X_{s,t}(x) . b against 0, b = v(x, s, s) the field's own; relative to b, [...]."""
     s, t = _times(x, s, t)
     b = field(x, s, s)
-    _, change = jax.jvp(lambda x, s: flow_map(field, x, s, t), (x, s), (b, jnp.ones_like(s)))
-    return relative_square(change, b)
+    v, target = identities.eulerian(field, x, s, t, b)
+    return relative_square(target - v, b)
 
 
 def semigroup(field: AverageField, x: Images, s: Time, u: Time, t: Time) -> Array:
-    """v(x, s, t) against the jump s -> u followed by u -> t, as a mean velocity; relative to v, per example."""
-    s, u, t = _times(x, s, u, t)
-    v, first = field(x, s, t), field(x, s, u)
-    second = field(x + expand(u - s, x) * first, u, t)
-    share = expand(jnp.where(t > s, (t - u) / jnp.where(t > s, t - s, 1), 0), x)
-    return relative_square(v - (1 - share) * first - share * second, v)
+    """v(x, s, t) against the mean velocity of the jumps s -> u -> t, relative to v, [...]."""
+    v, jumps = identities.semigroup(field, x, *_times(x, s, u, t))
+    return relative_square(v - jumps, v)
 
 
 def relative_field_error(field: AverageField, exact: AverageField, x: Images, s: Time, t: Time) -> Array:
@@ -69,16 +67,16 @@ def table(
     pairs: Sequence[tuple[float, float]],
     exact: AverageField | None = None,
 ) -> list[dict[str, float]]:
-    """The residuals' means over clean images, noised afresh, at each (s, t) of a grid.
+    """The mean residuals over clean images with fresh noise, at each (s, t) of a grid.
 
     Args:
       images: [N, H, W, C], clean.
       pairs: the (s, t), 0 <= s <= t <= 1; the semigroup's middle time is (s + t) / 2.
-      exact: the target's own field, where it is known.
+      exact: the exact field of the target, where it is known.
 
     Returns:
-      For each pair {"s", "t", "lagrangian", "eulerian", "semigroup"} and, with `exact`, "field_error": the root of
-      the mean square error over all images and pixels, relative to the exact field's.
+      For each pair {"s", "t", "lagrangian", "eulerian", "semigroup"} and, with `exact`, "field_error": the root mean
+      square error over all images and pixels, relative to the exact field.
     """
     fields = [f if f is None or isinstance(f, Partial) else Partial(f) for f in (field, exact)]
     noise = jax.random.normal(key, images.shape, images.dtype)
@@ -105,6 +103,6 @@ def _measure(field: AverageField, exact: AverageField | None, x: Array, s: Array
 
 
 def _times(x: Array, *times: Time) -> list[Array]:
-    """The times, checked, one for each image of x."""
+    """The checked times, one for each image of x."""
     check_times(*times)
     return [jnp.broadcast_to(jnp.asarray(time, x.dtype), x.shape[:-3]) for time in times]

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from fmdp.errors import InputError, reason
+from fmdp.errors import InputError, translating
 
 
 @contextlib.contextmanager
@@ -44,13 +44,11 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     Raises:
       InputError: the file cannot be read, or holds something else.
     """
-    try:
+    remedy = "download it again, or remove it"
+    with translating(lambda why: f"{path} is damaged ({why}): {remedy}", OSError, ValueError, RecursionError):
         value = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        said = error.strerror if isinstance(error, OSError) else reason(error)
-        raise InputError(f"{path} is damaged ({said}): get it anew, or remove it") from error
     if not isinstance(value, dict):
-        raise InputError(f"{path} is damaged (it holds no object with keys): get it anew, or remove it")
+        raise InputError(f"{path} is damaged (it holds no object with keys): {remedy}")
     return value
 
 
@@ -60,12 +58,10 @@ def expand_path(text: str | os.PathLike) -> pathlib.Path:
     Raises:
       InputError: no file can have this name.
     """
-    try:
+    message = "{!r} cannot be a file ({}): name another"
+    with translating(lambda why: message.format(str(text)[:100], why), OSError, RuntimeError, ValueError):
         path = pathlib.Path(text).expanduser()
         path.exists()
-    except (OSError, RuntimeError, ValueError) as error:
-        said = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"{str(text)[:100]!r} can be no file ({said}): name another") from error
     return path
 
 

@@ -10,6 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from fmdp.errors import InputError
+from fmdp.exact.wasserstein import squared_w2_of_factors
 from fmdp.metrics.perception import Vectors, squared_distances
 from fmdp.types import PRNGKey
 
@@ -47,8 +48,6 @@ def fid(x: Moments, y: Moments, small: bool = False) -> float:
     """The Fréchet distance of two sets of features, from their moments (Heusel et al. 2017, arXiv 1706.08500).
 
     It is biased upwards by the size of the sets: compare values for one size only, and beside real against real.
-    With covariances F' F and G' G, tr (F' F G' G)^1/2 is the sum of the singular values of F G', which takes no root of
-    a product that is singular up to rounding, and is cheap for small sets.
 
     Raises:
       InputError: a set has fewer than 2,048 images and `small` does not ask for it all the same.
@@ -56,9 +55,7 @@ def fid(x: Moments, y: Moments, small: bool = False) -> float:
     least = min(x.images, y.images)
     if least < FID_IMAGES and not small:
         raise InputError(f"FID of {least} images: below {FID_IMAGES} it is mostly bias; use KID, or small=True for it")
-    traces = np.sum(x.factor**2) + np.sum(y.factor**2)
-    cross = np.linalg.svd(x.factor @ y.factor.T, compute_uv=False).sum()
-    return float(max(np.sum((x.mean - y.mean) ** 2) + traces - 2 * cross, 0.0))
+    return float(squared_w2_of_factors(x.mean, x.factor, y.mean, y.factor))
 
 
 def kid(key: PRNGKey, x: Vectors, y: Vectors, size: int | None = None, subsets: int = SUBSETS) -> tuple[float, float]:

@@ -11,6 +11,7 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
+from fmdp.exact.wasserstein import squared_w2
 from fmdp.types import PRNGKey, Scalar
 
 Vectors = Float[Array, "_ d"]  # two sets may differ in size
@@ -51,11 +52,8 @@ def frechet_distance(x: Vectors, y: Vectors) -> Array:
 
     Biased upwards by the size of the samples: read it beside its floor.
     """
-    (m, c), (n, d) = ((jnp.mean(a, 0), jnp.cov(a, rowvar=False)) for a in (x, y))
-    values, vectors = jnp.linalg.eigh(c)
-    root = (vectors * jnp.sqrt(jnp.maximum(values, 0))) @ vectors.T
-    cross = jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(root @ d @ root), 0))
-    return jnp.sum((m - n) ** 2) + jnp.trace(c) + jnp.trace(d) - 2 * jnp.sum(cross)
+    (mean_x, cov_x), (mean_y, cov_y) = ((jnp.mean(a, 0), jnp.cov(a, rowvar=False)) for a in (x, y))
+    return jnp.asarray(squared_w2(mean_x, cov_x, mean_y, cov_y, xp=jnp))
 
 
 def variance_ratio(x: Array, y: Array) -> Array:

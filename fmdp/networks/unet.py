@@ -177,7 +177,8 @@ class UNet(nn.Module):
         down, up = (_resampler(step, self.resampling) for step in (halve, double))
         kind = nn.remat(Block) if self.remat else Block
 
-        times = sum(_positions(self.time_scale * time, 2 * self.channels) for time in (t - s, s))
+        later, first = (_positions(self.time_scale * time, 2 * self.channels) for time in (t - s, s))
+        times = later + first
         for i in range(2):
             times = nn.silu(nn.Dense(4 * self.channels, kernel_init=_kernel, name=f"map_layer{i}")(times))
 

@@ -1,7 +1,7 @@
-"""Blurs that do not factor into rows and columns: motion blur along a random trajectory, or any kernel given."""
+"""Blurs that do not factor into rows and columns: motion blur along a random trajectory, or a given kernel."""
 
 from functools import partial
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,14 +9,16 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from fmdp.errors import InputError
+from fmdp.errors import InputError, Range
 from fmdp.operators.base import Operator, operator, static
 from fmdp.types import PRNGKey, Scalar
+
+Boundary = Literal["reflect", "circular"]
 
 
 @operator
 class Blur(Operator):
-    """Correlation with the kernel [k, l] (odd sizes), the image mirrored at its borders or periodic."""
+    """Correlation with the kernel [k, l] of odd sizes; the image is mirrored at its borders, or periodic."""
 
     kernel: Any
     image_shape: Any = static()
@@ -38,22 +40,20 @@ def motion_blur(
     image_shape,
     key,
     kernel_size: int = 61,
-    intensity: float = 0.5,
+    intensity: Annotated[float, Range(0, 1)] = 0.5,
     kernel: ArrayLike | None = None,
-    boundary: str = "reflect",
+    boundary: Boundary = "reflect",
 ) -> Operator:
-    """Correlation with a random motion kernel drawn from the key, or with the kernel given.
+    """Correlation with a random motion kernel drawn from the key, or with a given kernel.
 
     Args:
-      kernel_size: odd; the trajectory always lies inside, so any size works.
+      kernel_size: odd, of any size: the trajectory always lies inside.
       intensity: how much the motion turns, from 0 (a straight line) to 1 (a scribble).
-      kernel: [k, l] of odd sizes, used as it is: it should sum to one.
+      kernel: [k, l] of odd sizes, used as it is; it should sum to one.
       boundary: "reflect" or "circular".
     """
     if kernel is None:
         check_odd("motion_blur", kernel_size, min(image_shape[:2]))
-        if not 0 <= intensity <= 1:
-            raise InputError(f"motion_blur: intensity={intensity}: pass a number from 0 (straight) to 1 (scribble)")
         matrix = motion_kernel(key, kernel_size, intensity)
     else:
         matrix = jnp.asarray(kernel, float)
@@ -61,7 +61,6 @@ def motion_blur(
             raise InputError(f"motion_blur: the kernel has shape {matrix.shape}: pass one matrix for all channels")
         if not isinstance(matrix, jax.core.Tracer) and not (np.isfinite(matrix).all() and np.any(matrix)):
             raise InputError("motion_blur: the kernel is all zero or not finite: pass one that sums to one")
-    check_boundary("motion_blur", boundary)
     for size, side in zip(matrix.shape, image_shape[:2], strict=True):
         check_odd("motion_blur", size, side)
     return Blur(kernel=matrix, image_shape=image_shape, boundary=boundary)
@@ -69,9 +68,9 @@ def motion_blur(
 
 @partial(jax.jit, static_argnames=("size", "points"))
 def motion_kernel(key: PRNGKey, size: int, intensity: float | Scalar = 0.5, points: int = 256) -> Array:
-    """A trajectory drawn from the key, splatted bilinearly on [size, size]; nonnegative, sums to one.
+    """A trajectory drawn from the key, splatted bilinearly on [size, size]; nonnegative, with sum one.
 
-    Its direction is a random walk with velocity; it is centred and scaled to fill between half and all of the kernel.
+    Its direction is a random walk with velocity. It is centred and scaled to fill between half and all of the kernel.
     """
     heading, turn, extent = jax.random.split(key, 3)
     turning = jnp.cumsum(jax.random.normal(turn, (points,))) / np.sqrt(points)
@@ -85,16 +84,10 @@ def motion_kernel(key: PRNGKey, size: int, intensity: float | Scalar = 0.5, poin
 
 
 def check_odd(name: str, size: int, side: int | None = None) -> None:
-    """Raises InputError unless a kernel of this size has a centre and its half fits the image's side."""
+    """Raises InputError unless a kernel of this size has a centre and half of it fits the image's side."""
     if size < 1 or size % 2 == 0:
         raise InputError(f"{name}: kernel size {size} has no centre: pass an odd one, for instance {max(size, 0) + 1}")
     if side is not None and size // 2 >= side:
         raise InputError(
             f"{name}: a kernel of {size} needs sides above {size // 2}, got {side}: pass {2 * side - 1} or less"
         )
-
-
-def check_boundary(name: str, boundary: str) -> None:
-    """Raises InputError for a boundary that is neither "reflect" nor "circular"."""
-    if boundary not in ("reflect", "circular"):
-        raise InputError(f"{name}: boundary={boundary!r}: pass 'reflect' or 'circular'")

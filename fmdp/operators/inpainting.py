@@ -1,7 +1,7 @@
 """Inpainting: pixels hidden by a box, at random, or under brush strokes. Hidden pixels are measured as zero (grey)."""
 
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +9,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from fmdp.errors import InputError
+from fmdp.errors import InputError, Range
 from fmdp.operators.base import Operator, operator, static
 from fmdp.types import PRNGKey
-
-MAX_STROKES = 256  # strokes
 
 
 @operator
@@ -33,54 +31,49 @@ def box_inpainting(image_shape, key, size: int) -> Operator:
     """Hides the centred square of the given side."""
     height, width, _ = image_shape
     if not 0 < size <= min(height, width):
-        raise InputError(
-            f"box_inpainting: size={size} does not fit into {height}x{width}: pass 1 to {min(height, width)}"
-        )
+        most = min(height, width)
+        raise InputError(f"box_inpainting: size={size} does not fit into {height}x{width}: pass 1 to {most}")
     top, left = (height - size) // 2, (width - size) // 2
     mask = np.ones((height, width, 1))
     mask[top : top + size, left : left + size] = 0
     return Inpainting(mask=jnp.asarray(mask, float), image_shape=image_shape, name="box_inpainting")
 
 
-def random_inpainting(image_shape, key, ratio: float) -> Operator:
-    """Hides the given share of the pixels, exactly so many, drawn from the key."""
+def random_inpainting(image_shape, key, ratio: Annotated[float, Range(0, 1, excluded=1)]) -> Operator:
+    """Hides exactly this share of the pixels, drawn from the key."""
     height, width, _ = image_shape
-    if not 0 <= ratio < 1:
-        raise InputError(f"random_inpainting: ratio={ratio} is the share of hidden pixels: pass a number in [0, 1)")
     ranks = jax.random.permutation(key, height * width).reshape(height, width, 1)
     mask = (ranks >= round(ratio * height * width)).astype(float)
     return Inpainting(mask=mask, image_shape=image_shape, name="random_inpainting")
 
 
 def brush_inpainting(
-    image_shape, key, strokes: int = 4, width: float = 0.08, mask: ArrayLike | None = None
+    image_shape,
+    key,
+    strokes: Annotated[int, Range(1, 256)] = 4,
+    width: Annotated[float, Range(0, 256, excluded=0)] = 0.08,
+    mask: ArrayLike | None = None,
 ) -> Operator:
-    """Hides what lies under random brush strokes, or under a mask of your own.
+    """Hides the pixels under random brush strokes, or those outside a given mask.
 
     Args:
-      strokes: how many, each of 8 segments with turning direction.
+      strokes: their number; each has 8 segments of changing direction.
       width: of a stroke, as a share of the shorter side.
-      mask: [H, W] or [H, W, 1], 1 where the pixel is seen, instead of strokes.
+      mask: [H, W] or [H, W, 1], 1 where the pixel is seen; replaces the strokes.
     """
     height, columns, _ = image_shape
     if mask is not None:
         if np.shape(mask) not in ((height, columns), (height, columns, 1)):
-            raise InputError(
-                f"brush_inpainting: the mask has shape {np.shape(mask)}: pass {(height, columns)} as the image"
-            )
+            raise InputError(f"brush_inpainting: the mask has shape {np.shape(mask)}: pass {(height, columns)}")
         mask = jnp.asarray(mask, float).reshape(height, columns, 1)
     else:
-        if not 1 <= strokes <= MAX_STROKES or not 0 < width <= MAX_STROKES:
-            raise InputError(
-                f"brush_inpainting: strokes={strokes}, width={width}: both must be positive, and at most {MAX_STROKES}"
-            )
         mask = _brush(key, height, columns, strokes, width * min(height, columns))
     return Inpainting(mask=mask, image_shape=image_shape, name="brush_inpainting")
 
 
 @partial(jax.jit, static_argnames=("height", "columns", "strokes", "segments"))
 def _brush(key: PRNGKey, height: int, columns: int, strokes: int, width: float | Array, segments: int = 8) -> Array:
-    """The pixels [height, columns, 1] farther than half a width from every segment of every stroke."""
+    """The pixels [height, columns, 1] farther than half the width from every segment of every stroke."""
     start, heading, turn, length = jax.random.split(key, 4)
     side = jnp.asarray([height - 1, columns - 1], float)
     angles = 2 * jnp.pi * jax.random.uniform(heading, (strokes, 1)) + jnp.cumsum(

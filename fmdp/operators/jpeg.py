@@ -1,15 +1,16 @@
 """JPEG compression, and a differentiable stand-in for it."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 import numpy as np
 import scipy.fft
 from jax import Array
 
-from fmdp.errors import InputError
+from fmdp.errors import InputError, Range
 from fmdp.operators.base import Operator, operator, static
+from fmdp.operators.color import REC_601
 
 # ITU-T T.81, annex K: the standard tables for luma and chroma.
 LUMA_TABLE = np.array(
@@ -30,14 +31,14 @@ CHROMA_TABLE[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [4
 DCT = scipy.fft.dct(np.eye(8), axis=0, norm="ortho")
 
 # Rec. 601 as in JFIF, without its offset of 128: pixels are centred at zero here.
-YCBCR = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
+YCBCR = np.array([REC_601, [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
 
 
 @operator
 class Jpeg(Operator):
     """Decompressed JPEG: YCbCr, chroma at every second pixel, 8x8 cosine transform, tables scaled by the quality.
 
-    Gray images are luma alone. Sides that are no multiple of a block's are filled up with the last pixel.
+    Gray images have luma only. Sides that are not a multiple of the block's are padded with the last pixel.
     `surrogate` replaces the rounding r = round(c) by r + (c - r)^3, which has a derivative (Reich et al., WACV 2024).
     """
 
@@ -69,12 +70,10 @@ class Jpeg(Operator):
         return _mix(jnp.stack([luma, *chroma], -1), np.linalg.inv(YCBCR))
 
 
-def jpeg(image_shape, key, quality: int = 10) -> Operator:
-    """JPEG at a quality from 1 to 100 of images in colour or gray."""
+def jpeg(image_shape, key, quality: Annotated[int, Range(1, 100)] = 10) -> Operator:
+    """JPEG at a quality from 1 (worst) to 100 for images in colour or gray."""
     if image_shape[-1] not in (1, 3):
         raise InputError(f"jpeg: needs 3 channels (red, green, blue) or 1 (gray), the images have {image_shape[-1]}")
-    if not 1 <= quality <= 100:
-        raise InputError(f"jpeg: quality={quality}: pass a number from 1 (worst) to 100")
     scale = 5000 / quality if quality < 50 else 200 - 2 * quality
     tables = np.clip(np.floor((scale * np.stack([LUMA_TABLE, CHROMA_TABLE]) + 50) / 100), 1, 255)
     return Jpeg(tables=jnp.asarray(tables, float), image_shape=image_shape)

@@ -1,13 +1,13 @@
 """Phase retrieval and high dynamic range."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 
-from fmdp.errors import InputError
+from fmdp.errors import Range
 from fmdp.operators.base import Operator, operator, static
 
-MAX_OVERSAMPLING = 64  # of oversampling: a transform of 17 times the sides
+Oversampling = Annotated[float, Range(0, 64)]  # up to a transform of 17 times the sides
 
 
 @operator
@@ -22,7 +22,7 @@ class PhaseRetrieval(Operator):
     def measure(self, x):
         """[H + 2 rows, W + 2 columns, C], nonnegative."""
         padded = jnp.pad(x, [(side, side) for side in self.padding] + [(0, 0)])
-        # Where the image lies does not change the modulus, so only the result needs centring.
+        # The position of the image does not change the modulus, so only the result has to be centred.
         return jnp.fft.fftshift(jnp.abs(jnp.fft.fft2(padded, axes=(0, 1), norm="ortho")), (0, 1))
 
 
@@ -40,18 +40,12 @@ class HighDynamicRange(Operator):
         return jnp.clip(self.scale * x, -1, 1)
 
 
-def phase_retrieval(image_shape, key, oversampling: float = 2.0) -> Operator:
+def phase_retrieval(image_shape, key, oversampling: Oversampling = 2.0) -> Operator:
     """Fourier modulus, the sides padded by oversampling / 8 of their length on both ends (DPS, arXiv 2209.14687)."""
-    if not 0 <= oversampling <= MAX_OVERSAMPLING:
-        raise InputError(
-            f"phase_retrieval: oversampling={oversampling} must not be negative, nor above {MAX_OVERSAMPLING}"
-        )
     padding = tuple(int(oversampling / 8 * side) for side in image_shape[:2])
     return PhaseRetrieval(padding=padding, image_shape=image_shape)
 
 
-def hdr(image_shape, key, scale: float = 2.0) -> Operator:
+def hdr(image_shape, key, scale: Annotated[float, Range(0, excluded=0)] = 2.0) -> Operator:
     """Overexposure: contrast times `scale`, then clipped to [-1, 1]."""
-    if not scale > 0:
-        raise InputError(f"hdr: scale={scale} must be positive")
     return HighDynamicRange(scale=jnp.asarray(scale, float), image_shape=image_shape)

@@ -2,13 +2,13 @@
 
 import difflib
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import jax
 import numpy as np
 
-from fmdp.errors import InputError
+from fmdp.errors import MAX_NUMBER, InputError, Range, kind_fault
 from fmdp.operators.base import Denoising, Operator
 from fmdp.operators.blur import motion_blur
 from fmdp.operators.color import colorization
@@ -43,17 +43,16 @@ OPERATORS: dict[str, Callable[..., Operator]] = {
 }
 """Builders (image_shape, key, **parameters) -> Operator."""
 
-MAX_PARAMETER = 1e30  # above all numbers that are of use
 RANDOM_OPERATORS = ("random_inpainting", "brush_inpainting", "motion_blur")
-"""Those that are drawn from the key, unless a mask or kernel is given."""
+"""The operators that are drawn from the key, unless a mask or kernel is given."""
 
 
 def make(name: str, image_shape: tuple[int, ...], key: PRNGKey | None = None, **parameters: Any) -> Operator:
-    """The operator of that name for images of that shape; the builders in `OPERATORS` document the parameters.
+    """The operator of this name for images of this shape; the builders in `OPERATORS` document its parameters.
 
     Args:
       image_shape: (H, W, C).
-      key: from which random masks and kernels are drawn; needed by those only.
+      key: from which random masks and kernels are drawn; no other operator needs it.
 
     Raises:
       InputError: an unknown name or parameter, a missing parameter or key, or a value that cannot be used.
@@ -64,17 +63,16 @@ def make(name: str, image_shape: tuple[int, ...], key: PRNGKey | None = None, **
     drawn = name in RANDOM_OPERATORS and all(parameters.get(array) is None for array in ("mask", "kernel"))
     if key is None and drawn:
         raise InputError(f"{name} is drawn at random: pass key=jax.random.key(...)")
-    for parameter, spec in inspect.signature(OPERATORS[name]).parameters.items():
-        value = parameters.get(parameter)
-        if spec.annotation is float and isinstance(value, int):
-            parameters[parameter] = float(value)
-        elif isinstance(value, list | tuple):
+    for parameter, value in parameters.items():
+        if isinstance(value, list | tuple):
             parameters[parameter] = np.asarray(value, float)
+        elif isinstance(value, int) and _kind(inspect.signature(OPERATORS[name]).parameters[parameter]) is float:
+            parameters[parameter] = float(value)
     return OPERATORS[name](tuple(image_shape), key, **parameters)
 
 
 def check_parameters(name: str, parameters: Mapping[str, Any]) -> None:
-    """Raises InputError for an unknown operator or parameter, a missing one, or a value of another kind."""
+    """Raises InputError for an unknown operator or parameter, a missing one, or a value of another kind or range."""
     if name not in OPERATORS:
         raise InputError(f"unknown operator {name!r}{did_you_mean(name, OPERATORS)}; known: {', '.join(OPERATORS)}")
     known = dict(list(inspect.signature(OPERATORS[name]).parameters.items())[2:])
@@ -88,36 +86,36 @@ def check_parameters(name: str, parameters: Mapping[str, Any]) -> None:
     if missing:
         raise InputError(f"{name}: missing parameter {missing[0]!r}: pass {missing[0]}=...")
     for parameter, value in parameters.items():
-        fault = _fault(known[parameter].annotation, value)
-        if fault:
-            raise InputError(f"{name}: {parameter}={' '.join(repr(value).split())[:60]}: {fault}")
+        if fault := _fault(known[parameter], value):
+            raise InputError(f"{name}: {parameter}={' '.join(repr(value).split())[:60]}: pass {fault}")
 
 
-def _fault(kind: Any, value: Any) -> str:
-    """What is wrong with a value for a parameter of this kind, if anything; what is being traced cannot be read."""
+def _kind(parameter: inspect.Parameter) -> Any:
+    """The type of a parameter without its range."""
+    annotation = parameter.annotation
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+
+
+def _fault(parameter: inspect.Parameter, value: Any) -> str:
+    """What a value should be instead, if it does not suit its parameter; a traced value cannot be read."""
+    kind = _kind(parameter)
     if isinstance(value, jax.core.Tracer):
         return ""
-    if kind is int:
-        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-        return "" if whole and abs(value) < 2**31 else "pass a whole number"
-    if kind is float:
-        number = isinstance(value, (int, float, np.number, np.ndarray, jax.Array)) and not isinstance(value, bool)
-        fine = number and np.ndim(value) == 0 and np.isreal(value) and abs(value) < MAX_PARAMETER
-        return "" if fine else "pass a finite number"
-    if kind is str:
-        return "" if isinstance(value, str) else "pass a text"
-    if value is None:
-        return ""
-    if isinstance(value, str | bytes):
-        return "pass an array of finite numbers"
+    if get_origin(kind) is Literal:
+        return "" if isinstance(value, str) and value in get_args(kind) else f"one of {', '.join(get_args(kind))}"
+    if kind in (int, float):
+        if kind is float and isinstance(value, np.ndarray | jax.Array) and np.ndim(value) == 0:
+            value = value.item()
+        limits = [limit for limit in getattr(parameter.annotation, "__metadata__", ()) if isinstance(limit, Range)]
+        return kind_fault(value, kind) or next((limit.fault(value) for limit in limits), "")
     try:
-        finite = bool(np.all(np.abs(np.asarray(value, float)) < MAX_PARAMETER))
+        fine = value is None or (not isinstance(value, str | bytes) and np.abs(np.asarray(value, float)) < MAX_NUMBER)
+        return "" if np.all(fine) else "an array of finite numbers"
     except (ValueError, TypeError, OverflowError):
-        finite = False
-    return "" if finite else "pass an array of finite numbers"
+        return "an array of finite numbers"
 
 
-def did_you_mean(name: str, known) -> str:
-    """', did you mean ...?' with the closest of the known names, or nothing."""
-    close = difflib.get_close_matches(name, known, 1, 0.5)
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """', did you mean ...?' with the closest known name, or "" where none is close."""
+    close = difflib.get_close_matches(name, list(known), 1, 0.5)
     return f", did you mean {close[0]!r}?" if close else ""

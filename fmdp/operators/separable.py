@@ -1,16 +1,17 @@
-"""Operators that act on rows and columns apart: Gaussian blur and antialiased downscaling, as two small matrices."""
+"""Operators that act on rows and columns separately, as two small matrices: Gaussian blur, antialiased downscaling."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 import numpy as np
 import scipy.ndimage
 
-from fmdp.errors import InputError
+from fmdp.errors import InputError, Range
 from fmdp.operators.base import Operator, operator, static
-from fmdp.operators.blur import check_boundary, check_odd
+from fmdp.operators.blur import Boundary, check_odd
 
-MIN_STD, MAX_STD = 1e-3, 1e3  # pixels; below is no blur, above a kernel is flat
+Std = Annotated[float, Range(1e-3, 1e3)]  # pixels; below there is no blur, above it a kernel is flat
+Factor = Annotated[int, Range(1)]
 
 
 @operator
@@ -29,7 +30,7 @@ class Separable(Operator):
 
 @operator
 class Decimation(Operator):
-    """Every factor-th pixel, from the first on."""
+    """Every factor-th pixel, starting with the first."""
 
     factor: Any = static()
     image_shape: Any = static()
@@ -40,17 +41,14 @@ class Decimation(Operator):
         return x[:: self.factor, :: self.factor]
 
 
-def gaussian_blur(image_shape, key, kernel_size: int, std: float, boundary: str = "reflect") -> Operator:
-    """Correlation with a Gaussian of standard deviation `std` pixels cut to an odd `kernel_size`.
+def gaussian_blur(image_shape, key, kernel_size: int, std: Std, boundary: Boundary = "reflect") -> Operator:
+    """Correlation with a Gaussian of standard deviation `std` pixels, cut to an odd `kernel_size`.
 
-    The kernel is scipy's `gaussian_filter` of a centred delta of that size, as in the published tasks: what would
-    lie outside is folded back, so that it sums to one.
+    The kernel is scipy's `gaussian_filter` of a centred delta of that size, as in the published tasks: the part outside
+    is folded back, so that it sums to one.
     """
-    check_boundary("gaussian_blur", boundary)
     for side in image_shape[:2]:
         check_odd("gaussian_blur", kernel_size, side)
-    if not MIN_STD <= std <= MAX_STD:
-        raise InputError(f"gaussian_blur: std={std} pixels must be positive: pass a number from {MIN_STD} to {MAX_STD}")
     delta = np.eye(1, kernel_size, kernel_size // 2)[0]
     weights = scipy.ndimage.gaussian_filter1d(delta, std)
 
@@ -62,7 +60,7 @@ def gaussian_blur(image_shape, key, kernel_size: int, std: float, boundary: str 
     return Separable(rows=rows, columns=columns, image_shape=image_shape, name="gaussian_blur")
 
 
-def super_resolution(image_shape, key, factor: int) -> Operator:
+def super_resolution(image_shape, key, factor: Factor) -> Operator:
     """Antialiased bicubic downscaling (Keys' kernel, a = -1/2, widened by the factor), borders mirrored."""
     check_factor("super_resolution", image_shape, factor)
 
@@ -76,16 +74,14 @@ def super_resolution(image_shape, key, factor: int) -> Operator:
     return Separable(rows=rows, columns=columns, image_shape=image_shape, name="super_resolution")
 
 
-def decimation(image_shape, key, factor: int) -> Operator:
-    """Every factor-th pixel without a filter, the super-resolution of PnP-Flow (arXiv 2410.02423)."""
+def decimation(image_shape, key, factor: Factor) -> Operator:
+    """Every factor-th pixel, without a filter: the super-resolution of PnP-Flow (arXiv 2410.02423)."""
     check_factor("decimation", image_shape, factor)
     return Decimation(factor=factor, image_shape=image_shape)
 
 
 def check_factor(name: str, image_shape: tuple[int, ...], factor: int) -> None:
     """Raises InputError, with the size to pad to, where a side is not a multiple of the factor."""
-    if factor < 1:
-        raise InputError(f"{name}: factor={factor} must be a positive integer")
     height, width = image_shape[:2]
     if height % factor or width % factor:
         padded = "x".join(str(-(-side // factor) * factor) for side in (height, width))
@@ -99,9 +95,9 @@ def _cubic(u: np.ndarray) -> np.ndarray:
 
 
 def _scatter(weights: np.ndarray, taps: np.ndarray, side: int, boundary: str) -> np.ndarray:
-    """The matrix [outputs, side] with weights at taps that are brought back inside.
+    """The matrix [outputs, side] of the weights, with taps outside brought back inside.
 
-    "wrap": periodic; "mirror": about the border pixels' centres; "half": about their edges.
+    By the boundary: "wrap", periodic; "mirror", about the centres of the border pixels; "half", about their edges.
     """
     period = dict(wrap=side, mirror=max(2 * side - 2, 1), half=2 * side)[boundary]
     taps = taps % period

@@ -12,17 +12,18 @@ from fmdp.config.renamed import rename_keys
 from fmdp.errors import InputError, reason
 from fmdp.io.archives import is_bomb
 from fmdp.io.files import read_json
+from fmdp.io.weights import check_image_shape
 from fmdp.parallel import batching
-from fmdp.pretrained.prior import Prior, PriorMetadata, check_image_shape
+from fmdp.pretrained.prior import Prior, PriorMetadata
 from fmdp.training import loop
 from fmdp.training.state import init_state, make_network
 
 
 def prior_of_workdir(workdir: pathlib.Path) -> Prior:
-    """The average of the parameters in a run's newest checkpoint.
+    """The average of the parameters in the latest checkpoint of a run.
 
     Raises:
-      InputError: the workdir is none, or holds no checkpoint that can be read.
+      InputError: the folder is not the workdir of a run, or holds no readable checkpoint.
     """
     try:
         config = default_config()
@@ -36,7 +37,9 @@ def prior_of_workdir(workdir: pathlib.Path) -> Prior:
     except InputError:
         raise
     except Exception as error:  # whatever ConfigDict raises of values of other kinds
-        raise InputError(f"{workdir / 'config.json'} is damaged ({reason(error)}): it is no folder of a run") from error
+        raise InputError(
+            f"{workdir / 'config.json'} is damaged ({reason(error)}): it does not belong to a run"
+        ) from error
     _check_room(state, workdir)
     state, progress = loop.restore_state(config, shape, workdir)
     about = PriorMetadata(name=config.name, config=as_plain_dict(config), train=progress)
@@ -45,15 +48,15 @@ def prior_of_workdir(workdir: pathlib.Path) -> Prior:
 
 
 def _image_shape(config: ConfigDict, workdir: pathlib.Path) -> tuple[int, int, int]:
-    """What the run wrote down of its images; of a run of before, that of the images themselves."""
+    """The image shape that the run recorded; older runs recorded none, so their data is read."""
     path = workdir / "split.json"
     shape = read_json(path).get("image_shape") if path.exists() else None
     return check_image_shape(shape or data.load_split(config.data).train.shape[1:], path)
 
 
 def _check_room(state: Any, workdir: pathlib.Path) -> None:
-    """Refuse a run whose arrays would be larger than its files could hold, before there is room made for them."""
+    """Refuse a run whose state could not fit in its checkpoint files, before memory is allocated for it."""
     wanted = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
     stored = sum(path.stat().st_size for path in (workdir / "checkpoints").rglob("*") if path.is_file())
     if stored and is_bomb(wanted, stored):
-        raise InputError(f"{workdir} holds {stored} bytes of checkpoints for a state of {wanted}: it is damaged")
+        raise InputError(f"{workdir} holds {stored} bytes of checkpoints for a state of {wanted}: the run is damaged")

@@ -1,6 +1,7 @@
 """Solvers of inverse problems. Each is restore(field, observation, key, **options) -> (x, info), for one image.
 
-vmap them over a batch of observations and keys, and jit the whole; every option that is a number is data for jit.
+Apply jax.vmap for a batch of observations and keys, and jax.jit around it; all options but those in STATIC can be
+traced.
 """
 
 import inspect
@@ -13,20 +14,18 @@ from fmdp.operators.registry import did_you_mean
 from fmdp.solvers import d_flow, dps, flow_priors, flower, ot_ode, pnp, pnp_flow
 from fmdp.solvers.base import DivergenceError, Info, raise_if_diverged
 
-SOLVERS: dict[str, Callable] = dict(
-    pnp=pnp.solve,
-    pnp_flow=pnp_flow.solve,
-    ot_ode=ot_ode.solve,
-    flow_priors=flow_priors.solve,
-    d_flow=d_flow.solve,
-    dps=dps.solve,
-    flower=flower.solve,
+_MODULES: dict[str, Any] = dict(
+    pnp=pnp, pnp_flow=pnp_flow, ot_ode=ot_ode, flow_priors=flow_priors, d_flow=d_flow, dps=dps, flower=flower
 )
+SOLVERS: dict[str, Callable] = {name: module.solve for name, module in _MODULES.items()}
 """The solvers by the names that a configuration uses."""
+
+STATIC: dict[str, tuple[str, ...]] = {name: module.STATIC for name, module in _MODULES.items()}
+"""The options of each solver that shape its program; all others can be traced as float32."""
 
 
 def make(name: str, **options: Any) -> Callable:
-    """restore(field, observation, key) -> (x, info) of that solver, with its options bound.
+    """The solver with its options bound: restore(field, observation, key) -> (x, info).
 
     Raises:
       InputError: an unknown solver or option.
@@ -42,4 +41,4 @@ def make(name: str, **options: Any) -> Callable:
     return partial(SOLVERS[name], **options)
 
 
-__all__ = ["SOLVERS", "DivergenceError", "Info", "make", "raise_if_diverged"]
+__all__ = ["SOLVERS", "STATIC", "DivergenceError", "Info", "make", "raise_if_diverged"]

@@ -1,6 +1,8 @@
-"""What every solver reports of its run, and the loop that they share."""
+"""What solvers share: the declaration of their options, the loop over their steps, and the report of a run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import wraps
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -8,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from fmdp.errors import InputError
+from fmdp.errors import InputError, Range
 from fmdp.operators.noise import Observation
+from fmdp.types import AverageField, PRNGKey
 
 
 class DivergenceError(ArithmeticError):
@@ -21,10 +24,10 @@ class Info(NamedTuple):
 
     Attributes:
       residual: [steps], root mean square of y - H(x) after each step, on the [-1, 1] scale.
-      evaluations: evaluations of the field, forward.
-      gradients: how many of them were differentiated too, each about twice the cost of a forward one on top.
-      failed_step: the first step whose iterate is not finite, -1 where all are.
-      iterates: [steps, H, W, C], or None unless asked for.
+      evaluations: forward evaluations of the field.
+      gradients: how many of them were also differentiated, at about twice the cost of a forward one on top.
+      failed_step: the first step whose iterate is not finite, or -1 if all are finite.
+      iterates: [steps, H, W, C], or None unless they were requested.
     """
 
     residual: Array
@@ -45,12 +48,12 @@ def run_scan(
     keep: bool = False,
     view: Callable[[Any], Array] = lambda x: x,
 ) -> tuple[Any, Info]:
-    """Scans x <- step(x, input) over the leading axis of the inputs.
+    """Repeats x <- step(x, input) over the leading axis of the inputs, and reports each step.
 
     Args:
-      evaluations, gradients: of the field, in all steps together.
+      evaluations, gradients: of the field, over all steps.
       keep: whether to report all iterates.
-      view: the image in an iterate, where they are not the same.
+      view: takes the image out of an iterate, where the iterate holds more than that.
     """
 
     def body(x, given):
@@ -64,10 +67,11 @@ def run_scan(
 
 
 def raise_if_diverged(info: Info, task: str, solver: str) -> None:
-    """To be called on the finished report, of one image or of a batch.
+    """Checks the finished report of one image or of a batch.
 
     Raises:
-      DivergenceError: an iterate is not finite; names task, solver, the earliest step and how many images.
+      DivergenceError: an iterate is not finite. The message names the task, the solver, the earliest step and the
+        number of images.
     """
     failed = np.ravel(info.failed_step)
     if (failed >= 0).any():
@@ -78,32 +82,43 @@ def raise_if_diverged(info: Info, task: str, solver: str) -> None:
         )
 
 
-def require_linear(observation: Observation, solver: str) -> None:
+def solver(
+    *,
+    ranges: Mapping[str, Range],
+    choices: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+    linear: bool = False,
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator of a solver that declares what it accepts, and raises InputError for anything else.
+
+    Args:
+      ranges: of its options that are numbers, checked where their values are known (not under a transformation).
+      choices: the values of its options that are names.
+      linear: whether it needs a linear operator.
+    """
+
+    def declare(solve: Callable[..., Any]) -> Callable[..., Any]:
+        name = solve.__module__.rpartition(".")[2]
+
+        @wraps(solve)
+        def checked(field: AverageField, observation: Observation, key: PRNGKey, **options: Any):
+            observation.check()
+            if linear:
+                require_linear(observation, name)
+            for option, value in options.items():
+                if option in choices and value not in choices[option]:
+                    raise InputError(f"{name}: {option}={value!r}: pass one of {', '.join(choices[option])}")
+                known = option in ranges and value is not None and not isinstance(value, jax.core.Tracer)
+                for number in np.ravel(value) if known else ():
+                    if fault := ranges[option].fault(number):
+                        raise InputError(f"{name}: {option}={value}: pass {fault}")
+            return solve(field, observation, key, **options)
+
+        return checked
+
+    return declare
+
+
+def require_linear(observation: Observation, name: str) -> None:
     """Raises InputError for an operator that is not linear."""
     if not observation.operator.linear:
-        raise InputError(
-            f"{solver} needs a linear operator, {observation.operator.name} is not: use pnp, dps or d_flow"
-        )
-
-
-def require_choice(solver: str, option: str, value: str, known: tuple[str, ...]) -> None:
-    """Raises InputError for a value that is not one of those known."""
-    if value not in known:
-        raise InputError(f"{solver}: {option}={value!r}: pass one of {', '.join(known)}")
-
-
-def require_between(solver: str, low: int | float, high: int | float, **values: Any) -> None:
-    """Raises InputError for a number known to lie outside [low, high]; those under tracing cannot be read."""
-    for name, value in values.items():
-        if isinstance(value, jax.core.Tracer):
-            continue
-        if not np.all((low <= np.asarray(value)) & (np.asarray(value) <= high)):
-            allowed = f"from {low:g} to {high:g}" if np.isfinite(high) else f"that is at least {low:g}"
-            raise InputError(f"{solver}: {name}={value}: pass a number {allowed}")
-
-
-def require_steps(solver: str, **counts: int) -> None:
-    """Raises InputError for a count below one."""
-    for name, count in counts.items():
-        if count < 1:
-            raise InputError(f"{solver}: {name}={count} must be at least 1")
+        raise InputError(f"{name} needs a linear operator, {observation.operator.name} is not: use pnp, dps or d_flow")

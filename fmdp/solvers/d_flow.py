@@ -1,18 +1,18 @@
-"""D-Flow (arXiv 2402.14017): the starting noise of the flow is optimised until its end fits the measurement.
+"""D-Flow (arXiv 2402.14017): optimise the starting noise of the flow until its end fits the measurement.
 
-L-BFGS on ||y - H(F(x0))||^2 + lam R(x0) with F the flow by midpoint steps, and R = r^2/2 - (n - 1) log r of r = ||x0||
-the negative log-density of the norm of n normal numbers.
+L-BFGS on ||y - H(F(x0))||^2 + lam R(x0), where F is the flow by midpoint steps and R = r^2/2 - (n - 1) log r with
+r = ||x0|| is the negative log-density of the norm of n normal numbers.
 """
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import Array
 
+from fmdp.errors import Range
 from fmdp.operators.base import adjoint
 from fmdp.operators.noise import Observation
-from fmdp.solvers.base import Info, require_between, require_steps, run_scan
+from fmdp.solvers.base import Info, run_scan, solver
 from fmdp.types import AverageField, Image, PRNGKey, Scalar
 
 
@@ -28,6 +28,10 @@ def integrate(field: AverageField, x: Array, times: Array) -> Array:
     return jax.lax.scan(jax.checkpoint(step), x, (times[:-1], times[1:]))[0]
 
 
+STATIC = ("steps", "points", "keep")
+
+
+@solver(ranges={"steps": Range(1), "points": Range(2), "blend": Range(0, 1), "lam": Range(0)})
 def solve(
     field: AverageField,
     observation: Observation,
@@ -39,25 +43,21 @@ def solve(
     blend: float | Scalar = 0.1,
     keep: bool = False,
 ) -> tuple[Image, Info]:
-    """One image restored; any operator and noise model (their energy in place of the square).
+    """One image restored, for any operator and noise model (their energy replaces the square).
 
-    Go through images by `lax.map`: the line search branches, and of a branch under vmap JAX makes every image a copy of
-    the network's parameters.
+    Restore several images with `lax.map`, not with vmap: the line search branches, and under vmap JAX would copy the
+    parameters of the network for every image.
 
     Args:
       steps: of L-BFGS, each with a line search, so that info.evaluations differs from image to image.
-      points: of the midpoint rule from time 0 to 1, two evaluations for each interval between them.
-      lam: weight of the norm's prior.
-      blend: share of the variance of the start that is the noise which the flow carries to H'y, the rest is new noise.
+      points: of the midpoint rule from time 0 to 1, with two evaluations in each interval between them.
+      lam: weight of the prior on the norm.
+      blend: share of the starting noise's variance that comes from H'y carried back by the flow; the rest is new noise.
       keep: whether info holds all iterates.
 
     Raises:
-      InputError: shapes that do not fit.
+      InputError: options out of range, or shapes that do not fit.
     """
-    observation.check()
-    require_steps("d_flow", steps=steps, points=points - 1)
-    require_between("d_flow", 0, 1, blend=blend)
-    require_between("d_flow", 0, np.inf, lam=lam)
     times = jnp.linspace(0.0, 1.0, points)
     shape = observation.operator.image_shape
     size = shape[0] * shape[1] * shape[2]
@@ -80,7 +80,7 @@ def solve(
         x0 = optax.apply_updates(x0, update)
         return x0, state, runs + optax.tree.get(state, "num_linesearch_steps")
 
-    carry = (start, lbfgs.init(start), jnp.asarray(1))  # the first value is not one of the line search's
+    carry = (start, lbfgs.init(start), jnp.asarray(1))  # the first value is not part of a line search
     (x0, _, runs), info = run_scan(
         step,
         carry,
@@ -91,6 +91,6 @@ def solve(
         view=lambda c: integrate(field, c[0], times),
     )
     each = 2 * (points - 1)
-    # Apart from the searches: once backwards for the start, once a step for the report, and the image itself.
+    # Beside the searches: backwards for the start, once a step for the report, and for the image itself.
     info = info._replace(evaluations=each * (runs + steps + 2), gradients=each * runs)
     return integrate(field, x0, times), info

@@ -1,17 +1,20 @@
-"""Diffusion posterior sampling (arXiv 2209.14687) along a flow: its velocity is corrected towards the measurement.
+"""Diffusion posterior sampling (arXiv 2209.14687) along a flow, whose velocity is corrected towards the measurement.
 
 With m = x + (1 - t) v(x, t, t):  dx/dt = v - eta grad_x ||y - H(m)||.
 """
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from fmdp.errors import Range
 from fmdp.operators.noise import Observation
-from fmdp.solvers.base import Info, require_between, require_steps, run_scan
+from fmdp.solvers.base import Info, run_scan, solver
 from fmdp.types import AverageField, Image, PRNGKey, Scalar
 
+STATIC = ("steps", "keep")
 
+
+@solver(ranges={"steps": Range(1), "eta": Range(0)})
 def solve(
     field: AverageField,
     observation: Observation,
@@ -22,20 +25,17 @@ def solve(
     noise: Image | None = None,
     keep: bool = False,
 ) -> tuple[Image, Info]:
-    """One image restored by Euler steps from noise at time 0 to time 1; any operator, any noise model.
+    """One image restored by Euler steps from noise at time 0 to time 1, for any operator and noise model.
 
     Args:
-      steps: each one evaluation and its gradient.
-      eta: strength of the correction, 100 to 1000 in the published runs; the norm is that of this one image.
-      noise: [H, W, C], the starting point, instead of drawing it from the key.
+      steps: each takes one evaluation and its gradient.
+      eta: strength of the correction, 100 to 1000 in the published runs; the norm is over this one image.
+      noise: [H, W, C], the starting point; drawn from the key by default.
       keep: whether info holds all iterates.
 
     Raises:
-      InputError: shapes that do not fit.
+      InputError: options out of range, or shapes that do not fit.
     """
-    observation.check()
-    require_steps("dps", steps=steps)
-    require_between("dps", 0, np.inf, eta=eta)
 
     def misfit(x, t):
         v = field(x, t, t)

@@ -9,14 +9,20 @@ before x <- x + v/N. The gradient of log p_t is (t v - x)/(1 - t); the trace is 
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
+from fmdp.errors import Range
 from fmdp.operators.noise import Observation
-from fmdp.solvers.base import Info, require_between, require_linear, require_steps, run_scan
+from fmdp.solvers.base import Info, run_scan, solver
 from fmdp.types import AverageField, Image, PRNGKey, Scalar
 
+STATIC = ("steps", "inner", "keep")
 
+
+@solver(
+    ranges={"steps": Range(1), "inner": Range(1), "lam": Range(0), "eta": Range(0)},
+    linear=True,
+)
 def solve(
     field: AverageField,
     observation: Observation,
@@ -34,18 +40,14 @@ def solve(
     Args:
       steps: N.
       lam: weight of the data.
-      inner: descents per time step (K). One step of Adam moves every pixel by eta.
+      inner: Adam steps per time step (K). Each moves every pixel by about eta.
       eta: Adam's step size.
-      noise: [H, W, C], the starting point, instead of drawing it from the key.
+      noise: [H, W, C], the starting point; drawn from the key by default.
       keep: whether info holds all iterates.
 
     Raises:
-      InputError: an operator that is not linear, or shapes that do not fit.
+      InputError: an operator that is not linear, options out of range, or shapes that do not fit.
     """
-    observation.check()
-    require_linear(observation, "flow_priors")
-    require_steps("flow_priors", steps=steps, inner=inner)
-    require_between("flow_priors", 0, np.inf, lam=lam, eta=eta)
     H, y = observation.operator, observation.y
     start_key, probe_key = jax.random.split(key)
     start = jax.random.normal(start_key, H.image_shape) if noise is None else noise

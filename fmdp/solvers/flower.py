@@ -1,7 +1,7 @@
-"""Flower (arXiv 2509.26287): denoise, refine by a Gaussian posterior about the estimate, put back on the path.
+"""Flower (arXiv 2509.26287): denoise, refine by a Gaussian posterior around the estimate, return to the path.
 
-With m = D_{s,t}(x) and the spread nu = (1 - s) / sqrt(s^2 + (1 - s)^2) about it, the refined image is drawn from (or
-the mean of) the law of density exp(-||x - m||^2 / (2 nu^2) - ||y - H x||^2 / (2 sigma^2)).
+With m = D_{s,t}(x) and the spread nu = (1 - s) / sqrt(s^2 + (1 - s)^2) around it, the refined image is a draw from, or
+the mean of, the distribution with density proportional to exp(-||x - m||^2 / (2 nu^2) - ||y - H x||^2 / (2 sigma^2)).
 """
 
 from functools import partial
@@ -10,14 +10,22 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.sparse.linalg import cg
 
+from fmdp.errors import Range
 from fmdp.flow.average_field import denoise
 from fmdp.operators.base import adjoint
 from fmdp.operators.noise import Observation
-from fmdp.solvers.base import Info, require_between, require_choice, require_linear, require_steps, run_scan
+from fmdp.solvers.base import Info, run_scan, solver
 from fmdp.solvers.pnp import KNOBS
 from fmdp.types import AverageField, Image, PRNGKey, Scalar
 
+STATIC = ("steps", "knob", "keep")
 
+
+@solver(
+    ranges={"steps": Range(1), "lookahead": Range(0, 1), "spread": Range(0, 1)},
+    choices={"knob": tuple(KNOBS)},
+    linear=True,
+)
 def solve(
     field: AverageField,
     observation: Observation,
@@ -32,19 +40,14 @@ def solve(
     """One image restored from noise at time 0, for linear operators.
 
     Args:
-      steps: each one evaluation.
-      lookahead, knob: of the denoiser as in `pnp.restore`; 0, as published, is t = s.
-      spread: of the draw, from 1 (as published) to 0, its mean.
+      steps: each takes one evaluation.
+      lookahead, knob: as in `pnp.solve`; 0, as published, is t = s.
+      spread: of the draw, from 1 (as published) to 0 (its mean).
       keep: whether info holds all iterates, here the refined images.
 
     Raises:
       InputError: an operator that is not linear, or options and shapes that do not fit.
     """
-    observation.check()
-    require_linear(observation, "flower")
-    require_steps("flower", steps=steps)
-    require_between("flower", 0, 1, lookahead=lookahead, spread=spread)
-    require_choice("flower", "knob", knob, tuple(KNOBS))
     H, y, sigma2 = observation.operator, observation.y, observation.noise.variance
     back = partial(adjoint, H)
     start_key, step_key = jax.random.split(key)

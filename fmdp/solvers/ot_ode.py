@@ -1,4 +1,4 @@
-"""OT-ODE (arXiv 2310.04432): the flow's equation, its velocity corrected by a Gaussian guess of the posterior.
+"""OT-ODE (arXiv 2310.04432): the flow equation, with a velocity corrected by a Gaussian guess of the posterior.
 
 With m = x + (1 - t) v(x, t, t) and r^2 = (1 - t)^2 / ((1 - t)^2 + t^2) the spread of x1 about it,
 
@@ -11,13 +11,17 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.sparse.linalg import cg
 
+from fmdp.errors import Range
 from fmdp.flow.average_field import denoise
 from fmdp.operators.base import adjoint
 from fmdp.operators.noise import Observation
-from fmdp.solvers.base import Info, require_between, require_linear, require_steps, run_scan
+from fmdp.solvers.base import Info, run_scan, solver
 from fmdp.types import AverageField, Image, PRNGKey, Scalar
 
+STATIC = ("steps", "adaptive", "keep")
 
+
+@solver(ranges={"steps": Range(1), "start": Range(1e-4, 1 - 1e-4)}, linear=True)
 def solve(
     field: AverageField,
     observation: Observation,
@@ -32,19 +36,15 @@ def solve(
     """One image restored by Euler steps from x = start H'y + (1 - start) noise, for linear operators.
 
     Args:
-      steps: equal ones, from the time `start` to 1; each one evaluation and its gradient.
+      steps: of equal length, from the time `start` to 1; each takes one evaluation and its gradient.
       start: in (0, 1).
-      adaptive: gamma_t = sqrt(t / (t^2 + (1 - t)^2)) as in the published runs, or else 1.
-      noise: [H, W, C], instead of drawing it from the key.
+      adaptive: gamma_t = sqrt(t / (t^2 + (1 - t)^2)) as in the published runs, otherwise 1.
+      noise: [H, W, C]; drawn from the key by default.
       keep: whether info holds all iterates.
 
     Raises:
-      InputError: an operator that is not linear, or shapes that do not fit.
+      InputError: an operator that is not linear, options out of range, or shapes that do not fit.
     """
-    observation.check()
-    require_linear(observation, "ot_ode")
-    require_steps("ot_ode", steps=steps)
-    require_between("ot_ode", 1e-4, 1 - 1e-4, start=start)
     H, back = observation.operator, partial(adjoint, observation.operator)
     length = (1 - start) / steps
     times = start + length * jnp.arange(steps)

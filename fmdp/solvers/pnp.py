@@ -4,22 +4,21 @@ At times s = 0, 1/N, ..., (N - 1)/N, from x = 0:
 
     z = x - gain (1 - s)^exponent grad ||y - H(x)||^2,    x <- D_{s,t}(s z + (1 - s) eps).
 
-At t = s this is PnP-Flow; towards t = 1 the iterates keep the spread of the data, and converge in law only.
+At t = s this is PnP-Flow. Towards t = 1 the iterates keep the spread of the data, and converge only in distribution.
 """
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.scipy.sparse.linalg import cg
 
-from fmdp.errors import InputError
+from fmdp.errors import InputError, Range
 from fmdp.flow.average_field import chord, denoise, lookahead_time
 from fmdp.operators.base import adjoint, norm
 from fmdp.operators.noise import GaussianNoise, Observation
-from fmdp.solvers.base import Info, require_between, require_choice, require_linear, require_steps, run_scan
+from fmdp.solvers.base import Info, require_linear, run_scan, solver
 from fmdp.types import AverageField, Image, PRNGKey, Scalar
 
 KNOBS = {
@@ -27,9 +26,27 @@ KNOBS = {
     "relative": lookahead_time,
     "fixed": lambda s, lookahead: jnp.maximum(s, lookahead),
 }
-"""The time t to which a lookahead takes the denoiser at time s."""
+"""The time t of the denoiser at time s, as a function of s and the lookahead."""
 
 
+STATIC = ("steps", "knob", "schedule", "data_step", "noise_draws", "keep")
+
+
+@solver(
+    ranges={
+        "steps": Range(1),
+        "noise_draws": Range(1),
+        "lookahead": Range(0, 1),
+        "times": Range(0, 1),
+        "gain": Range(0),
+        "exponent": Range(0),
+    },
+    choices={
+        "knob": (*KNOBS, "chord"),
+        "schedule": ("published", "safe"),
+        "data_step": ("gradient", "proximal"),
+    },
+)
 def solve(
     field: AverageField,
     observation: Observation,
@@ -47,34 +64,26 @@ def solve(
     noise: Array | None = None,
     keep: bool = False,
 ) -> tuple[Image, Info]:
-    """One image restored from x = 0. Data for jit and vmap: all but steps, knob, schedule, data_step,
-    noise_draws and keep.
+    """One image restored from x = 0. All options but those in STATIC can be traced by jit and vmap.
 
     Args:
-      lookahead: in [0, 1], read as the knob says: "additive" t = min(s + lookahead, 1) as published, "relative"
-        t = s + lookahead (1 - s), "fixed" t = max(s, lookahead), or "chord", the straight line from D_{s,s} to
-        D_{s,1} at two evaluations a step.
+      lookahead: in [0, 1]. How it is read depends on the knob: "additive" t = min(s + lookahead, 1) as published,
+        "relative" t = s + lookahead (1 - s), "fixed" t = max(s, lookahead), or "chord", the straight line from D_{s,s}
+        to D_{s,1} with two evaluations a step.
       exponent, gain: of the step size gain (1 - s)^exponent.
       schedule: "published" steps on ||y - H(x)||^2 (unstable above gain 1 / norm(H)^2); "safe" divides them by
-        2 norm(H)^2, found by power iteration, so that gain 1 never overshoots a linear H with Gaussian noise.
+        2 norm(H)^2, which it finds by power iteration, so that gain 1 never overshoots a linear H with Gaussian noise.
       data_step: "gradient", or "proximal", the minimiser of ||z - x||^2 / 2 + step ||y - H(z)||^2 (linear H, Gaussian
         noise), by conjugate gradients.
-      noise_draws: renoisings per step, over which D is averaged; each one evaluation.
-      times: [steps] in [0, 1], the times s instead of 0, 1/steps, ..., 1 - 1/steps.
-      noise: [steps, H, W, C] (or [steps, noise_draws, H, W, C]), the noise of all renoisings; None draws it from the
-        key.
+      noise_draws: renoisings per step, over which D is averaged; each takes one evaluation.
+      times: [steps] in [0, 1], the times s; 0, 1/steps, ..., 1 - 1/steps by default.
+      noise: [steps, H, W, C] (or [steps, noise_draws, H, W, C]), the noise of all renoisings; drawn from the key by
+        default.
       keep: whether info holds all iterates.
 
     Raises:
       InputError: options or shapes that do not fit.
     """
-    observation.check()
-    require_steps("pnp", steps=steps, noise_draws=noise_draws)
-    require_between("pnp", 0, 1, lookahead=lookahead)
-    require_between("pnp", 0, np.inf, gain=gain, exponent=exponent)
-    require_choice("pnp", "knob", knob, (*KNOBS, "chord"))
-    require_choice("pnp", "schedule", schedule, ("published", "safe"))
-    require_choice("pnp", "data_step", data_step, ("gradient", "proximal"))
     shape = observation.operator.image_shape
     draw_key, norm_key = jax.random.split(key)
     renoise = (
@@ -85,7 +94,6 @@ def solve(
     s = jnp.arange(steps) / steps if times is None else times
     if s.shape != (steps,):
         raise InputError(f"pnp: times has shape {s.shape}: pass one for each of the {steps} steps")
-    require_between("pnp", 0, 1, times=s)
     move = _proximal(observation) if data_step == "proximal" else partial(_descend, observation)
 
     def step(x, given):
@@ -126,7 +134,7 @@ def _proximal(observation: Observation):
 
 
 def _norm(observation: Observation, key: PRNGKey) -> Scalar:
-    """Of the operator, or of its derivative at a random image; kept off zero."""
+    """The norm of the operator, or of its derivative at a random image, kept away from zero."""
     at = None
     if not observation.operator.linear:
         key, point = jax.random.split(key)

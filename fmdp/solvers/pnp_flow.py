@@ -4,5 +4,6 @@ from functools import partial
 
 from fmdp.solvers import pnp
 
+STATIC = pnp.STATIC
 solve = partial(pnp.solve, lookahead=0.0, exponent=0.5, gain=0.5, noise_draws=5)
-"""`pnp.restore` at t = s; gain 0.5 on ||y - H(x)||^2 is their unit step on half of it."""
+"""`pnp.solve` at t = s. Gain 0.5 on ||y - H(x)||^2 is the published unit step on half of it."""

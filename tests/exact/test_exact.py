@@ -1,4 +1,6 @@
+import gc
 import itertools
+import weakref
 
 import diffrax
 import jax
@@ -9,6 +11,7 @@ import sklearn.datasets
 from scipy.integrate import solve_ivp
 
 from fmdp.exact import Gaussian, GaussianMixture, fixed_point, stationary_covariance
+from fmdp.exact.components import in_chunks
 from fmdp.flow import losses
 from fmdp.flow.average_field import denoise, flow_map
 
@@ -35,8 +38,8 @@ def targets():
     }
 
 
-def small_mixture(**kwargs):
-    means = np.stack([random_mean(seed).ravel() for seed in range(3)])
+def small_mixture(scale=1.0, **kwargs):
+    means = scale * np.stack([random_mean(seed).ravel() for seed in range(3)])
     covariances = np.stack([0.3 * random_covariance(seed) for seed in range(3)])
     return GaussianMixture(np.array([0.2, 0.3, 0.5]), means, covariances, SHAPE, **kwargs)
 
@@ -221,6 +224,29 @@ def test_one_trajectory_gives_every_lookahead(x64):
     np.testing.assert_allclose(along, apart, atol=1e-7)
     np.testing.assert_allclose(along[0], target.posterior_mean(x, 0.3), atol=1e-12)
     np.testing.assert_allclose(target.denoise_along(x, 1.0, jnp.ones(5))[0], x, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "mixture"])
+def test_targets_of_equal_shape_share_one_compilation_and_none_is_kept_alive(kind):
+    x = jax.random.normal(jax.random.key(0), (2, *SHAPE))
+    evaluate = jax.jit(lambda field, x: field(x, 0.2, 0.9))
+
+    def used(scale):
+        if kind == "mixture":
+            target = small_mixture(scale=scale)
+            target.sample(jax.random.key(0), 3)
+        else:
+            target = Gaussian(scale * random_mean(0), random_covariance(1))
+        here = target.average_field(x, 0.2, 0.9)
+        target.velocity(x, 0.5)
+        np.testing.assert_allclose(evaluate(target.average_field, x), here, atol=1e-5)
+        return weakref.ref(target), (in_chunks._cache_size(), evaluate._cache_size())
+
+    (first, compiled), (second, compiled_again) = map(used, (1.0, 2.0))
+    assert compiled == compiled_again
+    gc.collect()
+    assert first() is None
+    assert second() is None
 
 
 def test_mixture_moments_mmse_and_strata():

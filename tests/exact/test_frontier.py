@@ -9,6 +9,7 @@ from scipy.stats import norm
 
 from fmdp.exact import Gaussian, GaussianMixture, frontier
 from fmdp.exact.frontier import Frontier, Interval, Points
+from fmdp.exact.wasserstein import squared_w2
 from fmdp.flow.average_field import chord, denoise
 
 
@@ -205,14 +206,14 @@ def test_reference_mixture_curve_lies_a_little_above_the_frontier():
     assert abs(above[0]) < 0.2
 
 
-def test_gelbrich_is_w2_between_gaussians_and_below_it_otherwise():
+def test_moments_give_w2_between_gaussians_and_a_bound_below_it_otherwise():
     root = np.random.default_rng(0).normal(size=(4, 4))
     a, scale = root @ root.T, np.diag([0.5, 1, 2, 3.0])
-    squared = frontier.gelbrich(np.zeros(4), a, np.ones(4), scale @ a @ scale)  # the map `scale` is optimal
+    squared = squared_w2(np.zeros(4), a, np.ones(4), scale @ a @ scale)  # the map `scale` is optimal
     assert squared == pytest.approx(4 + np.trace((scale - np.eye(4)) @ a @ (scale - np.eye(4))))
     x = np.asarray(modes().sample(jax.random.key(0), 1000)).reshape(-1, 2)
     y = x.mean(0) + np.random.default_rng(1).normal(size=x.shape) @ np.linalg.cholesky(np.cov(x.T)).T
-    assert frontier.gelbrich(x.mean(0), np.cov(x.T), y.mean(0), np.cov(y.T)) < 0.01
+    assert squared_w2(x.mean(0), np.cov(x.T), y.mean(0), np.cov(y.T)) < 0.01
     assert frontier.assignment_squared_w2(x, y) > 0.02
 
 

@@ -153,7 +153,7 @@ def test_ctrl_c_saves_and_a_signal_while_measuring_ends_at_once(tmp_path):
     out, err = asked.communicate(timeout=60)
     assert asked.returncode == 128 + signal.SIGINT, err[-3000:]
     assert "Traceback" not in err
-    saved = int(out.split("asked to end: step ")[1].split()[0])
+    saved = int(out.split("Termination requested; step ")[1].split()[0])
     assert (tmp_path / "checkpoints" / str(saved)).exists()
 
     measuring = local(*slow, f"--config.train.steps={saved}", devices=1)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fmdp.errors import InputError
-from fmdp.exact.frontier import gelbrich
+from fmdp.exact.wasserstein import squared_w2
 from fmdp.metrics import generative
 from fmdp.metrics.generative import Moments
 
@@ -35,7 +35,7 @@ def test_fid_is_safe_where_the_covariance_is_singular():
 def test_fid_is_the_distance_between_fitted_gaussians():
     x, y = normal(12, 50, 8), 0.5 + 2 * normal(13, 6, 8)  # one of them with fewer vectors than dimensions
     fitted = [part for rows in (x, y) for part in (np.mean(rows, 0), np.cov(rows, rowvar=False))]
-    expected = gelbrich(*(np.asarray(part, np.float64) for part in fitted))
+    expected = squared_w2(*(np.asarray(part, np.float64) for part in fitted))
     assert generative.fid(*map(generative.moments, (x, y)), small=True) == pytest.approx(expected, rel=1e-4)
 
 

@@ -52,5 +52,5 @@ def test_backbones_are_made_by_name():
     assert networks.make_backbone("mlp", dict(width=8)).width == 8
     with pytest.raises(InputError, match=r"'mpl'.*mlp, unet"):
         networks.make_backbone("mpl", {})
-    with pytest.raises(InputError, match=r"widht: mlp knows only .*width"):
+    with pytest.raises(InputError, match=r"widht: mlp has only .*width"):
         networks.make_backbone("mlp", dict(widht=8))

@@ -66,6 +66,9 @@ def test_a_run_can_be_loaded_from_its_folder(tmp_path, monkeypatch):
     assert loaded.about["name"] == "digits_smoke"
     assert loaded(jnp.zeros((8, 8, 1)), 0.5, 0.5).shape == (8, 8, 1)
     shutil.rmtree(tmp_path / "checkpoints")
+    assert fmdp.load(tmp_path).about["steps"] == 2
+    for name in (prior_files.WEIGHTS, prior_files.MODEL):
+        (tmp_path / name).unlink()
     with pytest.raises(InputError, match="holds no checkpoint"):
         fmdp.load(tmp_path)
 

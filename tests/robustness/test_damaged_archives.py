@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 
 from fmdp import data
 from fmdp.errors import InputError
-from tests.data.test_bad_data import WHOLE, little_memory, refused, source
-from tests.robustness.test_damaged_pictures import at_most, one_line
 from tests.support import damaged_pictures
+from tests.support.bad_input import at_most, little_memory, one_line, refused
 from tests.support.generated import cases
+from tests.support.image_folders import source
+
+WHOLE = damaged_pictures.originals()
 
 
 def zipped(path, extra, count=8, **options):
@@ -40,7 +42,7 @@ def test_zip_members_of_hostile_names_are_left_out(tmp_path):
     before = set(tmp_path.rglob("*"))
     split = data.load_split(source(path))
     assert len(split.left_out) == len(names)
-    assert all("leads out of the zip" in line for line in split.left_out)
+    assert all("points outside the zip" in line for line in split.left_out)
     assert len(split.train) + len(split.test) == 8  # the name that is there twice is there once
     assert set(tmp_path.rglob("*")) == before
 

@@ -32,21 +32,13 @@ from fmdp.reporting import html_page
 from fmdp.reporting import solvers as solver_figures
 from fmdp.reporting.pictures import load_pictures
 from fmdp.restoration.request import Request
-from tests.data.test_bad_data import little_memory
 from tests.reporting.test_html_page import Page, render, run
-from tests.robustness.test_damaged_pictures import at_most, one_line
 from tests.support import browser as browsers
+from tests.support.bad_input import at_most, little_memory, one_line, refused
 
 ROOT = pathlib.Path(__file__).parents[2]
 EVIL = "<script>alert(1)</script>.png"
 WORSE = "\"><img src=x onerror=alert(2)></script><script>alert(3)</script>'`${alert(4)}"
-
-
-def refused(call, *arguments):
-    with little_memory(), at_most(60), pytest.raises(InputError) as error:
-        call(*arguments)
-    assert one_line(str(error.value))
-    return str(error.value)
 
 
 def test_nothing_in_the_code_executes_what_it_reads():
@@ -215,12 +207,15 @@ def test_weights_that_lie_are_refused(prior):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The workdir of a run of two steps."""
+    """The workdir of a run of two steps, without the weights that version 0.1.0 did not leave."""
     workdir = tmp_path_factory.mktemp("run") / "run"
     workdir.mkdir()
     c = digits.get_config("smoke")
     c.train.steps = 2
     run_config(c, RunDir(workdir), "train")
+    shutil.rmtree(workdir / "weights")
+    for name in (prior_files.WEIGHTS, prior_files.MODEL):
+        (workdir / name).unlink()
     return workdir
 
 

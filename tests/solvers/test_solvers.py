@@ -392,7 +392,7 @@ def test_pnp_flow_is_its_preset():
 BAD = [
     ("pnpp", {}, "unknown solver 'pnpp', did you mean 'pnp'"),
     ("pnp", dict(lookahed=0.3), "pnp: unknown option 'lookahed', did you mean 'lookahead'"),
-    ("pnp", dict(steps=0), "pnp: steps=0 must be at least 1"),
+    ("pnp", dict(steps=0), "pnp: steps=0: pass a number that is at least 1"),
     ("pnp", dict(lookahead=1.5), "pnp: lookahead=1.5: pass a number from 0 to 1"),
     ("pnp", dict(gain=-1.0), "pnp: gain=-1.0: pass a number that is at least 0"),
     ("pnp", dict(gain=float("nan")), "pnp: gain=nan"),
@@ -401,7 +401,7 @@ BAD = [
     ("pnp", dict(times=jnp.zeros(7)), r"times has shape \(7,\): pass one for each of the 100 steps"),
     ("pnp", dict(noise=jnp.zeros((3, *SHAPE))), r"pass \(steps, noise_draws, H, W, C\) = \(100, 1, 4, 3, 1\)"),
     ("ot_ode", dict(start=0.0), "ot_ode: start=0.0: pass a number from 0.0001 to 0.9999"),
-    ("d_flow", dict(points=1), "d_flow: points=0 must be at least 1"),
+    ("d_flow", dict(points=1), "d_flow: points=1: pass a number that is at least 2"),
     ("d_flow", dict(blend=2.0), "d_flow: blend=2.0"),
     ("flower", dict(spread=-1.0), "flower: spread=-1.0"),
     ("dps", dict(eta=-1.0), "dps: eta=-1.0"),

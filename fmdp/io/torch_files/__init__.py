@@ -1,4 +1,4 @@
-"""Checkpoints of strangers as named arrays: nothing in them is ever executed or imported, and torch is not needed."""
+"""Untrusted checkpoint files as named arrays. Nothing in them is executed or imported, and torch is not needed."""
 
 from fmdp.io.torch_files.reader import read_state_dict
 

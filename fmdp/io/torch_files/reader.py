@@ -1,4 +1,4 @@
-"""Checkpoint files of every usual kind as named arrays."""
+"""Checkpoint files of all common formats as named arrays."""
 
 import io
 import os
@@ -11,12 +11,12 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 
-from fmdp.errors import InputError, reason
+from fmdp.errors import InputError, translating
 from fmdp.io import archives
 from fmdp.io.torch_files import safe_pickle
 from fmdp.io.torch_files.tensors import DTYPES, named_arrays
 
-MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of what torch.save wrote before it wrote zips
+MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle in a file of torch.save from before it wrote zips
 FAULTS = (
     ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, EOFError, RecursionError, MemoryError,
     struct.error, NotImplementedError, SafetensorError,
@@ -26,25 +26,22 @@ FAULTS = (
 def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """The named arrays of a checkpoint file, without executing anything in it.
 
-    Files of torch.save (zips and the older streams), pickles with modules whose source text lies beside them (as EDM
-    writes them), .safetensors, and .npz of named arrays; which one it is, the first bytes tell. Of a checkpoint with
-    several networks the averaged one is taken. bfloat16 comes as ml_dtypes.bfloat16.
+    Supported are files of torch.save (zips and the older streams), pickles of modules with their source text (as EDM
+    writes them), .safetensors, and .npz of named arrays; the first bytes decide which it is. If a checkpoint holds
+    several networks, the averaged one is taken. bfloat16 arrays have the type ml_dtypes.bfloat16.
 
     Raises:
-      InputError: there is no such file, it is none of these, is damaged, or asks for something that is no part of a
-        checkpoint, which is named.
+      InputError: the file does not exist, has another format, is damaged, or refers to something that does not belong
+        in a checkpoint, which the message names.
     """
     path = pathlib.Path(path)
-    try:
+    with translating(lambda why: f"{path} cannot be read: {why}", OSError):
         content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    try:
+    with (
+        translating(lambda why: f"{path}: {why}", InputError),
+        translating(lambda why: f"it is damaged, or not a checkpoint ({why}): download it again", *FAULTS),
+    ):
         return _arrays(content)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    except FAULTS as error:
-        raise InputError(f"{path} is damaged, or no checkpoint ({reason(error)}): get it anew") from error
 
 
 def _arrays(content: bytes) -> dict[str, np.ndarray]:
@@ -54,7 +51,7 @@ def _arrays(content: bytes) -> dict[str, np.ndarray]:
         return _pickle(content)
     if content[8:9] == b"{":
         return load_safetensors(content)
-    raise InputError("neither a pickle, nor a zip of torch or NumPy, nor safetensors: name a checkpoint")
+    raise InputError("it is neither a pickle, nor a zip of torch or NumPy, nor safetensors: name a checkpoint")
 
 
 def _zip(content: bytes) -> dict[str, np.ndarray]:
@@ -66,7 +63,7 @@ def _zip(content: bytes) -> dict[str, np.ndarray]:
             return archives.load_npz(io.BytesIO(content))
         root = pickled[0].removesuffix("data.pkl")
         if f"{root}byteorder" in members and read(f"{root}byteorder") == b"big":
-            raise InputError("it was saved on a big-endian machine, which is not read")
+            raise InputError("it was saved on a big-endian machine, which is not supported")
         tree = safe_pickle.read_pickle(io.BytesIO(read(pickled[0])), [])
         return named_arrays(tree, lambda key: read(f"{root}data/{key}"), _typed)
 
@@ -85,11 +82,11 @@ def _pickle(content: bytes) -> dict[str, np.ndarray]:
 
 
 def _stream(stream: io.BytesIO) -> tuple[Any, dict[str, bytes]]:
-    """What torch.save wrote before it wrote zips, its magic number read already: the tree, and storages by key."""
+    """A file of torch.save from before it wrote zips, after its magic number: the tree, and its storages by key."""
     safe_pickle.read_pickle(stream)  # the version
     system = safe_pickle.read_pickle(stream)
     if isinstance(system, dict) and not system.get("little_endian", True):
-        raise InputError("it was saved on a big-endian machine, which is not read")
+        raise InputError("it was saved on a big-endian machine, which is not supported")
     ids: list[Any] = []
     tree = safe_pickle.read_pickle(stream, ids)
     sizes = {}
@@ -102,13 +99,13 @@ def _stream(stream: io.BytesIO) -> tuple[Any, dict[str, bytes]]:
         length = count * sizes[str(key)]
         data = stream.read(length) if length >= 0 else b""
         if len(data) != length:
-            raise ValueError(f"storage {key} is cut off")
+            raise ValueError(f"storage {key} is truncated")
         storages[str(key)] = data
     return tree, storages
 
 
 def _typed(content: bytes) -> tuple[Any, bytes]:
-    """Element type and bytes of a storage that was saved by itself inside a pickle."""
+    """Element type and bytes of a storage that was saved on its own inside a pickle."""
     stream = io.BytesIO(content)
     if safe_pickle.read_pickle(stream) != MAGIC:
         raise ValueError("a storage inside a pickle that torch.save did not write")

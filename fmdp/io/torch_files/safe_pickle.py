@@ -1,9 +1,9 @@
-"""Pickles read as data: what a pickle would call is written down instead of being called.
+"""Pickles read as data: calls in a pickle are recorded instead of being made.
 
-The opcodes are taken apart by the standard library's `pickletools`, which executes nothing, and put together here.
-Globals are names and stay names: none is looked up, imported or called, whatever it says. Beyond that, a global has to
-be one that checkpoints consist of (`ADMITTED`), so that a file made to attack somebody is refused by the name of what
-it was after, and not passed on half-read.
+The standard library's `pickletools` splits a pickle into opcodes without executing anything; this module interprets
+them. Globals stay names: none is looked up, imported or called. In addition, a global has to be one that checkpoints
+consist of (`ADMITTED`). A malicious file is therefore refused, with the name of what it tried to call, and no part of
+it is passed on.
 """
 
 import io
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from fmdp.errors import InputError
 
-PERSISTENT = "persistent id"  # the name of what stands for one; no global is called so
+PERSISTENT = "persistent id"  # the name of the record that stands for one; no global has this name
 
 ADMITTED = re.compile(
     "|".join(
@@ -29,7 +29,7 @@ ADMITTED = re.compile(
             # modules and activations
             r"torch\.nn(\.(functional|parameter|(modules|parallel|utils)(\.\w+)?))?\.[A-Za-z]\w*",
             r"torch\._C\._nn\.[a-z]\w*",
-            # objects with their source text beside them, and what the programs that write those use
+            # objects with their source text, and the classes of the programs that write them
             r"(\w+\.)*persistence\._reconstruct_persistent_obj",
             r"dnnlib\.util\.EasyDict",
             r"training(\.[A-Za-z]\w*)+",
@@ -48,33 +48,34 @@ PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
 
 class GlobalName(NamedTuple):
-    """The name of something, never looked up."""
+    """The name of a global, which is never looked up."""
 
     name: str
 
 
 class PickledCall:
-    """What a pickle wants made by a call: the name of the called, its arguments, and the state given afterwards."""
+    """A recorded call: the name of the callable, its arguments, and the state that is set afterwards."""
 
     __slots__ = ("arguments", "name", "state")
 
     def __init__(self, name: str, arguments: tuple):
-        """A call that does not happen."""
+        """A call that is not made."""
         self.name, self.arguments, self.state = name, arguments, None
 
 
 def read_pickle(stream: io.BytesIO, ids: list | None = None) -> Any:
-    """One pickle, as dicts, lists, tuples, strings, bytes, numbers, and Inert or Global for everything else.
+    """One pickle as dicts, lists, tuples, strings, bytes and numbers, and PickledCall or GlobalName for all else.
 
-    Sets come as lists. Values may contain themselves, as in any pickle.
+    Sets are returned as lists. Values may contain themselves, as in any pickle.
 
     Args:
-      stream: of bytes in memory (a length that a file states is believed by other streams); left behind the pickle.
-      ids: gathers the persistent ids, which the value holds as Inert of the name PERSISTENT; None refuses them.
+      stream: bytes in memory (other streams trust the lengths that a file states); it is left after the pickle.
+      ids: collects the persistent ids, which appear in the value as PickledCall with the name PERSISTENT; None refuses
+        them.
 
     Raises:
       InputError: a global is not admitted.
-      ValueError, IndexError, KeyError, TypeError, OverflowError: it is damaged.
+      ValueError, IndexError, KeyError, TypeError, OverflowError: the pickle is damaged.
     """
     machine = _Machine(ids)
     for opcode, argument, _ in pickletools.genops(stream):
@@ -85,7 +86,7 @@ def read_pickle(stream: io.BytesIO, ids: list | None = None) -> Any:
 
 
 class _Machine:
-    """The stack, the marked stacks below it and the memo of one pickle."""
+    """The stack, the marked stacks below it, and the memo of one pickle."""
 
     def __init__(self, ids: list | None):
         self.stack: list[Any] = []
@@ -94,7 +95,7 @@ class _Machine:
         self.ids = ids
 
     def step(self, opcode: str, argument: Any) -> None:
-        """Everything that an opcode does; anything left over is no part of a checkpoint."""
+        """Interpret one opcode; opcodes that no checkpoint uses are refused."""
         stack = self.stack
         if opcode in _CONSTANTS:
             stack.append(_CONSTANTS[opcode])
@@ -110,7 +111,7 @@ class _Machine:
             self.below.append(stack)
             self.stack = []
         elif opcode in ("POP_MARK", "POP"):
-            # A pop of the mark itself is a pop of what it began.
+            # Popping the mark itself removes everything above it.
             self._marked() if opcode == "POP_MARK" or not stack else stack.pop()
         elif opcode == "DUP":
             stack.append(stack[-1])
@@ -118,12 +119,12 @@ class _Machine:
             self._make(opcode, argument)
 
     def _marked(self) -> list:
-        """Everything above the newest mark, taken off with it."""
+        """Everything above the latest mark, removed together with it."""
         items, self.stack = self.stack, self.below.pop()
         return items
 
     def _contain(self, opcode: str) -> bool:
-        """Make or fill a container, where the opcode does that."""
+        """Make or fill a container; False if the opcode does something else."""
         if opcode in ("EMPTY_DICT", "EMPTY_LIST", "EMPTY_SET", "EMPTY_TUPLE"):
             self.stack.append({"EMPTY_DICT": dict, "EMPTY_TUPLE": tuple}.get(opcode, list)())
         elif opcode in ("LIST", "FROZENSET"):
@@ -134,7 +135,7 @@ class _Machine:
             self.stack.append(tuple(items))
         elif opcode in ("TUPLE1", "TUPLE2", "TUPLE3"):
             count = int(opcode[-1])
-            _require(len(self.stack) >= count, "a tuple of more than there is")
+            _require(len(self.stack) >= count, "a tuple that is longer than the stack")
             self.stack[-count:] = [tuple(self.stack[-count:])]
         elif opcode == "DICT":
             items = self._marked()
@@ -152,12 +153,12 @@ class _Machine:
         return True
 
     def _make(self, opcode: str, argument: Any) -> None:
-        """Note what would be looked up, called or given a state."""
+        """Record a lookup, a call or a state."""
         if opcode == "GLOBAL":
             self.stack.append(_admit(*argument.split(" ", 1)))
         elif opcode == "STACK_GLOBAL":
             name, module = self.stack.pop(), self.stack.pop()
-            _require(isinstance(name, str) and isinstance(module, str), "a global that is not called by a string")
+            _require(isinstance(name, str) and isinstance(module, str), "a global whose name is not a string")
             self.stack.append(_admit(module, name))
         elif opcode in ("REDUCE", "NEWOBJ"):
             arguments, called = self.stack.pop(), self.stack.pop()
@@ -177,7 +178,7 @@ class _Machine:
             self.ids.append(self.stack.pop())
             self.stack.append(PickledCall(PERSISTENT, (self.ids[-1],)))
         else:
-            raise InputError(f"its pickle has the opcode {opcode}, which is no part of a checkpoint")
+            raise InputError(f"its pickle has the opcode {opcode}, which does not belong in a checkpoint")
 
 
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
@@ -199,14 +200,14 @@ def _admit(module: str, name: str) -> GlobalName:
     full = f"{PYTHON_2.get(module, module)}.{name}"
     if not ADMITTED.fullmatch(full):
         raise InputError(
-            f"it asks for {ascii(full)[1:-1][:100]}, which is no part of a checkpoint: nothing was run; look for a"
-            " .safetensors, or for a file of the state_dict alone"
+            f"it asks for {ascii(full)[1:-1][:100]}, which does not belong in a checkpoint; nothing was run: look for"
+            " a .safetensors file, or for one with only the state_dict"
         )
     return GlobalName(full)
 
 
 def _note(called: Any, arguments: Any) -> Any:
-    """A call, noted; of the containers, what it would give."""
+    """The record of a call; for containers, the container that the call would give."""
     _require(isinstance(called, GlobalName) and isinstance(arguments, tuple), "a call of something that has no name")
     if called.name == "copyreg._reconstructor":  # objects before protocol 2: the class, its base, and the base's value
         _require(len(arguments) == 3, "an object of no class")
@@ -219,10 +220,10 @@ def _note(called: Any, arguments: Any) -> Any:
 
 
 def _mapping(items: list) -> dict:
-    """A dict of keys and values in turn."""
+    """A dict of alternating keys and values."""
     keys = items[::2]
     _require(len(items) == 2 * len(keys), "a key without a value")
-    # Only what is hashed in constant time, without recursion.
+    # Only keys that are hashed in constant time and without recursion.
     _require(
         all(key is None or isinstance(key, str | bytes | int | float | GlobalName | PickledCall) for key in keys),
         "bad key",

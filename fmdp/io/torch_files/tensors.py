@@ -1,4 +1,4 @@
-"""Tensors and modules out of what `inert` wrote down: each array is checked against the bytes that are at hand."""
+"""Tensors and modules from the records of `safe_pickle`; each array is checked against the bytes that exist for it."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -20,10 +20,10 @@ BY_NAME = {
     "int64": np.int64, "int32": np.int32, "int16": np.int16, "int8": np.int8, "uint8": np.uint8, "bool": np.bool_,
     "complex64": np.complex64, "complex128": np.complex128,
 }  # fmt: skip
-# Where checkpoints keep what one wants of them, most wanted first.
+# The keys under which checkpoints keep their networks; the first one found is taken.
 NETWORKS = ("ema", "G_ema", "params_ema", "ema_state_dict", "model_ema", "state_dict", "model_state_dict", "model",
             "module", "net", "params")  # fmt: skip
-DEEPEST = 60
+MAX_DEPTH = 60  # levels of nesting
 
 Storages = Callable[[str], bytes]
 """The bytes of a storage by its key; KeyError where there is none."""
@@ -33,13 +33,13 @@ def named_arrays(tree: Any, storages: Storages, load_bytes: Callable[[bytes], An
     """The arrays of a network in a checkpoint, by their names in its state_dict.
 
     Args:
-      tree: from `inert.read`.
-      storages: of the file around it.
-      load_bytes: what `torch.storage._load_from_bytes` would give of bytes, as (dtype, bytes).
+      tree: from `safe_pickle.read_pickle`.
+      storages: of the file that holds the pickle.
+      load_bytes: the result of `torch.storage._load_from_bytes` as (dtype, bytes).
 
     Raises:
-      InputError: there are none.
-      ValueError, IndexError, KeyError, TypeError: the tree is not what a checkpoint is.
+      InputError: there are no arrays.
+      ValueError, IndexError, KeyError, TypeError: the tree is not that of a checkpoint.
     """
     found = {}
     for name, leaf in _leaves(_network(tree), "", 0):
@@ -52,7 +52,7 @@ def named_arrays(tree: Any, storages: Storages, load_bytes: Callable[[bytes], An
 
 
 def _network(tree: Any) -> Any:
-    """The part of a checkpoint that is the network: under one of the usual keys, or all of it."""
+    """The network in a checkpoint: the value of one of the usual keys, or the whole tree."""
     for _ in range(3):
         if not isinstance(tree, dict):
             break
@@ -64,9 +64,9 @@ def _network(tree: Any) -> Any:
 
 
 def _leaves(tree: Any, prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
-    """What a state_dict would name: entries of nested dicts, parameters and buffers of modules."""
-    if depth > DEEPEST:
-        raise ValueError(f"it is nested more than {DEEPEST} deep")
+    """The entries that a state_dict would have: those of nested dicts, and parameters and buffers of modules."""
+    if depth > MAX_DEPTH:
+        raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
     if isinstance(tree, PickledCall) and tree.name.endswith("persistence._reconstruct_persistent_obj"):
         (meta,) = tree.arguments
         tree = meta["state"]
@@ -84,8 +84,8 @@ def _leaves(tree: Any, prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
 
 
 def _array(leaf: Any, storages: Storages, load_bytes: Callable[[bytes], Any], depth: int = 0) -> np.ndarray | None:
-    """The array that a leaf stands for; None for anything else, such as a number or an activation."""
-    if not isinstance(leaf, PickledCall) or leaf.name not in _REBUILT or depth > DEEPEST:
+    """The array that a leaf stands for, or None if it is something else, such as a number or an activation."""
+    if not isinstance(leaf, PickledCall) or leaf.name not in _REBUILT or depth > MAX_DEPTH:
         return None
     arguments = leaf.arguments
     if leaf.name == "torch._utils._rebuild_parameter":
@@ -113,10 +113,10 @@ _REBUILT = frozenset(
 
 
 def strided(content: bytes, dtype: Any, offset: int, size: tuple, stride: tuple) -> np.ndarray:
-    """The elements of a storage that a tensor shows, never more of them than the storage holds.
+    """The elements of a storage that a tensor views.
 
     Raises:
-      ValueError: it would reach beyond the storage.
+      ValueError: the tensor has more elements than the storage, or reaches beyond its end.
     """
     size, stride = (tuple(int(n) for n in numbers) for numbers in (size, stride))
     flat = np.frombuffer(content, dtype, count=len(content) // np.dtype(dtype).itemsize)
@@ -132,7 +132,7 @@ def strided(content: bytes, dtype: Any, offset: int, size: tuple, stride: tuple)
 
 
 def _storage(storage: Any, storages: Storages, load_bytes: Callable[[bytes], Any]) -> tuple[Any, bytes]:
-    """Element type and bytes of a storage; of one without a type, single bytes."""
+    """Element type and bytes of a storage; untyped storages consist of single bytes."""
     if storage.name == "torch.storage._load_from_bytes":
         return load_bytes(storage.arguments[0])
     if storage.name == "torch.storage.TypedStorage":
@@ -144,7 +144,7 @@ def _storage(storage: Any, storages: Storages, load_bytes: Callable[[bytes], Any
         raise ValueError("a persistent id that names no storage")
     dtype = np.dtype(DTYPES[typed.name.rpartition(".")[2].removesuffix("Storage")])
     content, start = storages(str(key)), 0
-    if view and view[0] is not None:  # of old files: a part of another storage
+    if view and view[0] is not None:  # in old files: a part of another storage
         _, start, count = view[0]
     first, last = start * dtype.itemsize, (start + count) * dtype.itemsize
     if start < 0 or count < 0 or last > len(content):

@@ -1,0 +1,33 @@
+"""The three identities that make a field the average velocity of its own flow: each as its two sides, to be equal.
+
+Training (`losses`) and measuring (`residuals`) compare the same two sides. Points x are [..., H, W, C] at time s; times
+are scalars or of the leading shape of x, 0 <= s <= u <= t <= 1 (Boffi et al., arXiv 2505.18825).
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from fmdp.flow.average_field import flow_map
+from fmdp.flow.interpolant import expand
+from fmdp.types import AverageField, Images, Time
+
+
+def lagrangian(field: AverageField, x: Images, s: Time, t: Time) -> tuple[Array, Array]:
+    """d/dt X_{s,t}(x) and v(X_{s,t}(x), t, t)."""
+    end, speed = jax.jvp(lambda t: flow_map(field, x, s, t), (t,), (jnp.ones_like(t),))
+    return speed, field(end, t, t)
+
+
+def semigroup(field: AverageField, x: Images, s: Time, u: Time, t: Time) -> tuple[Array, Array]:
+    """v(x, s, t) and the mean velocity of the two jumps s -> u -> t."""
+    first = field(x, s, u)
+    second = field(x + expand(u - s, x) * first, u, t)
+    share = expand((t - u) / jnp.maximum(t - s, jnp.finfo(x.dtype).tiny), x)
+    return field(x, s, t), (1 - share) * first + share * second
+
+
+def eulerian(field: AverageField, x: Images, s: Time, t: Time, velocity: Images) -> tuple[Array, Array]:
+    """v(x, s, t) and b + (t - s) (d/ds + b . grad) v with b = `velocity`, the instantaneous velocity at (x, s)."""
+    v, along_path = jax.jvp(lambda x, s: field(x, s, t), (x, s), (velocity, jnp.ones_like(s)))
+    return v, velocity + expand(t - s, x) * along_path
