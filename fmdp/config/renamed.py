@@ -27,7 +27,7 @@ def rename_keys(config: Any) -> list[str]:
     found = []
     for old, new in RENAMED.items():
         section, key = old.split(".")
-        if section in config and key in config[section]:
+        if hasattr(config.get(section), "keys") and key in config[section]:  # a damaged record holds anything
             config[section][new.split(".")[1]] = config[section][key]
             del config[section][key]
             found.append(old)
