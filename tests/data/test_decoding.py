@@ -118,6 +118,7 @@ def test_what_cannot_be_used_says_why(content, reason):
             FRAME.check(io.BytesIO(content))
 
 
+@pytest.mark.slow
 def test_a_mixed_folder_trains_and_names_what_it_leaves_out(mixed, tmp_path, caplog):
     c = default_config()
     c.name = "mixed"

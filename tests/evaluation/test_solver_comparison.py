@@ -45,6 +45,7 @@ def table():
         return solver_comparison.compare_solvers(FIELD, split(), tasks, settings(solvers=("pnp", "dps", "flower")), KEY)
 
 
+@pytest.mark.slow
 def test_every_run_of_the_plan_has_its_row(table):
     rows, pictures = table[0]["inverse"], table[1]
     for task in ("inpainting", "clipping"):
@@ -62,6 +63,7 @@ def test_every_run_of_the_plan_has_its_row(table):
     assert pictures["inpainting"].iterates[1.0].shape == (len(solver_comparison.ITERATES), *SHAPE)
 
 
+@pytest.mark.slow
 def test_what_fails_says_so_and_the_rest_goes_on(table):
     failed = {(r["task"], r["solver"]): r["failed"] for r in table[0]["inverse"] if "failed" in r}
     assert set(failed) == {("inpainting", "dps"), ("clipping", "dps"), ("clipping", "flower")}
@@ -72,6 +74,7 @@ def test_what_fails_says_so_and_the_rest_goes_on(table):
     assert chosen["inpainting", "pnp", 10]["gain"] in (0.5, 1.0)
 
 
+@pytest.mark.slow
 def test_both_knobs_meet_at_their_ends(table):
     rows = {
         (r["knob"], r["t_or_lookahead"]): r
@@ -82,6 +85,7 @@ def test_both_knobs_meet_at_their_ends(table):
         assert rows["chord", end]["mse"] == pytest.approx(rows["relative", end]["mse"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_floor_is_that_of_as_many_real_images(table):
     data, key = split(), jax.random.fold_in(KEY, 2)
     width = perception.median_distance(features(jnp.asarray(denoising.reference_images(data)[0])))
@@ -90,6 +94,7 @@ def test_the_floor_is_that_of_as_many_real_images(table):
     assert table[0]["inverse_floor"] != denoising.null_intervals(data, width, solver_comparison.DEALS, key)
 
 
+@pytest.mark.slow
 def test_files_of_the_comparison(table, tmp_path):
     summary, pictures = table
     solver_figures.write_table(tmp_path / "inverse.csv", summary["inverse"])
@@ -112,6 +117,7 @@ def test_tuning_takes_the_best_psnr(monkeypatch):
     assert solver_comparison.tune_options(FIELD, images, "", INPAINTING, "pnp", 10, settings(), KEY) == {"gain": 1.0}
 
 
+@pytest.mark.slow
 def test_batches_do_not_change_a_restoration_nor_settings_compile_anew():
     observations = solver_comparison.draw_observations(INPAINTING, "", jnp.asarray(split().test[:10]), KEY)
     options = {"steps": 3, "knob": "relative", "lookahead": 0.2, "gain": 0.5}

@@ -56,6 +56,7 @@ def test_denoising_any_size_is_the_closed_form(size):
     assert restored.facts["tiles"] == {8: 1, 3: 1, 21: 5 * 3}[size[0]]
 
 
+@pytest.mark.slow
 def test_what_is_hidden_is_filled_in_and_what_is_seen_is_kept():
     x = 0.5 * picture(10, 8)
     request = Request(operator="box_inpainting", parameters={"size": 4}, sigma=0.01, lookaheads=(1.0,), num_samples=16)
@@ -85,6 +86,7 @@ def test_colour_and_gray_meet():
         restore(PRIOR, picture(8, 8), Request(operator="colorization"))
 
 
+@pytest.mark.slow
 def test_a_small_picture_is_enlarged_and_an_odd_one_cropped():
     request = Request(operator="super_resolution", parameters={"factor": 2}, degraded=True, sigma=0.05, steps=5)
     assert restore(PRIOR, picture(6, 5), request).images.shape == (1, 1, 12, 10, 1)
@@ -93,6 +95,7 @@ def test_a_small_picture_is_enlarged_and_an_odd_one_cropped():
     assert restored.facts["notes"][0] == "cropped from 9x7 to 8x6, which 2 divides"
 
 
+@pytest.mark.slow
 def test_an_operator_of_your_own_measures_pictures_of_its_size():
     rows = operators.from_function(lambda x: x[::2, :, 0], (12, 9, 1), linear=True, name="even_rows")
     x = 0.5 * picture(12, 9)
@@ -243,6 +246,7 @@ def load(path):
         return np.asarray(image, float)
 
 
+@pytest.mark.slow
 def test_a_folder_of_mixed_files(tmp_path, capsys):
     """As the issue has it: sizes, 16 bits, a palette with alpha, an EXIF rotation, twins by name, and broken files."""
     source, output = tmp_path / "in", tmp_path / "out"
@@ -281,6 +285,7 @@ def test_a_folder_of_mixed_files(tmp_path, capsys):
     np.testing.assert_allclose(load(output / "deep_r0.00.png"), 127.5 + (deep - 127.5) * 0.25 / 0.26, atol=1.1)
 
 
+@pytest.mark.slow
 def test_several_draws_leave_their_mean_and_spread(tmp_path):
     save(tmp_path / "x.png", np.full((8, 8), 90, np.uint8))
     request = Request(operator="box_inpainting", parameters={"size": 4}, num_samples=4, steps=20, lookaheads=(1.0,))
@@ -357,6 +362,7 @@ def test_nothing_but_earlier_restorations_is_replaced(tmp_path):
     assert image_files.restore_files(PRIOR, request, source, tmp_path / "out", {})[0] == 1
 
 
+@pytest.mark.slow
 def test_no_two_pictures_are_restored_into_one_file(tmp_path):
     names = ["a.png", "a.PNG", "A.png", "a.bmp", "a_png.png", "a_bmp.png", "a_measured.png", "a_std.png", "a_png_2.png"]
     names += [
