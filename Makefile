@@ -9,10 +9,10 @@ demo: $(INSTALLED)
 	$(BIN)/python -m fmdp.main --config=configs/digits.py
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -q -n 2
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-fast: $(INSTALLED)
-	$(BIN)/python -m pytest -q -n 2 -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 test-long: $(INSTALLED)
 	$(BIN)/python -m pytest -q -s -m long

@@ -39,6 +39,8 @@ def get_config(variant: str = ""):
         config.network.width = 32
         config.network.blocks = 1
         config.train.steps = 30
+        config.evaluate.update(points=9, noise_draws=1, bootstrap=20, figure_images=2)
+        config.evaluate.update(baseline_images=40, baseline_steps=4)
         config.inverse.tasks = {"box_inpainting": config.inverse.tasks.box_inpainting}
         config.inverse.update(solvers=("pnp", "flower"), images=8, tuning_images=4, seeds=2, steps=(2, 5))
         config.inverse.lookaheads = (0.0, 1.0)

@@ -31,7 +31,7 @@ def smoke(config: ConfigDict) -> None:
     """Make a configuration of pictures one of seconds, in place: 32 pixels, a tiny network, a few steps, for tests."""
     config.name = f"{config.name}_smoke"
     config.data.size = 32
-    config.network.update(channels=4, multipliers=(1,), blocks=1, attention=(), resolution=32)
+    config.network.update(channels=4, multipliers=(1,), blocks=0, attention=(), resolution=32)
     config.train.update(steps=2, batch_size=8, log_every=1, checkpoint_every=2)
     config.evaluate.update(
         noise_levels=(0.5,), points=3, noise_draws=1, bootstrap=2, batch_size=8, baseline_images=4, baseline_steps=2

@@ -50,6 +50,7 @@ def run(**given):
         restore_command.run_restore()
 
 
+@pytest.mark.slow
 def test_a_folder_from_the_command_line(checkpoint, pictures, tmp_path):
     out = tmp_path / "out"
     process = command(

@@ -160,6 +160,7 @@ def test_a_lower_limit_of_the_users_own_is_no_crash(monkeypatch):
         decode(picture(20, 24))
 
 
+@pytest.mark.slow
 def test_a_mixed_folder_trains_and_names_what_it_leaves_out(mixed, tmp_path, caplog):
     c = default_config()
     c.name = "mixed"

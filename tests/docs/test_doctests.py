@@ -18,6 +18,7 @@ MODULES = sorted(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_run(name, capsys):
     failed, attempted = doctest.testmod(importlib.import_module(name), optionflags=FLAGS)

@@ -70,6 +70,7 @@ def test_without_weights_one_line_says_so_and_measures_nothing(monkeypatch, caps
     assert "lpips_vgg needs vgg16-397923af.pth of torchvision's models and lpips/weights/v0.1/vgg.pth" in line
 
 
+@pytest.mark.slow
 def test_lpips_per_image_is_that_of_the_network_and_of_gray_images_their_colours(settings):
     networks = network_metrics.load_network_metrics(SPLIT, settings)
     restored = np.stack([images(2, 40), 1.5 * images(3, 40)]).reshape(2, 1, 40, SIDE, SIDE, 1)

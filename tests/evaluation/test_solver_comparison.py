@@ -50,6 +50,7 @@ def table():
         return to_json(result), pictures
 
 
+@pytest.mark.slow
 def test_every_run_of_the_plan_has_its_row(table):
     rows, pictures = table[0]["inverse"], table[1]
     for task in ("inpainting", "clipping"):
@@ -67,6 +68,7 @@ def test_every_run_of_the_plan_has_its_row(table):
     assert pictures["inpainting"].iterates[1.0].shape == (len(solver_comparison.ITERATES), *SHAPE)
 
 
+@pytest.mark.slow
 def test_a_failed_run_says_why_and_the_others_still_run(table):
     failed = {(r["task"], r["solver"]): r["failed"] for r in table[0]["inverse"] if "failed" in r}
     assert set(failed) == {("inpainting", "dps"), ("clipping", "dps"), ("clipping", "flower")}
@@ -77,6 +79,7 @@ def test_a_failed_run_says_why_and_the_others_still_run(table):
     assert chosen["inpainting", "pnp", 10]["gain"] in (0.5, 1.0)
 
 
+@pytest.mark.slow
 def test_both_knobs_meet_at_their_ends(table):
     rows = {
         (r["knob"], r["t_or_lookahead"]): r
@@ -87,6 +90,7 @@ def test_both_knobs_meet_at_their_ends(table):
         assert rows["chord", end]["mse"] == pytest.approx(rows["relative", end]["mse"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_floor_is_that_of_as_many_real_images(table):
     data, key = split(), jax.random.fold_in(KEY, 2)
     width = perception.median_distance(features(jnp.asarray(measures.reference_images(data)[0])))
@@ -105,6 +109,7 @@ def test_strips_show_the_curve_of_most_steps_and_every_baseline(table):
         np.testing.assert_array_equal(tile, image)
 
 
+@pytest.mark.slow
 def test_files_of_the_comparison(table, tmp_path):
     summary, pictures = table
     result = from_json(SolverResult, summary, "result")
@@ -128,6 +133,7 @@ def test_tuning_takes_the_best_psnr(monkeypatch):
     assert solver_plan.tune_options(FIELD, images, "", INPAINTING, "pnp", 10, settings(), KEY) == {"gain": 1.0}
 
 
+@pytest.mark.slow
 def test_batches_do_not_change_a_restoration_nor_settings_compile_anew():
     observations = solver_batches.draw_observations(INPAINTING, "", jnp.asarray(split().test[:10]), KEY)
     options = {"steps": 3, "knob": "relative", "lookahead": 0.2, "gain": 0.5}

@@ -100,6 +100,7 @@ def test_gaussian_field_is_smooth_across_the_diagonal_in_float32():
     np.testing.assert_allclose(slope, difference, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_fields_take_scalars_and_leading_shapes_under_transformations(x64):
     x = jax.random.normal(jax.random.key(0), (2, 3, *SHAPE))
     s, t = jnp.linspace(0, 0.5, 6).reshape(2, 3), jnp.linspace(0.5, 1, 6).reshape(2, 3)
@@ -111,6 +112,7 @@ def test_fields_take_scalars_and_leading_shapes_under_transformations(x64):
         np.testing.assert_allclose(field(x[1, 2], 0.5, 1.0), whole[1, 2], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_gaussian_mse_and_w2_against_monte_carlo():
     target = targets()["full"]
     s, times, n = 0.4, jnp.array([0.4, 0.7, 1.0]), 100_000
@@ -141,6 +143,7 @@ def test_gain_mse_and_w2_are_monotone_in_the_lookahead(x64):
         assert np.all(np.diff(target.squared_w2(s, t)) < 0)
 
 
+@pytest.mark.slow
 def test_off_diagonal_losses_are_zero_at_exact_fields(x64):
     x0, x1 = jax.random.normal(jax.random.key(0), (2, *SHAPE))
     times = tuple(map(jnp.asarray, (0.25, 0.5, 0.8)))
@@ -152,6 +155,7 @@ def test_off_diagonal_losses_are_zero_at_exact_fields(x64):
     assert wrong > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["diagonal", "meanflow"])
 def test_gradient_of_the_noisy_losses_vanishes_on_average_at_the_exact_field(name):
     """Their values do not: the conditional velocity is noisy. A small change of the field must not lower them."""
@@ -177,6 +181,7 @@ def test_gradient_of_the_noisy_losses_vanishes_on_average_at_the_exact_field(nam
     assert np.all(np.abs(off) > 8 * error)
 
 
+@pytest.mark.slow
 def test_mixture_flow_against_an_independent_solver(x64):
     target = small_mixture(tolerance=1e-10)
     x = jnp.asarray(random_mean(5))
@@ -202,6 +207,7 @@ def test_mixture_flow_against_an_independent_solver(x64):
     assert np.abs(loose - truth).max() > 1e-9
 
 
+@pytest.mark.slow
 def test_mixture_of_one_component_is_the_gaussian(x64):
     covariance = random_covariance(4)
     gaussian = Gaussian(random_mean(1), covariance)
@@ -215,6 +221,7 @@ def test_mixture_of_one_component_is_the_gaussian(x64):
     assert error < 1e-12
 
 
+@pytest.mark.slow
 def test_one_trajectory_gives_every_lookahead(x64):
     target = small_mixture(tolerance=1e-9)
     x = jax.random.normal(jax.random.key(0), (4, *SHAPE))
@@ -249,6 +256,7 @@ def test_targets_of_equal_shape_share_one_compilation_and_none_is_kept_alive(kin
     assert second() is None
 
 
+@pytest.mark.slow
 def test_mixture_moments_mmse_and_strata():
     target = small_mixture()
     n = 20_000

@@ -37,6 +37,7 @@ def noisy(target, s, n, seed=0):
     return x1, s * x1 + (1 - s) * jax.random.normal(jax.random.key(seed + 100), x1.shape)
 
 
+@pytest.mark.slow
 def test_isotropic_lookahead_is_on_the_frontier(x64):
     target = gaussian(np.full(5, 0.4))
     for s in (0.0, 0.3, 0.5, 0.9):
@@ -49,6 +50,7 @@ def test_isotropic_lookahead_is_on_the_frontier(x64):
         np.testing.assert_allclose(points.mse, best, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("eigenvalues", "table"),
     [
@@ -163,6 +165,7 @@ def line_of_the_modes(s, r):
     return mmse, mean((ends[1] - ends[0]) ** 2) + (gains[1] - gains[0]) ** 2 * q, mmse + from_first, from_last
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("s", "first", "last"), [(0.3, 1.186, 1.721), (0.5, 0.618, 0.760), (0.7, 0.175, 0.203)])
 def test_reference_mixture_end_points(s, first, last):
     """The known numbers are Monte Carlo, and 2.2 to 2.4 % low at s = .3; the quadrature is met to a few permille."""
@@ -195,6 +198,7 @@ def reference_curve():
     return s, estimates, *frontier.assignment_curve(estimates, x1, estimates[0], first, second)
 
 
+@pytest.mark.slow
 def test_reference_mixture_curve_lies_a_little_above_the_frontier():
     _, _, points, plane = reference_curve()
     assert 2 * plane.floor == pytest.approx(0.007, abs=0.004)
@@ -217,6 +221,7 @@ def test_moments_give_w2_between_gaussians_and_a_bound_below_it_otherwise():
     assert frontier.assignment_squared_w2(x, y) > 0.02
 
 
+@pytest.mark.slow
 def test_bracket_closes_on_an_isotropic_gaussian():
     target, s, n = gaussian(np.full(8, 0.3)), 0.4, 4000
     _, x = noisy_gaussian(target, s, n)

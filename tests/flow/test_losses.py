@@ -57,6 +57,7 @@ def students(field, x0, x1, s, t):
     return {"lagrangian": speed, "semigroup": v, "eulerian": v, "meanflow": v}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", losses.OFF_DIAGONAL)
 def test_value_and_gradient_against_finite_differences(setup, name):
     make, flat, x0, x1, (s, u, t) = setup

@@ -49,6 +49,7 @@ def test_scaled_diffusion_has_the_posterior_mean_and_a_scaled_variance(target, p
     np.testing.assert_allclose(variance, scale**2 * expected, rtol=0.05, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_discretisation_is_of_first_order_and_narrow(x64, target, point):
     """The variance is a deterministic function of the steps: propagate it, for every eigenvalue, without sampling."""
 
@@ -81,6 +82,7 @@ def test_bridge_is_the_posterior_of_the_noising_process(x64):
     assert float(none) == 0
 
 
+@pytest.mark.slow
 def test_errors_of_the_rivals_are_the_known_multiples_of_the_mmse(target):
     x1 = target.sample(jax.random.key(0), COUNT)
     x = S * x1 + (1 - S) * jax.random.normal(jax.random.key(1), x1.shape)
@@ -99,6 +101,7 @@ def test_errors_of_the_rivals_are_the_known_multiples_of_the_mmse(target):
         assert relative(estimate) == pytest.approx(factor, rel=0.04), name
 
 
+@pytest.mark.slow
 def test_samples_mean_and_blend_are_those_of_their_keys(target):
     x, keys, field = jnp.ones((5, *SHAPE)), jax.random.split(jax.random.key(3), 3), target.average_field
     draw = jax.jit(lambda key: posterior_sampling.posterior_sample(field, x, S, key, steps=10))
@@ -112,6 +115,7 @@ def test_samples_mean_and_blend_are_those_of_their_keys(target):
     np.testing.assert_allclose(mixed, 0.75 * estimate + 0.25 * first, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_starts_from_pure_noise_and_at_each_images_own_time(target):
     s = jnp.repeat(jnp.array([0.0, 0.9]), 4000)
     x = jnp.ones((8000, *SHAPE))

@@ -34,6 +34,7 @@ def test_zero_at_the_exact_field_and_only_there(target, x, name):
     assert np.all(term(lambda x, s, t: target.velocity(x, s), x) > 1e-4)  # one Euler step
 
 
+@pytest.mark.slow
 def test_zero_at_the_exact_field_of_a_mixture(x):
     rng = np.random.default_rng(1)
     roots = rng.normal(size=(2, 4, 4))
@@ -86,6 +87,7 @@ def test_diagonal_is_finite(target, x):
     assert np.all(np.asarray(residuals.semigroup(target.average_field, x, s, s, s)) < 1e-25)
 
 
+@pytest.mark.slow
 def test_table_over_a_grid(target):
     images = target.sample(jax.random.key(1), 50)
     pairs = [(0.2, 0.2), (0.2, 1.0), (0.6, 0.9)]

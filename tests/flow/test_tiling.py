@@ -39,6 +39,7 @@ def test_the_middle_of_a_padded_image_is_the_image():
     np.testing.assert_array_equal(padded[0, 3:5], x[0])  # mirrored
 
 
+@pytest.mark.slow
 def test_a_field_of_independent_pixels_is_the_same_on_tiles():
     """Where a pixel does not depend on its neighbours, neither does the blend of tiles."""
     tile, shape = (6, 4, 1), (12, 10, 1)
@@ -64,6 +65,7 @@ def test_no_seam_shows_where_tiles_disagree():
     assert v[0, -1, 0] == pytest.approx(4.5)
 
 
+@pytest.mark.slow
 def test_an_operator_on_a_canvas_measures_its_middle():
     inner = operators.make("gaussian_blur", (5, 7, 1), kernel_size=3, std=1.0)
     wide = cropped_operator.on_canvas(inner, (8, 8, 1))

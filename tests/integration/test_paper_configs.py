@@ -80,6 +80,7 @@ def test_smoke_runs_end_to_end_on_the_layout_the_config_names(name, metric_weigh
     assert all(np.isfinite(point["mse"]) for curve in summary["denoise"] for point in curve["points"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "shape", "parameters"),
     [

@@ -11,6 +11,8 @@ import time
 
 import pytest
 
+from tests.support.forked import Ended, run_forked
+
 pytestmark = pytest.mark.slow
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -24,7 +26,7 @@ TINY = (
 
 
 def start(*command, **environment):
-    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "jax")} | environment
+    environment = os.environ | environment
     return subprocess.Popen(
         [sys.executable, *command], cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -209,29 +211,38 @@ def test_all_processes_stop_where_no_update_is_finite(tmp_path):
 
 
 def test_what_cannot_run_ends_in_one_line_and_no_hang(tmp_path):
-    main = ("-m", "fmdp.main", *TINY, f"--workdir={tmp_path / 'new'}", "--distributed=auto", "--distributed_timeout=8")
+    arguments = [*TINY, f"--workdir={tmp_path / 'new'}", "--distributed=auto", "--distributed_timeout=8"]
 
     def member(process, address):
         return {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(process)}
 
-    cases = {
-        "batch": (lambda: local(*TINY, "--config.train.batch_size=254"), "must be divisible by the 4 devices"),
-        "mesh": (lambda: local(*TINY, "--config.parallel.devices=8"), "this run found 4"),
-        "too few": (
-            lambda: start(*main, **member(0, "localhost:38471")),
-            "not all 2 processes came to localhost:38471",
-        ),
-        "unreachable": (lambda: start(*main, **member(1, "localhost:9")), "localhost:9 cannot be reached"),
-        "no such host": (lambda: start(*main, **member(1, "no.such.host.invalid:9")), "cannot be reached"),
-        "no cluster": (lambda: start(*main), "no cluster was joined"),
+    launched = {
+        "batch": local(*TINY, "--config.train.batch_size=254"),
+        "mesh": local(*TINY, "--config.parallel.devices=8"),
     }
-    names = list(cases)
-    for at in range(0, len(names), 2):
-        started = {name: cases[name][0]() for name in names[at : at + 2]}
-        for name, process in started.items():
-            out, err = process.communicate(timeout=60)
-            assert process.returncode == 2, (name, process.returncode, err[-2000:])
-            assert out == "", (name, out)
-            assert len(err.splitlines()) == 1, (name, err)
-            assert cases[name][1] in err, (name, err)
+    alone = {
+        "too few": member(0, "localhost:38471"),
+        "unreachable": member(1, "localhost:9"),
+        "no such host": member(1, "no.such.host.invalid:9"),
+        "no cluster": {},
+    }
+    ended = {}
+    for name, process in launched.items():
+        out, err = process.communicate(timeout=120)
+        ended[name] = Ended(process.returncode, out, err)
+    ended |= run_forked(dict.fromkeys(alone, arguments), alone)
+    said = {
+        "batch": "must be divisible by the 4 devices",
+        "mesh": "this run found 4",
+        "too few": "not all 2 processes came to localhost:38471",
+        "unreachable": "localhost:9 cannot be reached",
+        "no such host": "cannot be reached",
+        "no cluster": "no cluster was joined",
+    }
+    assert ended.keys() == said.keys()
+    for name, (code, out, err) in ended.items():
+        assert code == 2, (name, code, err[-2000:])
+        assert out == "", (name, out)
+        assert len(err.splitlines()) == 1, (name, err)
+        assert said[name] in err, (name, err)
     assert not (tmp_path / "new").exists()

@@ -47,6 +47,7 @@ def test_fid_of_few_images_is_refused_unless_asked_for():
     assert generative.fid(enough, enough) == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_kid_is_the_closed_form_and_its_subsets_agree():
     shift = 0.4
     x, y = normal(3, 20_000, 1), shift + normal(4, 20_000, 1)

@@ -13,6 +13,7 @@ def apply(network, params, *images):
     return jax.jit(network.apply)({"params": params}, *images)
 
 
+@pytest.mark.slow
 def test_inception_gives_the_features_of_the_independent_network():
     params = convert_weights.inception_params(random_arrays("inception"))
     assert set(params) == set(STORED["inception"]["kernels"])
@@ -21,6 +22,7 @@ def test_inception_gives_the_features_of_the_independent_network():
     np.testing.assert_allclose(features[:, ::409], STORED["inception"]["values"], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["alex", "vgg"])
 def test_lpips_is_the_distance_of_the_independent_network(backbone):
     network, name = LPIPS(backbone), f"lpips_{backbone}"

@@ -22,6 +22,7 @@ def test_mse_and_psnr_are_per_image():
     np.testing.assert_allclose(distortion.psnr(restored, clean), 20 * np.log10(2 / off), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_ssim_is_one_for_the_same_image_and_falls_with_noise():
     clean = jnp.clip(normal(0, 2, 3, 16, 16, 3), -1, 1)
     scores = [distortion.ssim(clean + sigma * normal(1, *clean.shape), clean) for sigma in (0.0, 0.1, 0.5)]
@@ -32,6 +33,7 @@ def test_ssim_is_one_for_the_same_image_and_falls_with_noise():
     assert distortion.ssim(clean[..., :8, :8, :], clean[..., :8, :8, :]).shape == (2, 3)
 
 
+@pytest.mark.slow
 def test_kernel_distance_equals_its_double_sum():
     x, y, width = normal(0, 6, 3), normal(1, 5, 3) + 0.5, jnp.asarray(1.3)
 
@@ -44,6 +46,7 @@ def test_kernel_distance_equals_its_double_sum():
     np.testing.assert_allclose(perception.kernel_distance(x, y, width), xx + yy - 2 * xy, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_kernel_distance_is_unbiased():
     values = [
         perception.kernel_distance(normal(2 * i, 20, 2), normal(2 * i + 1, 30, 2), jnp.asarray(1.0)) for i in range(200)
@@ -63,6 +66,7 @@ def test_variance_ratio_of_a_shrunk_set():
     assert perception.variance_ratio(0.5 * x + 3, x) == pytest.approx(0.25, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_floor_holds_real_against_real_and_not_a_blurred_set():
     real = normal(0, 400, 6)
     width = perception.median_distance(real)

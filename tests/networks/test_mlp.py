@@ -19,6 +19,7 @@ def perturbed(network):
     return jax.jit(lambda x, s, t: network.apply(params, x, s, t))
 
 
+@pytest.mark.slow
 def test_zero_at_first_and_one_image_as_in_a_batch():
     network = MLP(width=8, blocks=1)
     assert not network.apply(network.init(jax.random.key(1), X, 0.0, 0.0), X, 0.2, 0.7).any()
@@ -29,6 +30,7 @@ def test_zero_at_first_and_one_image_as_in_a_batch():
         np.testing.assert_allclose(field(X[i], s[i], s[i] + 0.3), batch[i], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_output_gains_make_a_linear_map_that_varies_in_time():
     field = perturbed(MLP(width=8, blocks=0, output_gain=True))
     plain = perturbed(MLP(width=8, blocks=0))

@@ -29,6 +29,7 @@ def picture(shape, seed=1):
     return jnp.asarray(np.tanh(np.random.default_rng(seed).normal(size=shape)), float)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NOISES)
 def test_likelihood_is_that_of_the_draws(x64, name):
     noise, law = NOISES[name], LAWS[name]
@@ -46,6 +47,7 @@ def test_likelihood_is_that_of_the_draws(x64, name):
     np.testing.assert_allclose(y[:, grey].var(), noise.variance, rtol=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NOISES)
 def test_gradients_also_at_zero_and_dark_pixels(x64, name):
     H = operators.make("gaussian_blur", SHAPE, kernel_size=3, std=1.0)
@@ -75,6 +77,7 @@ def test_poisson_at_dark_pixels(x64, peak):
         np.testing.assert_allclose(values[exact], -scipy.stats.poisson(rates[exact]).logpmf(k), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_energy_is_the_square_or_its_like_at_mid_grey(x64):
     x = 0.05 * picture(SHAPE)
     H = operators.make("denoising", SHAPE)
@@ -90,6 +93,7 @@ def test_energy_is_the_square_or_its_like_at_mid_grey(x64):
     np.testing.assert_allclose(by_noise["laplace"], 4 * 0.2 * np.sign(x - y), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_measured_with_the_operator_scored_with_its_surrogate():
     x = picture((16, 16, 3))
     H = operators.make("jpeg", x.shape, quality=10)
@@ -107,6 +111,7 @@ def test_measured_with_the_operator_scored_with_its_surrogate():
     np.testing.assert_allclose(score(0.9 * x)[0], constant, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_batch_has_its_own_operators_and_noise_levels():
     keys, x = jax.random.split(KEY, 3), picture((3, 8, 8, 1))
     sigma = jnp.asarray([0.01, 0.1, 1.0])

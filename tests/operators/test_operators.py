@@ -78,6 +78,7 @@ def test_adjoint_and_norm_of_linear_operators(case):
     np.testing.assert_allclose(size, np.linalg.svd(A, compute_uv=False)[0], rtol=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", NONLINEAR, ids=name_of)
 def test_adjoint_and_norm_of_nonlinear_operators_at_a_point(case):
     name, shape, parameters = case
@@ -96,6 +97,7 @@ def test_adjoint_and_norm_of_nonlinear_operators_at_a_point(case):
         operators.adjoint(H, y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [*LINEAR[2::4], *NONLINEAR], ids=name_of)
 def test_gradients_also_at_zero_and_dark_pixels(x64, case):
     name, shape, parameters = case

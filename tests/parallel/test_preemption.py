@@ -19,6 +19,7 @@ from tests.cli.test_main import ROOT, command
 from tests.training.test_loop import IMAGES, leaves, small_config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", preemption.SIGNALS)
 def test_a_signal_ends_the_run_with_the_step_at_hand_saved(number, tmp_path, monkeypatch, capsys):
     """And what goes on from there is, bit for bit, what was never interrupted."""

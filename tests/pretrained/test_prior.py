@@ -34,6 +34,7 @@ def saved(prior, tmp_path):
     return tmp_path / "tiny"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("half", "tolerance"), [(False, 0.0), (True, 0.01)])
 def test_what_is_saved_is_loaded(prior, tmp_path, half, tolerance):
     prior_files.save(tmp_path / "tiny", prior, half)
@@ -56,6 +57,7 @@ def test_half_takes_half_the_room(prior, tmp_path):
         assert sizes[-1] < held < sizes[-1] + 2000
 
 
+@pytest.mark.slow
 def test_a_run_can_be_loaded_from_its_folder(tmp_path, monkeypatch):
     c = digits.get_config("smoke")
     c.train.steps = 2
@@ -113,6 +115,7 @@ def test_an_existing_folder_is_not_overwritten(prior, saved):
         prior_files.save(saved, prior)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", prior_files.shipped())
 def test_shipped_priors_are_small_and_restore(name):
     folder = prior_files.SHIPPED_WEIGHTS / name

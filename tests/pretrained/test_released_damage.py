@@ -6,6 +6,7 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from safetensors.numpy import save_file
 
 from fmdp import networks
@@ -61,6 +62,7 @@ def damage(arrays, rng):
     return arrays
 
 
+@pytest.mark.slow
 def test_damaged_networks_are_loaded_or_refused(tmp_path):
     arrays, rng, loaded = released(), random.Random(0), 0
     path = tmp_path / "x.safetensors"

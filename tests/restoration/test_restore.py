@@ -28,6 +28,7 @@ def test_denoising_any_size_is_the_closed_form(size):
     assert restored.facts["tiles"] == {8: 1, 3: 1, 21: 5 * 3}[size[0]]
 
 
+@pytest.mark.slow
 def test_what_is_hidden_is_filled_in_and_what_is_seen_is_kept():
     x = 0.5 * picture(10, 8)
     request = Request(operator="box_inpainting", parameters={"size": 4}, sigma=0.01, lookaheads=(1.0,), num_samples=16)
@@ -60,6 +61,7 @@ def test_colour_and_gray_meet():
     np.testing.assert_allclose(restore(PRIOR, x, Request(sigma=0.1)).clean, luma, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_small_picture_is_enlarged_and_an_odd_one_cropped():
     request = Request(operator="super_resolution", parameters={"factor": 2}, degraded=True, sigma=0.05, steps=5)
     assert restore(PRIOR, picture(6, 5), request).images.shape == (1, 1, 12, 10, 1)
@@ -68,6 +70,7 @@ def test_a_small_picture_is_enlarged_and_an_odd_one_cropped():
     assert restored.facts["notes"][0] == "cropped from 9x7 to 8x6, which 2 divides"
 
 
+@pytest.mark.slow
 def test_an_operator_of_your_own_measures_pictures_of_its_size():
     rows = operators.from_function(lambda x: x[::2, :, 0], (12, 9, 1), linear=True, name="even_rows")
     x = 0.5 * picture(12, 9)

@@ -85,6 +85,7 @@ NPZ = io.BytesIO()
 np.savez_compressed(NPZ, images=np.arange(4 * 36, dtype=np.uint8).reshape(4, 6, 6), labels=np.arange(4) % 2)
 
 
+@pytest.mark.slow
 @cases(300)
 @given(st.sampled_from([("zip", ZIP.getvalue()), ("npz", NPZ.getvalue())]), st.data())
 def test_damaged_archives_are_refused_or_read(archive, draw):

@@ -50,6 +50,7 @@ def test_each_file_is_decoded_or_refused_in_time(folder):
     assert 0.1 * FILES < whole < 0.7 * FILES  # the fuzzer reaches beyond the headers, and does damage
 
 
+@pytest.mark.slow
 def test_restoring_accounts_for_every_file(folder, tmp_path, capsys):
     done, faults = restored(folder, tmp_path / "out", seconds=300)
     names = {path.name for path in folder.iterdir()}

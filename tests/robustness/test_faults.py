@@ -24,8 +24,9 @@ def check(kills):
 
 
 @pytest.mark.slow
-def test_four_kills_change_nothing(tmp_path):
-    check(faults.harass(tmp_path, kills=4, steps=120, seed=0))
+def test_two_kills_change_nothing(tmp_path):
+    """SIGKILL in training and SIGTERM in the evaluation; the test below does so again and again."""
+    check(faults.harass(tmp_path, kills=2, steps=60, seed=0))
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ from fmdp.restoration.request import RULES, Request
 from tests.support.generated import cases
 
 KEYS = jax.random.split(jax.random.key(0), 4)
-CASES = dict(operators=250, parameters=500, times=400, shapes=400, networks=150, configs=700, commands=500)
+CASES = dict(operators=100, parameters=300, times=300, shapes=400, networks=100, configs=700, commands=300)
 """Generated cases by what they are of; `test_there_are_as_many_cases_as_promised` adds them up."""
 
 
@@ -64,6 +64,7 @@ def test_every_operator_is_among_them():
     assert FITTING.keys() == operators.OPERATORS.keys()
 
 
+@pytest.mark.slow
 @cases(CASES["operators"])
 @given(st.sampled_from(sorted(FITTING)), SHAPES, st.sampled_from(range(4)), st.integers(0, 2**31), st.data())
 def test_operators_are_linear_have_adjoints_and_the_shapes_they_say(name, shape, key, seed, draw):
@@ -94,6 +95,7 @@ ANYTHING = st.one_of(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @cases(CASES["parameters"])
 @given(st.sampled_from(sorted(operators.OPERATORS)), SHAPES, st.booleans(), st.data())
 def test_any_parameters_make_an_operator_or_one_line(name, shape, keyed, draw):
@@ -164,6 +166,7 @@ def test_tiles_cover_every_pixel_and_a_crop_undoes_a_pad(height, width, a, b, ch
     assert jax.eval_shape(lambda x: tiling.crop(x, image), padded).shape == image
 
 
+@pytest.mark.slow
 @cases(CASES["networks"])
 @given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 3), st.sampled_from([1, 3]))
 def test_networks_give_the_shape_they_are_given_or_refuse_it(height, width, levels, channels):
@@ -242,6 +245,7 @@ def flag_values():
     return st.tuples(st.sampled_from(names), values).map(lambda pair: f"--{pair[0]}={pair[1]}")
 
 
+@pytest.mark.slow
 @cases(CASES["commands"])
 @given(st.lists(flag_values(), max_size=4), st.booleans())
 def test_any_command_line_is_accepted_or_an_input_error(given_, configured):

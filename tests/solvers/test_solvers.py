@@ -71,6 +71,7 @@ def draw(run, n):
 # What each solver does to a Gaussian prior.
 
 
+@pytest.mark.slow
 def test_ot_ode_draws_from_the_posterior():
     """With weight 1 its equation is that of the posterior's own flow where r^2 is the spread of x1: for Sigma = I."""
     observation, H = blurred()
@@ -87,6 +88,7 @@ def test_ot_ode_draws_from_the_posterior():
     np.testing.assert_allclose(lift @ lift.T, spread, atol=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("steps", "spread"), [(1, 1.0), (8, 1.0), (8, 0.0)])
 def test_flower_draws_from_the_posterior_or_settles_on_its_mean(steps, spread):
     observation, H = blurred()
@@ -186,6 +188,7 @@ def test_pnp_without_renoising_settles_on_tikhonovs(t):
     np.testing.assert_allclose(run(t), fixed_point(COLOURED, H, np.ravel(observation.y), 0.5, t, 1.0), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_pnp_renoised_settles_in_law():
     observation, H = blurred(COLOURED)
     x = draw(lambda key: stay(observation, key, 0.5, 1.0, 20), 6000)
@@ -194,6 +197,7 @@ def test_pnp_renoised_settles_in_law():
     np.testing.assert_allclose(np.cov(x.T), stationary_covariance(COLOURED, H, 0.5, 1.0, 1.0), atol=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("t", "draws"), [(1.0, 1), (0.5, 1), (0.5, 4)])
 def test_pnp_without_a_measurement_keeps_the_prior(t, draws):
     """All of its covariance at t = 1, at most half at t = s; the renoisings of one step average."""
@@ -243,6 +247,7 @@ def test_pnp_safe_steps_do_not_diverge_where_published_ones_do():
     assert safe < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("noise", "gain"),
     [(PoissonNoise(peak=20.0), 0.05), (PoissonNoise(peak=500.0), 0.05), (LaplaceNoise(scale=0.1), 0.2)],
@@ -292,6 +297,7 @@ def batch(n):
     return jax.vmap(measure)(jax.random.split(KEY, n), COLOURED.sample(KEY, n))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOLVERS)
 def test_one_program_per_image_and_for_all_options_that_are_numbers(name):
     observations, keys, traces = batch(4), jax.random.split(jax.random.key(1), 4), []
@@ -375,6 +381,7 @@ def test_a_diverging_solve_names_task_solver_and_step(name):
     raise_if_diverged(info._replace(failed_step=jnp.array(-1)), "blurry", name)
 
 
+@pytest.mark.slow
 def test_pnp_flow_is_its_preset():
     observation, _ = blurred()
     noise = jax.random.normal(KEY, (3, 5, *SHAPE))
@@ -431,6 +438,7 @@ def test_what_a_solver_cannot_solve():
             SOLVERS[name](WHITE.average_field, wrong, KEY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pnp", "dps", "d_flow"])
 def test_nonlinear_operators_are_restored(name):
     shape = (16, 16, 3)
