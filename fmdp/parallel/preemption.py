@@ -1,4 +1,4 @@
-"""Being asked to end: a machine is taken away, or somebody pressed Ctrl-C. The step at hand is saved first."""
+"""Stopping on request, when a machine is preempted or somebody presses Ctrl-C, after saving the current step."""
 
 import contextlib
 import os
@@ -14,11 +14,11 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 @contextlib.contextmanager
 def watch_signals() -> Iterator[Callable[[int], int]]:
-    """Gives a function of the step that says by which signal the run was asked to end, 0 while it was not.
+    """Gives a function of the step that returns the signal which asked the run to stop, or 0 if there was none.
 
-    The first SIGTERM or SIGINT only asks, the next one ends the program at once. What came too late for the function to
-    say it raises SystemExit where the watch ends. Several processes are told by JAX, all at the same step, and a second
-    SIGTERM asks nothing new of them. Outside the main thread Python takes no signals.
+    The first SIGTERM or SIGINT is a request; the next one ends the program at once. A request that comes too late for
+    the function raises SystemExit at the end of the block. JAX informs several processes, all at the same step; a
+    second SIGTERM has no effect on them. Outside the main thread Python cannot handle signals.
     """
     several = jax.process_count() > 1
     taken = (signal.SIGINT,) if several else SIGNALS
@@ -33,7 +33,7 @@ def watch_signals() -> Iterator[Callable[[int], int]]:
     def ask(number, frame):
         restore()
         if several:
-            os.kill(os.getpid(), signal.SIGTERM)  # the only one that JAX tells to all
+            os.kill(os.getpid(), signal.SIGTERM)  # the only signal that JAX passes to all processes
         asked.append(number)
 
     def asked_to_end(step):
@@ -49,14 +49,14 @@ def watch_signals() -> Iterator[Callable[[int], int]]:
         yield asked_to_end
     finally:
         restore()
-    if number := asked_to_end(last + 1):  # JAX names a step that no process has come to
-        print("asked to end: all steps are saved, the same command goes on from there", flush=True)
+    if number := asked_to_end(last + 1):  # JAX names a step that no process has reached
+        print("Termination requested; all steps are saved. Run the same command again to resume.", flush=True)
         raise SystemExit(128 + number)
     stop_watching()
 
 
 def stop_watching() -> None:
-    """From here on there is nothing to save: SIGTERM ends this process at once, which JAX would only take note of."""
+    """Let SIGTERM end this process at once, now that nothing is left to save; JAX would only record it."""
     if jax.process_count() > 1 and _is_main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

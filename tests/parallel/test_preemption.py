@@ -59,7 +59,7 @@ def test_a_signal_while_the_last_checkpoint_is_written_ends_the_run_once_it_is_w
         loop.fit(small_config(steps=8), IMAGES, tmp_path)
     monkeypatch.undo()
     assert ended.value.code == 128 + number
-    assert "asked to end: all steps are saved" in capsys.readouterr().out
+    assert "Termination requested; all steps are saved" in capsys.readouterr().out
     assert loop.restore_state(small_config(steps=8), IMAGES.shape[1:], tmp_path)[1]["steps"] == 8
 
 
