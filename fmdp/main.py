@@ -259,7 +259,7 @@ def cli(program: Callable[[list[str]], None] = main) -> None:
         jax.config.update(LEAST_SECONDS, 0.0)
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names are any bytes on a disk
     try:
-        cluster.run(lambda: app.run(program, flags_parser=parse_flags))
+        cluster.run_process(lambda: app.run(program, flags_parser=parse_flags))
     except InputError as error:
         exit_with_message(str(error))
     except KeyboardInterrupt:

@@ -147,7 +147,7 @@ class Observation:
         """The root mean square of y - H(x), with the operator itself, on the [-1, 1] scale; comparable to sigma."""
         return jnp.sqrt(jnp.mean(jnp.square(self.y - self.operator(x))))
 
-    def check(self) -> None:
+    def check_shape(self) -> None:
         """Raises InputError if y does not have the shape of the operator's output."""
         H = self.operator
         if self.y.shape != H.output_shape:

@@ -110,7 +110,7 @@ def leave(message: str, code: int = 2, patience: float = 0) -> NoReturn:
     os._exit(code)
 
 
-def run(program: Callable[[], Any]) -> None:
+def run_process(program: Callable[[], Any]) -> None:
     """Run a program; if it fails in one of several processes, end that process at once, as `leave` does."""
     try:
         program()

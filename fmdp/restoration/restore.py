@@ -111,7 +111,7 @@ def restore(prior: SizedField, picture: ArrayLike, request: Request = DENOISING)
         facts |= {"s": s, "evaluations": 1}
     else:
         observed = Observation(y=measured, operator=on_canvas(operator, canvas), noise=GaussianNoise(sigma=sigma))
-        observed.check()
+        observed.check_shape()
         draws = jax.random.split(keys[2], request.num_samples)
         images, info = _solve(prior, observed, draws, lookaheads, request.gain, request.steps, canvas, tile)
         try:
