@@ -242,13 +242,6 @@ def bracket(
         cov = (second - first[..., None] * first[:, None]) * size / (size - 1)
         return np.stack([added, squared_w2(mean, covariance, first, cov) / n, coupled])
 
-    def statistics(distances, mmse) -> np.ndarray:
-        added, low, high = distances
-        low, mse = np.clip(low, 0, high), mmse + added
-        least = _relative_excess(mse, low, mmse, high[0])
-        most = _relative_excess(mse, high, mmse, low[0])
-        return np.maximum(np.stack([mse, low, high, least, most]), 0)
-
     partial = np.stack(
         [
             distances([t - p for t, p in zip(total, parts, strict=True)], count - size)
@@ -257,9 +250,9 @@ def bracket(
     )
     # The bias of the sample moments is removed before taking square roots, which would amplify it near P = 0.
     corrected = GROUPS * distances(total, count) - (GROUPS - 1) * partial.mean(0)
-    value = statistics(corrected, mmse[0])
-    moved = np.stack([statistics(corrected + deviation, mmse[0]) for deviation in partial - partial.mean(0)])
-    variance = (GROUPS - 1) * moved.var(0) + (statistics(corrected, sum(mmse)) - value) ** 2
+    value = _statistics(corrected, mmse[0])
+    moved = np.stack([_statistics(corrected + deviation, mmse[0]) for deviation in partial - partial.mean(0)])
+    variance = (GROUPS - 1) * moved.var(0) + (_statistics(corrected, sum(mmse)) - value) ** 2
     mse, low, high, least, most = value[:, 1:]
     mse_error, *errors = np.sqrt(variance)[:, 1:]
     star = Interval(*value[1:3, 0], *np.sqrt(variance)[1:3, 0])
@@ -278,6 +271,15 @@ def _moments(curves: np.ndarray, ideal: np.ndarray):
         np.square(curves - curves[0]).mean(-1).sum(-1),
         np.square(curves - ideal).mean(-1).sum(-1),
     )
+
+
+def _statistics(distances: np.ndarray, mmse: float) -> np.ndarray:
+    """For each curve: mean squared error, both bounds of its squared W2, and both bounds of its relative excess."""
+    added, low, high = distances
+    low, mse = np.clip(low, 0, high), mmse + added
+    least = _relative_excess(mse, low, mmse, high[0])
+    most = _relative_excess(mse, high, mmse, low[0])
+    return np.maximum(np.stack([mse, low, high, least, most]), 0)
 
 
 def _target_moments(target: Gaussian | GaussianMixture) -> tuple[np.ndarray, np.ndarray]:
