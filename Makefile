@@ -1,4 +1,4 @@
-# Two commands on a machine that has only python3 (3.11 or newer): `make demo` and `make test`.
+# `make demo` and `make test` need only python3 (3.11 or newer); every target creates .venv by itself.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed

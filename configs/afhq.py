@@ -2,17 +2,21 @@
 
 python -m fmdp.main --config=configs/afhq.py --config.data.path=data/afhq
 
-The path is AFHQ's official folder, train/ and val/ (or test/) with cat/, dog/ and wild/ in each, whose split is kept; a
-folder of one of them, such as data/afhq/train/cat, of which a fiftieth is held out; or any other folder or zip of
-pictures of at least 256 pixels a side. --config.data.workers=8 decodes in eight processes.
+The path is one of these:
+- AFHQ's official folder, with train/ and val/ (or test/), each with cat/, dog/ and wild/. The official split is kept.
+- A folder of one class, such as data/afhq/train/cat. One fiftieth of it is held out.
+- Any other folder or zip of pictures of at least 256 pixels a side.
 
-Expected time: not measured; meant for one TPU host or GPU server, for days. --config.network.dtype=bfloat16 and
---config.network.remat=True trade precision and time for memory.
-Memory of the training step on one device (fmdp.bench --only=memory, as compiled for a CPU): 1.8 GB and 6.7 GB for
-each example; a batch of 2 / 4 / 10 on devices of 16 / 32 / 80 GB. --config.train.grad_accumulation_steps
-takes larger ones in parts, and docs/devices.md tells of more devices.
+--config.data.workers=8 decodes in eight processes.
+
+Expected time: not measured. The settings are meant for days on one TPU host or GPU server.
+--config.network.dtype=bfloat16 and --config.network.remat=True trade precision and time for memory.
+Memory of the training step on one device (fmdp.bench --only=memory, as compiled for a CPU): 1.8 GB, plus 6.7 GB for
+each example. That allows a batch of 2 / 4 / 10 on devices of 16 / 32 / 80 GB.
+--config.train.grad_accumulation_steps processes larger batches in parts. docs/devices.md explains how to use several
+devices.
 Expected scores: not measured.
-configs/afhq.py:smoke is the same at 32 pixels with a tiny network and two steps, for tests; its scores mean nothing.
+configs/afhq.py:smoke is for tests: 32 pixels, a tiny network and two steps. Its scores are meaningless.
 """
 
 from fmdp.config import presets

@@ -3,17 +3,18 @@
 python -m fmdp.main --config=configs/cifar10.py --config.data.path=cifar10-32x32.zip
 
 The path is a zip in StyleGAN's layout, a folder of pictures (train/<class>/, test/<class>/), or an npz with x_train,
-y_train, x_test and y_test. What tensorflow-datasets has prepared as array_record is
---config.data.source=tfds --config.data.path=<its data_dir>. Without an official split a fiftieth is held out.
+y_train, x_test and y_test. For data that tensorflow-datasets has prepared as array_record use
+--config.data.source=tfds --config.data.path=<its data_dir>. Without an official split, one fiftieth is held out.
 
-Expected time: not measured; meant for one TPU host or GPU server. --config.network.dtype=bfloat16 and
+Expected time: not measured. The settings are meant for one TPU host or GPU server. --config.network.dtype=bfloat16 and
 --config.network.remat=True trade precision and time for memory.
-Memory of the training step on one device (fmdp.bench --only=memory, as compiled for a CPU): 3.5 GB and 15 MB for
-each example; a batch of 700 / 1,700 / 4,600 on devices of 16 / 32 / 80 GB.
---config.train.grad_accumulation_steps takes larger ones in parts, and docs/devices.md tells of more devices.
+Memory of the training step on one device (fmdp.bench --only=memory, as compiled for a CPU): 3.5 GB, plus 15 MB for
+each example. That allows a batch of 700 / 1,700 / 4,600 on devices of 16 / 32 / 80 GB.
+--config.train.grad_accumulation_steps processes larger batches in parts. docs/devices.md explains how to use several
+devices.
 Expected scores: not measured.
-configs/cifar10.py:small is a network of two million parameters, by which fmdp.bench measures speed on a CPU.
-configs/cifar10.py:smoke is the same at 32 pixels with a tiny network and two steps, for tests; its scores mean nothing.
+configs/cifar10.py:small has a network of two million parameters, with which fmdp.bench measures speed on a CPU.
+configs/cifar10.py:smoke is for tests: 32 pixels, a tiny network and two steps. Its scores are meaningless.
 """
 
 from fmdp.config import presets

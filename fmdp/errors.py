@@ -23,6 +23,22 @@ class InputError(ValueError):
     """Input that fmdp cannot use. The message is one line that names the value and the remedy."""
 
 
+class ParameterError(InputError):
+    """A parameter of a function or class that cannot be used, by the name that Python code gives it.
+
+    The command line names its own flag instead, with the same remedy.
+
+    Attributes:
+      parameter: its name.
+      remedy: what is wrong with its value and what to do.
+    """
+
+    def __init__(self, owner: str, parameter: str, value: object, remedy: str):
+        """The message is `owner(parameter=value): remedy`."""
+        super().__init__(f"{owner}({parameter}={' '.join(repr(value).split())[:100]}): {remedy}")
+        self.parameter, self.remedy = parameter, remedy
+
+
 @contextlib.contextmanager
 def translating(message: Callable[[str], str], *kinds: type[BaseException]) -> Iterator[None]:
     """Turns errors of these kinds in the block into an InputError, with `message` of the reason that they give.

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Several processes on this machine, each with simulated CPU devices, that run fmdp.main as one: for debugging.
+"""Run fmdp.main in several processes on this machine, each with simulated CPU devices, for debugging.
 
 python launch/local.py --processes=2 --devices=2 -- --config=configs/digits.py --workdir=runs/two
 
-What stands after `--` goes to fmdp.main. A process that fails ends the run; SIGINT and SIGTERM go to all processes.
+Arguments after `--` go to fmdp.main. If one process fails, the run ends. SIGINT and SIGTERM go to all processes.
 """
 
 import argparse
@@ -17,17 +17,17 @@ import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-PATIENCE = 3.0  # seconds for which the others may end by themselves once one has failed
+PATIENCE = 3.0  # seconds that the other processes have to end by themselves after one has failed
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Our own options, and those of fmdp.main."""
+    """The options of this program, and the arguments for fmdp.main."""
     end = argv.index("--") if "--" in argv else len(argv)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--processes", type=int, default=2, help="how many (2)")
-    parser.add_argument("--devices", type=int, default=1, help="simulated devices of each (1)")
-    parser.add_argument("--timeout", type=int, default=60, help="seconds in which all must have met (60)")
-    parser.add_argument("--grace", type=int, default=30, help="seconds to save and end in after a signal (30)")
+    parser.add_argument("--processes", type=int, default=2, help="number of processes (2)")
+    parser.add_argument("--devices", type=int, default=1, help="simulated devices per process (1)")
+    parser.add_argument("--timeout", type=int, default=60, help="seconds within which all processes must have met (60)")
+    parser.add_argument("--grace", type=int, default=30, help="seconds to save and end after a signal (30)")
     options = parser.parse_args(argv[:end])
     for name, value in vars(options).items():
         most = {"processes": 64, "devices": 64}.get(name, 86_400)
@@ -37,15 +37,15 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def start(options: argparse.Namespace, arguments: list[str]) -> list[subprocess.Popen]:
-    """The processes, told by their environment who they are; only the first speaks for itself."""
+    """Start the processes. Each learns its index from the environment; only the first one prints to standard output."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    told = {
+    environment = {
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(options.devices),
-        "NPROC": str((os.cpu_count() or 1) + options.devices),  # threads, as parallel.divide_cpu has it
+        "NPROC": str((os.cpu_count() or 1) + options.devices),  # threads, as in fmdp.parallel.mesh.divide_cpu
         "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
         "JAX_NUM_PROCESSES": str(options.processes),
     }
@@ -53,8 +53,8 @@ def start(options: argparse.Namespace, arguments: list[str]) -> list[subprocess.
     return [
         subprocess.Popen(
             [*command, *arguments],
-            env=os.environ | told | {"JAX_PROCESS_ID": str(process)},
-            start_new_session=True,  # a Ctrl-C reaches them through us, once
+            env=os.environ | environment | {"JAX_PROCESS_ID": str(process)},
+            start_new_session=True,  # Ctrl-C reaches them through this process, once
             stdout=subprocess.DEVNULL if process else None,
             stderr=subprocess.PIPE if process else None,
             text=True,
@@ -64,9 +64,9 @@ def start(options: argparse.Namespace, arguments: list[str]) -> list[subprocess.
 
 
 def listen(process: int, processes: list[subprocess.Popen], reasons: dict[int, str]) -> None:
-    """Show what a process writes to standard error, but keep back why it failed: others may say the same.
+    """Print the standard error of a process, but store its reason for failing: other processes may give the same one.
 
-    What it writes after the first process has failed is about the loss of that one.
+    Output after the failure of the first process is dropped, because it only reports the loss of that process.
     """
     for line in processes[process].stderr or ():
         if line.startswith("fmdp: "):
@@ -76,7 +76,11 @@ def listen(process: int, processes: list[subprocess.Popen], reasons: dict[int, s
 
 
 def wait(processes: list[subprocess.Popen], signals: list[int], grace: float) -> int | None:
-    """Wait until all have ended, or have been ended because one failed or a signal came; the one that failed first."""
+    """Wait until all processes have ended; after a failure or a signal, kill those that remain.
+
+    Returns:
+      The index of the process that failed first, or None.
+    """
     failed, deadline = None, float("inf")
     while any(process.poll() is None for process in processes):
         time.sleep(0.1)
@@ -88,14 +92,14 @@ def wait(processes: list[subprocess.Popen], signals: list[int], grace: float) ->
             deadline = min(deadline, time.monotonic() + grace)
         if time.monotonic() > deadline:
             for process in processes:
-                process.kill()  # SIGTERM would only be a request to save
+                process.kill()  # SIGTERM would only request a checkpoint
     return (
         failed if failed is not None else next((i for i, process in enumerate(processes) if process.returncode), None)
     )
 
 
 def main(argv: list[str]) -> int:
-    """Run, and return the exit code."""
+    """Run the processes and return the exit code."""
     options, arguments = parse(argv)
     signals: list[int] = []
     processes = start(options, arguments)
@@ -129,7 +133,7 @@ def main(argv: list[str]) -> int:
         name = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         print(
             f"local: process {failed} of {len(processes)} ended by {name} ({code}), and with it the run:"
-            " the same command goes on from the last checkpoint",
+            " run the same command again to resume from the latest checkpoint",
             file=sys.stderr,
         )
     return code if code > 0 else 128 - code

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# A run on all hosts of a TPU slice: creates it where it does not exist, copies this checkout, starts fmdp.main there.
+# Runs fmdp on all hosts of a TPU slice: creates the slice if needed, copies this checkout and starts fmdp.main there.
 #
 #   launch/tpu_vm.sh --name=fmdp --zone=us-west4-a --type=v5litepod-16 --version=v2-alpha-tpuv5-lite \
 #     --nfs=10.0.0.2:/runs -- --config=configs/afhq.py --workdir=/mnt/fmdp/afhq
 #
-# --spot takes a slice that may be preempted: the same command again makes a new one and goes on from the last
-# checkpoint. --nfs is mounted at /mnt/fmdp; several hosts, and a slice that may go, need such a workdir.
-# --dry-run prints the commands. The slice is left running: launch/tpu_vm.sh --name= --zone= --delete ends it.
+# --spot requests a slice that may be preempted. Run the same command again to create a new one and resume from the latest
+# checkpoint. --nfs is mounted at /mnt/fmdp; several hosts or a preemptible slice need a workdir there.
+# --dry-run prints the commands. The slice keeps running until launch/tpu_vm.sh --name= --zone= --delete.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,7 +24,7 @@ while (($#)); do
     --dry-run) dry=1 ;;
     --delete) delete=1 ;;
     --) shift; break ;;
-    *) fail "unknown option $1: see the head of this file; what goes to fmdp.main stands after --" ;;
+    *) fail "unknown option $1: see the head of this file; the arguments of fmdp.main come after --" ;;
   esac
   shift
 done

@@ -28,12 +28,13 @@ import jax
 from absl import flags
 
 from fmdp import bench
-from fmdp.config.validation import MAX_CPU_DEVICES, validate, validate_for_devices
+from fmdp.cli.command_line import CONFIG
+from fmdp.cli.errors import run_program
+from fmdp.config.validation import MAX_CPU_DEVICES, divides_batch, validate, validate_for_devices
 from fmdp.errors import InputError
 from fmdp.io.files import expand_path, write_json
-from fmdp.main import CONFIG, cli, inapplicable_flags
+from fmdp.main import inapplicable_flags
 from fmdp.parallel import mesh
-from fmdp.training import loop
 
 ONLY = flags.DEFINE_list("only", [], "The sections to measure; all of them unless given.")
 BATCH = flags.DEFINE_integer(
@@ -57,7 +58,7 @@ def main(_) -> None:
     validate(config)
     if BATCH.value:
         config.train.batch_size = BATCH.value
-    mesh.divide_cpu(DEVICES.value or config.parallel.cpu_devices, partial(loop.divides_batch, config))
+    mesh.divide_cpu(DEVICES.value or config.parallel.cpu_devices, partial(divides_batch, config))
     validate_for_devices(config, mesh.count_devices())
     measured = {
         "config": config.name,
@@ -73,4 +74,4 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    cli(main)
+    run_program(main)

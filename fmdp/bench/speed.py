@@ -183,8 +183,7 @@ def input_pipeline(subject: Workload) -> dict[str, Any]:
         images = data.load_split(config.data).train
     except InputError as error:
         return {"not_measured": str(error)}
-    diagonal = data.diagonal_count(subject.size, config.loss.diagonal_share, len(devices))
-    iterator = data.batches(images, subject.size, diagonal, 0, flip=config.data.flip, workers=config.data.workers)
+    iterator = data.batches(images, subject.size, 0, flip=config.data.flip, workers=config.data.workers)
     place = train_modes.make_train_mode(config.parallel.mode, devices).place_batch
     steps = max(subject.rounds, 50)
     same, fresh = subject.run(devices), subject.run(devices, lambda: place(next(iterator)))

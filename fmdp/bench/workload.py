@@ -14,17 +14,18 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from fmdp import data
+from fmdp.flow.diagonal_rows import Rows
 from fmdp.parallel import train_modes
 from fmdp.training.state import TrainState, init_state, make_field, make_network
 from fmdp.training.step import make_train_step
 
 
 class Compiled(NamedTuple):
-    """A training step with what it takes; the state is used up by the first step."""
+    """A training step with its inputs; the first step donates the state."""
 
     step: Callable[..., Any]
     state: TrainState
-    batch: dict[str, dict[str, Array]]
+    batch: Rows
 
 
 @dataclass(frozen=True)
@@ -66,27 +67,16 @@ class Workload:
         """The times s and t of every image."""
         return jnp.full(self.size, 0.3), jnp.full(self.size, 0.8)
 
-    @property
-    def diagonal(self) -> int:
-        """How many examples of a batch train the diagonal."""
-        return data.diagonal_count(self.size, self.config.loss.diagonal_share, 1)
-
-    def batch(self, diagonal: int | None = None) -> dict[str, dict[str, Array]]:
-        """The images as a training batch, of which so many train the diagonal."""
-        count = self.diagonal if diagonal is None else diagonal
-        rows = jnp.arange(self.size, dtype=jnp.int32)
-        return {
-            "diagonal": {"image": self.images[:count], "row": rows[:count]},
-            "off_diagonal": {"image": self.images[count:], "row": rows[count:]},
-        }
+    def batch(self) -> Rows:
+        """The images as a training batch."""
+        return {"image": self.images, "row": jnp.arange(self.size, dtype=jnp.int32)}
 
     def compile(self, devices: Sequence[jax.Device]) -> Compiled:
         """The training step over some devices, with a state and a batch placed there."""
-        parallel = train_modes.make_train_mode(self.config.parallel.mode, devices, self.config.parallel.fsdp)
-        state = parallel.place_state(jax.tree.map(jnp.copy, self.state))
-        step = parallel.compile(partial(make_train_step, self.config), state)
-        diagonal = data.diagonal_count(self.size, self.config.loss.diagonal_share, len(devices))
-        return Compiled(step, state, parallel.place_batch(jax.device_get(self.batch(diagonal))))
+        mode = train_modes.make_train_mode(self.config.parallel.mode, devices, self.config.parallel.fsdp)
+        state = mode.place_state(jax.tree.map(jnp.copy, self.state))
+        step = mode.compile(partial(make_train_step, self.config), state)
+        return Compiled(step, state, mode.place_batch(jax.device_get(self.batch())))
 
     def run(self, devices: Sequence[jax.Device], fresh: Callable[[], Any] | None = None) -> Callable[[], Any]:
         """A function that takes one more training step over some devices, on the same batch or on fresh ones."""

@@ -12,8 +12,8 @@ from fmdp import networks
 from fmdp.config.defaults import default_config
 from fmdp.config.tasks import PROTOCOLS
 from fmdp.data.decoding import MAX_PIXELS
-from fmdp.data.pipeline import diagonal_count
 from fmdp.errors import MAX_NUMBER, InputError, kind_fault
+from fmdp.flow.diagonal_rows import diagonal_pattern
 from fmdp.flow.losses import OFF_DIAGONAL, WEIGHTING
 from fmdp.metrics import weights
 from fmdp.operators import OPERATORS
@@ -53,12 +53,20 @@ def validate_for_devices(config: ConfigDict, devices: int) -> None:
         "train.batch_size",
         f"must be divisible by the {parts}{devices} devices of this run",
     )
-    diagonal = diagonal_count(train.batch_size, share, devices * train.grad_accumulation_steps)
+    count, period = diagonal_pattern(train.batch_size // (devices * train.grad_accumulation_steps), share)
     require(
-        share == 1 or 0 < diagonal < train.batch_size,
+        share == 1 or 0 < count < period,
         "loss.diagonal_share",
         f"leaves a part of {train.batch_size} examples on {parts}{devices} devices empty: take a larger batch, or 1.0",
     )
+
+
+def divides_batch(config: ConfigDict, devices: int) -> bool:
+    """Whether so many devices divide the batch evenly and train the same rows on the diagonal as one device."""
+    size, share, parts = config.train.batch_size, config.loss.diagonal_share, config.train.grad_accumulation_steps
+    if size % (devices * parts):
+        return False
+    return diagonal_pattern(size // (devices * parts), share) == diagonal_pattern(size // parts, share)
 
 
 def validate(config: ConfigDict) -> None:

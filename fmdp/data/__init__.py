@@ -2,7 +2,7 @@
 
 from fmdp.data.containers import Images, UInt8Images, to_float
 from fmdp.data.decoding import ImagePreprocessor, LazyImages
-from fmdp.data.pipeline import batches, diagonal_count, records
+from fmdp.data.pipeline import batches, records
 from fmdp.data.sources import digits, load_split
 from fmdp.data.splits import Split, pin_split, split
 from fmdp.data.synthetic import DRAWING_SEED, TARGETS
@@ -16,7 +16,6 @@ __all__ = [
     "Split",
     "UInt8Images",
     "batches",
-    "diagonal_count",
     "digits",
     "load_split",
     "pin_split",

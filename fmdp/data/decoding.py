@@ -1,4 +1,4 @@
-"""Picture files as images: which can be used, and how each becomes a square of bytes."""
+"""Image files as arrays: which can be used, and how each becomes a square of bytes."""
 
 import concurrent.futures
 import contextlib
@@ -6,8 +6,9 @@ import functools
 import os
 import pathlib
 import stat
+import struct
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from io import BufferedIOBase
 from typing import IO, NamedTuple, cast
@@ -23,26 +24,40 @@ _KINDS = Image.registered_extensions()
 # No format that starts another program, and only what this Pillow was built with.
 FORMATS = tuple(kind for kind in ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP") if kind in Image.OPEN)
 SUFFIXES = {suffix for suffix, kind in _KINDS.items() if kind in FORMATS}
-MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 2**31  # above it Pillow warns
-MAX_NAMED = 10  # of the pictures left out are named, the rest counted
-# Too many pixels are left out, with a line that says so; of damaged metadata, which is not used, nobody needs to know.
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+MAX_PIXELS = 2**30 // 12
+"""The most pixels that `ImagePreprocessor.max_pixels` may allow: 256 MiB in colour, as in Pillow."""
 
 
 class UnusableError(Exception):
-    """A picture that cannot be used; the message says why."""
+    """An image file that cannot be used; the message says why.
+
+    Attributes:
+      parameter: the field of `ImagePreprocessor` that excludes it, or "" where no setting would admit it.
+    """
+
+    def __init__(self, message: str, parameter: str = ""):
+        """The message, and the parameter that it names."""
+        super().__init__(message)
+        self.parameter = parameter
+
+
+def ignore_metadata_warnings() -> None:
+    """Silence Pillow's warnings about damaged metadata, which is not used, in this process.
+
+    For programs of our own: importing this module leaves the warnings of the caller's program as they are.
+    """
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 def open_file(path: pathlib.Path) -> BufferedIOBase:
-    """A file opened for reading.
+    """A regular file, opened for reading.
 
     Raises:
       UnusableError: it is a pipe, a device or another thing that could keep its reader waiting.
       OSError: it cannot be opened.
     """
     if stat.S_ISREG(path.stat().st_mode):
-        # Should a pipe have taken its place meanwhile, it is opened without waiting.
+        # O_NONBLOCK: a pipe may have taken its place in the meantime.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
             return os.fdopen(descriptor, "rb")
@@ -52,86 +67,107 @@ def open_file(path: pathlib.Path) -> BufferedIOBase:
 
 @dataclass(frozen=True, kw_only=True)
 class ImagePreprocessor:
-    """What a picture is made into: the square in its middle, resized by Pillow's antialiased Lanczos filter.
+    """How an image file becomes an array: the square in its middle, resized by Pillow's antialiased Lanczos filter.
 
-    It is turned upright as its EXIF data says, transparent parts become white, and pixels of 16 bits are scaled down.
+    The image is turned upright as its EXIF data says. Transparency is composited on white, 16-bit images are reduced
+    to 8 bits, and only the first frame of an animation is used.
 
     Attributes:
-      size: pixels a side; a picture smaller than that is not used.
-      channels: 3 for colour, 1 for gray (ITU-R 601 luma).
-      max_pixels: a picture of more is not used.
-      keys: where size and max_pixels are set, for messages.
+      size: pixels per side; smaller images are not used.
+      channels: 3 for colour, 1 for gray (the Rec. 601 luma, by Pillow).
+      max_pixels: images with more pixels are not used.
     """
 
     size: int
     channels: int
     max_pixels: int
-    keys: str = "config.data."
 
     def check(self, file: BufferedIOBase) -> None:
-        """Look at the header of a picture.
+        """Read the header of an image.
 
         Raises:
-          UnusableError: it is none, too small or too large.
+          UnusableError: it is not an image, too small or too large.
         """
         self._open(file).close()
 
     def decode(self, file: BufferedIOBase) -> np.ndarray:
-        """The picture as bytes [size, size, channels].
+        """The image as uint8 [size, size, channels].
 
         Raises:
-          UnusableError: it is none, too small, too large, or damaged.
+          UnusableError: it is not an image, too small, too large, or damaged.
         """
         image = self.upright(file)
         side = min(image.size)
         left, top = ((length - side) // 2 for length in image.size)
-        image = image.crop((left, top, left + side, top + side))  # first: the filter looks beyond a box
+        with _damage_as_unusable():
+            image = image.crop((left, top, left + side, top + side))  # first: the filter looks beyond a box
         image = image.resize((self.size, self.size), Image.Resampling.LANCZOS)
         return np.asarray(image).reshape(self.size, self.size, self.channels)
 
     def upright(self, file: BufferedIOBase) -> Image.Image:
-        """The whole picture in gray ("L") or colour ("RGB"), of its own size.
+        """The complete image in gray ("L") or colour ("RGB"), at its own size.
 
         Raises:
           UnusableError: as `decode`.
         """
-        with self._open(file) as image:
-            try:
-                image.load()
-                with contextlib.suppress(Exception):  # damaged metadata turns nothing
-                    ImageOps.exif_transpose(image, in_place=True)
-                image = _eight_bits(image)
-                if image.has_transparency_data:
-                    white = Image.new("RGBA", image.size, "white")
-                    image = Image.alpha_composite(white, image.convert("RGBA"))
-                return image.convert("RGB" if self.channels == 3 else "L")
-            except UnusableError:
-                raise
-            except Exception as error:  # Pillow raises many kinds for a damaged file
-                raise UnusableError(f"damaged: {reason(error)}") from error
+        with self._open(file) as image, _damage_as_unusable():
+            image.load()
+            with contextlib.suppress(Exception):  # damaged metadata turns nothing
+                ImageOps.exif_transpose(image, in_place=True)
+            upright = _eight_bits(image)
+            if upright.has_transparency_data:
+                white = Image.new("RGBA", upright.size, "white")
+                upright = Image.alpha_composite(white, upright.convert("RGBA"))
+            return upright.convert("RGB" if self.channels == 3 else "L")
 
     def _open(self, file: BufferedIOBase) -> Image.Image:
         try:
-            if not file.read(1):
-                raise UnusableError("an empty file")
-            file.seek(0)
-            image: Image.Image = Image.open(cast(IO[bytes], file), formats=FORMATS)
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise UnusableError(f"more than {self.keys}max_pixels = {self.max_pixels:,} pixels") from error
+            image = _read_header(file)
+        except Image.DecompressionBombError as error:
+            raise UnusableError(f"it has more than max_pixels={self.max_pixels:,} pixels", "max_pixels") from error
         except UnusableError:
             raise
-        except Exception as error:  # as above
-            raise UnusableError("not a picture") from error
+        except Exception as error:  # Pillow raises many kinds for a damaged file
+            raise UnusableError("not an image") from error
         width, height = image.size
         if width * height > self.max_pixels:
-            raise UnusableError(f"{width}x{height} are more than {self.keys}max_pixels = {self.max_pixels:,} pixels")
+            raise UnusableError(f"{width}x{height} are more than max_pixels={self.max_pixels:,} pixels", "max_pixels")
         if min(width, height) < self.size:
-            raise UnusableError(f"{width}x{height} is smaller than {self.keys}size = {self.size}")
+            raise UnusableError(f"{width}x{height} is smaller than size={self.size}", "size")
         return image
 
 
+def _read_header(file: BufferedIOBase) -> Image.Image:
+    """The image of one of `FORMATS`, with only its header read.
+
+    `Image.open` would hold it to Pillow's limit for the process, by warnings that the caller's filters decide about;
+    our callers compare the size with their own limit before they decode.
+    """
+    prefix = file.read(16)
+    if not prefix:
+        raise UnusableError("an empty file")
+    for kind in FORMATS:
+        factory, accept = Image.OPEN[kind]
+        if accept is None or accept(prefix) is True:  # a string says what this Pillow lacks
+            file.seek(0)
+            with contextlib.suppress(SyntaxError, IndexError, TypeError, struct.error):  # it is of another format
+                return factory(cast(IO[bytes], file), "")
+    raise UnusableError("not an image")
+
+
+@contextlib.contextmanager
+def _damage_as_unusable() -> Iterator[None]:
+    """UnusableError for whatever Pillow raises while it decodes."""
+    try:
+        yield
+    except UnusableError:
+        raise
+    except Exception as error:  # Pillow raises many kinds for a damaged file
+        raise UnusableError(f"damaged: {reason(error)}") from error
+
+
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """The picture itself or, of one with integers of 16 bits for pixels, its upper halves, rounded."""
+    """The image itself; where its pixels are 16-bit integers, they are scaled to 8 bits and rounded."""
     if image.mode == "F":
         raise UnusableError("its pixels are floating-point numbers")
     if not image.mode.startswith("I"):
@@ -143,7 +179,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 class ImageFiles(NamedTuple):
-    """Where pictures come from: names in a fixed order, their classes, and how one of them is opened.
+    """Where image files come from: names in a fixed order, their classes, and how one of them is opened.
 
     `open` is picklable, so that worker processes can use it, and may be called by several threads.
     """
@@ -155,26 +191,27 @@ class ImageFiles(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class LazyImages:
-    """Pictures as float32 images [n, size, size, channels] in [-1, 1], decoded when they are asked for.
+    """Image files as float32 images [n, size, size, channels] in [-1, 1], decoded when they are indexed.
 
-    One whose header was fine but that turns out to be damaged is named in one line, and the next one stands in for it.
+    A file whose header was fine but whose pixels are damaged is named in one warning, and the next one replaces it.
 
     Attributes:
-      names: one for each picture.
-      open: opens a picture by its name.
-      frame: what they are made into.
-      kept: remember what was decoded, as bytes.
+      names: one for each file.
+      open: opens a file by its name.
+      preprocessor: how each becomes an array.
+      kept: whether decoded images stay in memory, as uint8.
     """
 
     names: Sequence[str]
     open: Callable[[str], BufferedIOBase]
-    frame: ImagePreprocessor
+    preprocessor: ImagePreprocessor
     kept: bool
 
     @property
     def shape(self) -> tuple[int, ...]:
         """(n, size, size, channels)."""
-        return (len(self.names), self.frame.size, self.frame.size, self.frame.channels)
+        size = self.preprocessor.size
+        return (len(self.names), size, size, self.preprocessor.channels)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -193,7 +230,7 @@ class LazyImages:
         return to_float(pixels[chosen])
 
     def take(self, index: np.ndarray) -> "LazyImages":
-        """Some of the pictures, none of them read by this."""
+        """Some of the images; this reads none of them."""
         return replace(self, names=[self.names[i] for i in index])
 
     @functools.cached_property
@@ -204,50 +241,36 @@ class LazyImages:
         for i in (*range(index, len(self)), *range(index)):
             try:
                 with self.open(self.names[i]) as file:
-                    return self.frame.decode(file)
+                    return self.preprocessor.decode(file)
             except (UnusableError, OSError) as error:
-                _tell(f"{self.names[i]!r}: {error}; another picture stands in for it")
-        raise InputError(f"none of {len(self)} pictures can be decoded")
+                _warn_once(f"{self.names[i]!r}: {error}; another image stands in for it")
+        raise InputError(f"none of {len(self)} images can be decoded")
 
 
 @functools.cache
-def _tell(line: str) -> None:
-    """Log a line, once."""
+def _warn_once(line: str) -> None:
     logging.warning("%s", line)
 
 
-def inspect_files(
-    files: ImageFiles, frame: ImagePreprocessor, where: str, strict: bool = False
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Which pictures have a header that says they can be used, and one line for each of the others.
+class Fault(NamedTuple):
+    """Why a file cannot be used, and the field of `ImagePreprocessor` that excludes it, "" where none does."""
 
-    Args:
-      files, frame: the pictures, and what they shall become.
-      where: what to call the place where they are.
-      strict: look at all of each picture, and refuse them all for one that cannot be used.
+    reason: str
+    parameter: str = ""
 
-    Raises:
-      InputError: none can be used or, where `strict`, one cannot.
-    """
 
-    def fault(name):
+def find_faults(files: ImageFiles, preprocessor: ImagePreprocessor, decode: bool = False) -> list[Fault | None]:
+    """For each file why it cannot be used, None where it can: by its header or, with `decode`, by all of it."""
+
+    def find_fault(name: str) -> Fault | None:
         try:
             with files.open(name) as file:
-                (frame.decode if strict else frame.check)(file)
-        except (UnusableError, OSError) as error:
-            return f"{name!r}: {error.strerror or error if isinstance(error, OSError) else error}"
+                (preprocessor.decode if decode else preprocessor.check)(file)
+        except UnusableError as error:
+            return Fault(str(error), error.parameter)
+        except OSError as error:
+            return Fault(error.strerror or str(error))
         return None
 
     with concurrent.futures.ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as threads:
-        faults = list(threads.map(fault, files.names))
-    left_out = tuple(line for line in faults if line is not None)
-    if strict and left_out:
-        raise InputError(f"{where}: {left_out[0]}; remove it, or set config.data.strict to False")
-    if len(left_out) == len(faults):
-        first = f" ({left_out[0]})" if left_out else ""
-        raise InputError(f"{where} holds no picture that can be used{first}: files of {', '.join(FORMATS)} are")
-    if left_out:
-        more = f"; and {len(left_out) - MAX_NAMED} more" if len(left_out) > MAX_NAMED else ""
-        logging.warning("%s: %d of %d pictures left out: %s", where, len(left_out), len(faults),
-                        "; ".join(left_out[:MAX_NAMED]) + more)  # fmt: skip
-    return np.flatnonzero([line is None for line in faults]), left_out
+        return list(threads.map(find_fault, files.names))

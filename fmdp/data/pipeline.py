@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from multiprocessing import resource_tracker
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 
 from fmdp.data.containers import Images
-from fmdp.data.decoding import LazyImages
+from fmdp.data.decoding import LazyImages, ignore_metadata_warnings
 from fmdp.errors import InputError
 
 
@@ -33,9 +33,8 @@ def _coins(seed: int, epoch: int, size: int) -> np.ndarray:
 class ShuffledBatches(grain.sources.RandomAccessDataSource):
     """Batch k of an endless sequence over a set of images, in a new order every epoch.
 
-    The records are complete batches, because gathering rows one by one in Python would take longer than a training step
-    of a small network. A process reads only its own rows of each global batch, so that the sequence is the same for any
-    number of processes.
+    Whole batches are the records: gathering rows one by one in Python costs more than a training step of a small
+    network. Each process reads its own rows of the global batch, so the sequence does not depend on their number.
     """
 
     def __init__(self, images: Images, batch_size: int, seed: int, rows: np.ndarray, flip: bool = False):
@@ -65,12 +64,12 @@ class ShuffledBatches(grain.sources.RandomAccessDataSource):
 
 
 @contextlib.contextmanager
-def _signals_blocked_in_children() -> Iterator[None]:
-    """Processes that any thread starts in this block ignore SIGINT and SIGTERM, which Ctrl-C and SLURM send to all.
+def _unseen_by_children() -> Iterator[None]:
+    """Processes started in this context, by any thread, ignore SIGINT and SIGTERM, which Ctrl-C and SLURM send to all.
 
-    A run that is asked to stop still needs its workers to complete the current step.
+    A run that is terminated still needs its workers for the current step.
     """
-    resource_tracker.ensure_running()  # its start would unblock the signals
+    resource_tracker.ensure_running()  # starting it later would unblock the signals
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         yield
@@ -78,8 +77,10 @@ def _signals_blocked_in_children() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _end_with_parent(*_: int) -> None:
-    """End this worker when its parent process has ended, for whatever reason."""
+def _init_worker(*_: int) -> None:
+    """Silence Pillow in this worker, and end it when the process that started it is gone, however that ended."""
+    ignore_metadata_warnings()
+
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -91,14 +92,14 @@ def _end_with_parent(*_: int) -> None:
 
 
 class Batches(grain.DatasetIterator):
-    """The records of a grain dataset; the state is the index of the next one, whatever workers read them.
+    """The records of a grain dataset in order; the state is the number of the next one.
 
-    The state that grain keeps of a pipeline with worker processes depends on their number, so that it could not be
-    resumed with another one.
+    grain's own state of a pipeline with worker processes names the workers, so a run could not resume with another
+    number of them.
     """
 
     def __init__(self, dataset: grain.MapDataset, read: grain.ReadOptions, workers: int):
-        """Records read by the threads of `read` in this process, or by `workers` processes."""
+        """Read with the threads of `read` in this process, or in that many worker processes."""
         super().__init__()
         self._dataset, self._read, self._workers = dataset, read, workers
         self._next = 0
@@ -107,19 +108,19 @@ class Batches(grain.DatasetIterator):
     def __next__(self) -> Any:
         try:
             if self._records is None:
-                with _signals_blocked_in_children() if self._workers else contextlib.nullcontext():
+                with _unseen_by_children() if self._workers else contextlib.nullcontext():
                     self._records = self._start()
-                    record = next(self._records)  # grain starts them here
+                    record = next(self._records)  # grain starts the workers only now
             else:
                 record = next(self._records)
         except RuntimeError as error:
             if not self._workers or "terminated" not in str(error):
                 raise
             self.close()
-            why = str(error).partition(".")[0]
+            cause = str(error).partition(".")[0]
             raise InputError(
-                f"a process that reads pictures ended unexpectedly ({why}): if memory ran out, lower"
-                f" config.data.workers = {self._workers}; the same command resumes from the latest checkpoint"
+                f"a process that reads images ended by itself ({cause}): if it ran out of memory, lower"
+                f" config.data.workers = {self._workers}; run the same command again to resume from the checkpoint"
             ) from error
         self._next += 1
         return record
@@ -127,10 +128,10 @@ class Batches(grain.DatasetIterator):
     def _start(self) -> grain.DatasetIterator:
         rest = self._dataset[self._next :].to_iter_dataset(self._read)
         if self._workers:
-            if not flags.FLAGS.is_parsed():  # grain passes its flags to the workers; in a notebook they are not parsed
+            if not flags.FLAGS.is_parsed():  # grain passes its flags on to the workers; a notebook parses none
                 flags.FLAGS.mark_as_parsed()
             options = grain.MultiprocessingOptions(self._workers, self._read.prefetch_buffer_size)
-            rest = rest.mp_prefetch(options, _end_with_parent)
+            rest = rest.mp_prefetch(options, _init_worker)
         return iter(rest)
 
     def get_state(self) -> dict[str, int]:
@@ -138,25 +139,19 @@ class Batches(grain.DatasetIterator):
         return {"next_index": self._next}
 
     def set_state(self, state: dict[str, int]) -> None:
-        """Continue from the position of this state."""
+        """Continue from a position that `get_state` returned."""
         self.close()
         self._next = state["next_index"]
 
     def close(self) -> None:
-        """Stop the threads and processes; reading the next record starts them again."""
+        """End the threads and processes; reading the next record starts them again."""
         if self._records is not None:
             self._records.close()
             self._records = None
 
 
-def diagonal_count(batch_size: int, share: float, devices: int) -> int:
-    """How many examples of a batch train the diagonal: the multiple of `devices` that is closest to `share`."""
-    return devices * round(share * batch_size / devices)
-
-
-def _parts(rows: Sequence[np.ndarray], images: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
-    names, parts = ("diagonal", "off_diagonal"), np.split(images, [len(rows[0])])
-    return {name: {"image": x, "row": row} for name, x, row in zip(names, parts, rows, strict=True)}
+def _with_rows(rows: np.ndarray, images: np.ndarray) -> dict[str, np.ndarray]:
+    return {"image": images, "row": rows}
 
 
 def records(images: Images, batch_size: int, seed: int, k: int) -> np.ndarray:
@@ -167,7 +162,6 @@ def records(images: Images, batch_size: int, seed: int, k: int) -> np.ndarray:
 def batches(
     images: Images,
     batch_size: int,
-    diagonal: int,
     seed: int,
     process: int = 0,
     processes: int = 1,
@@ -176,28 +170,25 @@ def batches(
 ) -> Batches:
     """An endless, resumable iterator over training batches.
 
-    A batch has two parts, `diagonal` and `off_diagonal`, because slicing one sharded array in two would move data
-    between devices. Each part holds `image` [b, H, W, C] and `row` [b], the position of the example in the global
-    batch, which determines its noise and times.
+    A batch holds `image` [b, H, W, C] and `row` [b], the position of each example in the global batch. Each process
+    reads contiguous rows.
 
     Args:
       images: [n, H, W, C].
-      batch_size: of the global batch, over all processes.
-      diagonal: how many of these examples train the diagonal.
+      batch_size: of the whole batch over all processes.
       seed: of the order of the images.
-      process, processes: index of this process, and their number.
-      flip: mirror every example left to right with probability 1/2.
-      workers: processes that decode pictures which are not kept in memory; 0 means threads.
+      process, processes: the share of this process.
+      flip: turn each example left to right with probability one half, drawn anew for every epoch.
+      workers: processes that decode images which are not kept in memory; 0 uses threads.
 
     Raises:
       InputError: there are no images.
     """
     if len(images) == 0:
         raise InputError("the data source is empty: there is no image to train on")
-    rows = np.arange(batch_size)
-    mine = [np.split(part, processes)[process].astype(np.int32) for part in (rows[:diagonal], rows[diagonal:])]
-    source = ShuffledBatches(images, batch_size, seed, np.concatenate(mine), flip)
-    dataset = grain.MapDataset.source(source).map(functools.partial(_parts, mine))
+    rows = np.split(np.arange(batch_size, dtype=np.int32), processes)[process]
+    source = ShuffledBatches(images, batch_size, seed, rows, flip)
+    dataset = grain.MapDataset.source(source).map(functools.partial(_with_rows, rows))
     if not isinstance(images, LazyImages):
         return Batches(dataset, grain.ReadOptions(num_threads=1, prefetch_buffer_size=8), 0)
     if images.kept or not workers:

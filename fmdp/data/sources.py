@@ -4,15 +4,19 @@ import functools
 import pathlib
 from collections.abc import Callable, Mapping
 
+import numpy as np
+from absl import logging
 from ml_collections import ConfigDict
 
 from fmdp.data import folder, idx, npz, synthetic, tfds, zip_archive
 from fmdp.data.containers import Examples, RawDataset
-from fmdp.data.decoding import ImageFiles, ImagePreprocessor, LazyImages, inspect_files
+from fmdp.data.decoding import FORMATS, Fault, ImageFiles, ImagePreprocessor, LazyImages, find_faults
 from fmdp.data.sklearn_digits import digits
 from fmdp.data.splits import Split, hold_out, split
 from fmdp.errors import InputError
 from fmdp.io.files import expand_path
+
+MAX_NAMED = 10  # of the files left out are named in a warning, the others counted
 
 
 def load_split(config: ConfigDict) -> Split:
@@ -59,25 +63,56 @@ def detect_source(path: pathlib.Path) -> str:
 def from_pictures(
     find: Callable[[pathlib.Path], tuple[ImageFiles, ImageFiles | None]], path: pathlib.Path, config: ConfigDict
 ) -> RawDataset:
-    """The pictures that `find` lists at a path, decoded on demand and kept if memory allows.
+    """The image files that `find` finds at a path, decoded when they are indexed, and kept where memory allows.
 
     Raises:
-      InputError: there is no usable picture, or config.size is not set.
+      InputError: no image can be used, one cannot with config.strict, or config.size is not set.
     """
     if not config.size:
-        raise InputError("config.data.size = 0: set the side length of the pictures in pixels, such as 64")
-    frame = ImagePreprocessor(size=config.size, channels=config.channels, max_pixels=config.max_pixels)
+        raise InputError("config.data.size = 0: say how many pixels a side pictures shall have, such as 64")
+    preprocessor = ImagePreprocessor(size=config.size, channels=config.channels, max_pixels=config.max_pixels)
     files = [part for part in find(path) if part is not None]
     needed = sum(len(part.names) for part in files) * config.size**2 * config.channels
+    kept = needed <= config.memory_gb * 1e9
     parts: list[Examples] = []
     left_out: list[str] = []
     for part in files:
-        usable, faults = inspect_files(part, frame, str(path), config.strict)
+        usable, faults = select_usable(part, preprocessor, path, config.strict)
         left_out += faults
         names = [part.names[i] for i in usable]
-        images = LazyImages(names=names, open=part.open, frame=frame, kept=needed <= config.memory_gb * 1e9)
+        images = LazyImages(names=names, open=part.open, preprocessor=preprocessor, kept=kept)
         parts.append(Examples(images, part.labels[usable], names))
     return RawDataset(parts[0], parts[1] if parts[1:] else None, tuple(left_out))
+
+
+def select_usable(
+    files: ImageFiles, preprocessor: ImagePreprocessor, path: pathlib.Path, strict: bool
+) -> tuple[np.ndarray, list[str]]:
+    """The indices of the files at a path that can be used, and one line for each of the others, which a warning names.
+
+    Args:
+      strict: decode every file now, and refuse all of them for one that cannot be used.
+
+    Raises:
+      InputError: none can be used or, where `strict`, one cannot.
+    """
+    faults = find_faults(files, preprocessor, decode=strict)
+    left_out = [f"{name!r}: {_reason(fault)}" for name, fault in zip(files.names, faults, strict=True) if fault]
+    if strict and left_out:
+        raise InputError(f"{path}: {left_out[0]}; remove it, or set config.data.strict to False")
+    if len(left_out) == len(faults):
+        first = f" ({left_out[0]})" if left_out else ""
+        raise InputError(f"{path} holds no image that can be used{first}: files of {', '.join(FORMATS)} are")
+    if left_out:
+        more = f"; and {len(left_out) - MAX_NAMED} more" if len(left_out) > MAX_NAMED else ""
+        listed = "; ".join(left_out[:MAX_NAMED]) + more
+        logging.warning("%s: %d of %d images left out: %s", path, len(left_out), len(faults), listed)
+    return np.flatnonzero([fault is None for fault in faults]), left_out
+
+
+def _reason(fault: Fault) -> str:
+    """Why a file cannot be used, with the key of the configuration that decides it."""
+    return f"{fault.reason} (config.data.{fault.parameter})" if fault.parameter else fault.reason
 
 
 def from_folder(path: pathlib.Path, config: ConfigDict) -> RawDataset:

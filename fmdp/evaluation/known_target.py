@@ -1,13 +1,12 @@
 """A learned field against the truth, where the distribution of the images is known.
 
-On the same noisy images stand the exact lookahead and chord, the learned ones, the rivals, and the optimal frontier:
-in closed form for a Gaussian, by optimal assignment in at most three dimensions, else as a bracket
-(`fmdp.exact.frontier`).
+The exact lookahead and chord, the learned ones, the baselines and the optimal frontier are compared on the same noisy
+images. The frontier is in closed form for a Gaussian, found by optimal assignment in at most three dimensions, and
+bracketed otherwise (`fmdp.exact.frontier`).
 """
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +15,17 @@ from jax import Array
 from sklearn.decomposition import PCA
 
 from fmdp.evaluation.denoising import Sweep
+from fmdp.evaluation.results import (
+    Bounds,
+    FieldError,
+    FrontierPoint,
+    KnownTargetCurve,
+    KnownTargetLevel,
+    KnownTargetPoint,
+    LocatedCurve,
+    StationaryLaw,
+    TwoComponentsLevel,
+)
 from fmdp.exact import Gaussian, GaussianMixture, frontier
 from fmdp.exact.pnp_stationary import fixed_point, stationary_covariance
 from fmdp.flow.average_field import denoise
@@ -27,54 +37,48 @@ FRONTIER_POINTS = 50
 MMSE_SAMPLES = 20_000
 
 
-def compare_to_exact(target: Target, clean: np.ndarray, sweeps: list[Sweep], key: PRNGKey) -> list[dict[str, Any]]:
-    """Every knob of a sweep and the exact field's own, placed in the plane of one noise level after another.
+def compare_to_exact(target: Target, clean: np.ndarray, sweeps: list[Sweep], key: PRNGKey) -> list[KnownTargetLevel]:
+    """Every knob of a sweep and the exact field's own, in the plane of MSE and squared W2, one noise level at a time.
 
     Args:
       target: the distribution that the clean images were drawn from.
       clean: [n, H, W, C], the images of the sweeps.
-      sweeps: `evaluate.sweep` of the learned field; the first draw of the noise is used.
+      sweeps: of the learned field; the first draw of the noise is used.
       key: of fresh samples of the target.
 
     Returns:
-      For each noise level {"noise_level", "s", "mmse", "squared_p_star", "floor", "frontier", "field_error", "curves"}.
-      Squared distances are W2^2 per pixel, {"low", "high", "low_error", "high_error"}; a curve has its "field" (learned
-      or exact), its "knob" and its "points" with "excess", the relative excess MSE over the optimum at equal W2, in the
-      same form (null within the sampling floor). "field_error" is ||v - v_exact|| / ||v_exact|| at each t.
+      One level per sweep. Squared distances are W2^2 per pixel; the excess is None within the sampling floor.
     """
-    levels = []
-    for index, swept in enumerate(sweeps):
-        level_key = jax.random.fold_in(key, index)
-        lookahead = swept.knobs["lookahead"]
-        times = swept.s + lookahead.settings * (1 - swept.s)
-        exact = exact_lookahead(target, swept.noisy[0], swept.s, times)
-        share = lookahead.settings.astype(np.float32)[:, None, None, None, None]
-        families = {("exact", "lookahead"): exact, ("exact", "chord"): (1 - share) * exact[0] + share * exact[-1]}
-        families |= {("learned", name): knob.restored[:, 0] for name, knob in swept.knobs.items()}
-        settings = {("exact", name): lookahead.settings for name in ("lookahead", "chord")}
-        settings |= {("learned", name): knob.settings for name, knob in swept.knobs.items()}
-        curves = []
-        for names, estimates in families.items():
-            points, optimum, excess = locate_points(target, clean, estimates, exact, swept.s, level_key)
-            curves.append({"field": names[0], "knob": names[1], "points": _rows(settings[names], points, excess)})
-            if names == ("exact", "lookahead"):
-                best = optimum
-        true_step, step = exact - swept.noisy[0], lookahead.restored[:, 0] - swept.noisy[0]
-        axes = (1, 2, 3, 4)
-        error = np.sqrt(np.square(step - true_step).sum(axes) / np.square(true_step).sum(axes))
-        levels.append(
-            {
-                "noise_level": 1 - swept.s,
-                "s": swept.s,
-                "mmse": best.mmse,
-                "squared_p_star": _interval(best.squared_p_star),
-                "floor": best.floor,
-                "frontier": _frontier_rows(best),
-                "field_error": [{"t": float(t), "relative": float(e)} for t, e in zip(times, error, strict=True)],
-                "curves": curves,
-            }
-        )
-    return levels
+    return [_compare_level(target, clean, swept, jax.random.fold_in(key, index)) for index, swept in enumerate(sweeps)]
+
+
+def _compare_level(target: Target, clean: np.ndarray, swept: Sweep, key: PRNGKey) -> KnownTargetLevel:
+    lookahead = swept.curves["lookahead"]
+    times = swept.s + lookahead.settings * (1 - swept.s)
+    exact = exact_lookahead(target, swept.noisy[0], swept.s, times)
+    share = lookahead.settings.astype(np.float32)[:, None, None, None, None]
+    chord = (1 - share) * exact[0] + share * exact[-1]
+
+    def locate(field: str, knob: str, settings: np.ndarray, estimates: np.ndarray):
+        points, optimum, excess = locate_points(target, clean, estimates, exact, swept.s, key)
+        return KnownTargetCurve(field=field, knob=knob, points=_rows(settings, points, excess)), optimum
+
+    first, best = locate("exact", "lookahead", lookahead.settings, exact)
+    others = [locate("exact", "chord", lookahead.settings, chord)]
+    others += [locate("learned", name, curve.settings, curve.restored[:, 0]) for name, curve in swept.curves.items()]
+    true_step, step = exact - swept.noisy[0], lookahead.restored[:, 0] - swept.noisy[0]
+    axes = (1, 2, 3, 4)
+    error = np.sqrt(np.square(step - true_step).sum(axes) / np.square(true_step).sum(axes))
+    return KnownTargetLevel(
+        noise_level=1 - swept.s,
+        s=swept.s,
+        mmse=best.mmse,
+        squared_p_star=_bounds(best.squared_p_star),
+        floor=best.floor,
+        frontier=_frontier_rows(best),
+        field_error=[FieldError(t=float(t), relative=float(e)) for t, e in zip(times, error, strict=True)],
+        curves=[first, *(curve for curve, _ in others)],
+    )
 
 
 def exact_lookahead(target: Target, noisy: np.ndarray, s: float, times: np.ndarray) -> np.ndarray:
@@ -132,47 +136,46 @@ def _fresh(target: Target, key: PRNGKey, count: int) -> Array:
     )
 
 
-def _rows(settings: np.ndarray, points: frontier.Points, excess: frontier.Interval) -> list[dict[str, Any]]:
+def _rows(settings: np.ndarray, points: frontier.Points, excess: frontier.Interval) -> list[KnownTargetPoint]:
     errors = np.broadcast_to(points.mse_error, points.mse.shape)
     return [
-        {
-            "setting": float(setting),
-            "mse": float(points.mse[i]),
-            "mse_error": float(errors[i]),
-            "squared_w2": _interval(points.squared_w2, i),
-            "excess": _interval(excess, i),
-        }
+        KnownTargetPoint(
+            setting=float(setting),
+            mse=float(points.mse[i]),
+            mse_error=float(errors[i]),
+            squared_w2=_bounds(points.squared_w2, i),
+            excess=_bounds(excess, i),
+        )
         for i, setting in enumerate(settings)
     ]
 
 
-def _interval(interval: frontier.Interval, index: int | None = None) -> dict[str, float | None]:
+def _bounds(interval: frontier.Interval, index: int | None = None) -> Bounds:
+    """The interval, or its entry at an index, with None for what is not finite."""
     values = {}
     for name, value in interval._asdict().items():
         number = float(value if index is None or np.ndim(value) == 0 else value[index])
         values[name] = number if np.isfinite(number) else None
-    return values
+    return Bounds(**values)
 
 
-def _frontier_rows(optimum: frontier.Frontier) -> list[dict[str, float]]:
-    """The optimal frontier as rows of perception (W2 per root pixel) and the bounds of the least MSE there."""
+def _frontier_rows(optimum: frontier.Frontier) -> list[FrontierPoint]:
+    """The optimal frontier from perfect perception to that of the MMSE estimate."""
     perception = np.linspace(0, np.sqrt(float(optimum.squared_p_star.high)), FRONTIER_POINTS)
     least = optimum.distortion(perception)
     return [
-        {"perception": float(p), "mse": float(low), "mse_high": float(high)}
+        FrontierPoint(perception=float(p), mse=float(low), mse_high=float(high))
         for p, low, high in zip(perception, least.low, least.high, strict=True)
     ]
 
 
-def two_components(images: np.ndarray, components: int, noise_levels: Sequence[float], key: PRNGKey) -> list[dict]:
+def two_components(
+    images: np.ndarray, components: int, noise_levels: Sequence[float], key: PRNGKey
+) -> list[TwoComponentsLevel]:
     """Bracket and assignment side by side where both can be had: in the first two principal components of images.
 
-    A mixture is fitted to the images' first two principal components, scaled to a mean variance of 1/4, and its exact
-    lookahead is placed by either way.
-
-    Returns:
-      For each noise level {"noise_level", "times", "mmse", "floor", "assignment", "bracket"}; the last two hold
-      "squared_p_star" and the "squared_w2" and "excess" of every time, as in `compare`.
+    A mixture is fitted to the images' first two principal components, scaled to a mean variance of 1/4. Either way
+    then locates the mixture's exact lookahead, at each noise level.
     """
     scores = PCA(2).fit_transform(images.reshape(len(images), -1))
     points = (scores * 0.5 / np.sqrt(np.square(scores).mean())).reshape(-1, 1, 1, 2)
@@ -187,27 +190,31 @@ def two_components(images: np.ndarray, components: int, noise_levels: Sequence[f
         fresh = (target.sample(fresh_key, ASSIGNED, stratified=True) for fresh_key in fresh_keys)
         placed, optimum = frontier.assignment_curve(exact, clean, exact[0], *fresh)
         found = frontier.bracket(exact, exact[0], exact[-1], target, target.mmse(mmse_key, s))
-        ways = {
-            "assignment": (placed, optimum, frontier.excess(placed, optimum)),
-            "bracket": (found.points, found.frontier, found.excess),
-        }
         levels.append(
-            {"noise_level": noise_level, "times": times.tolist(), "mmse": found.frontier.mmse, "floor": optimum.floor}
-            | {
-                name: {
-                    "squared_p_star": _interval(best.squared_p_star),
-                    "squared_w2": [_interval(points.squared_w2, i) for i in range(len(times))],
-                    "excess": [_interval(excess, i) for i in range(len(times))],
-                }
-                for name, (points, best, excess) in ways.items()
-            }
+            TwoComponentsLevel(
+                noise_level=noise_level,
+                times=times.tolist(),
+                mmse=found.frontier.mmse,
+                floor=optimum.floor,
+                assignment=_located(placed, optimum, frontier.excess(placed, optimum)),
+                bracket=_located(found.points, found.frontier, found.excess),
+            )
         )
     return levels
 
 
+def _located(points: frontier.Points, optimum: frontier.Frontier, excess: frontier.Interval) -> LocatedCurve:
+    indices = range(len(points.mse))
+    return LocatedCurve(
+        squared_p_star=_bounds(optimum.squared_p_star),
+        squared_w2=[_bounds(points.squared_w2, i) for i in indices],
+        excess=[_bounds(excess, i) for i in indices],
+    )
+
+
 def plug_and_play_law(
     target: Gaussian, s: float, key: PRNGKey, points: int = 7, chains: int = 2000
-) -> list[dict[str, Any]]:
+) -> list[StationaryLaw]:
     """Where plug-and-play at a fixed (s, t) settles, in closed form and by running it, as the lookahead grows.
 
     The task hides the right half of the image; the step is 1 on 1/2 ||H x - y||^2.
@@ -220,9 +227,9 @@ def plug_and_play_law(
       chains: independent runs from which the stationary variance is taken.
 
     Returns:
-      For each t: "shift", ||x* - mu||^2 of the fixed point without renoising over ||x_true - mu||^2, and "variance",
-      the trace of the stationary covariance with renoising over that of the prior, for the task and ("free_variance")
-      without any measurement; each closed form has its run beside it under the same name with "_run".
+      For each t: `shift`, ||x* - mu||^2 of the fixed point without renoising over ||x_true - mu||^2; `variance`, the
+      trace of the stationary covariance with renoising over that of the prior; and `free_variance`, the same without
+      any measurement.
     """
     shape = np.shape(target.mean)
     mask = np.ones(shape)
@@ -253,5 +260,5 @@ def plug_and_play_law(
             covariance = stationary_covariance(target, np.diag(shown.ravel()), s, t, 1.0)
             row[name] = float(np.trace(covariance) / total)
             row[f"{name}_run"] = float(settle(start, shown, t, 1.0).var(0).sum() / total)
-        rows.append(row)
+        rows.append(StationaryLaw(**row))
     return rows

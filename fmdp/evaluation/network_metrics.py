@@ -15,6 +15,7 @@ from fmdp.errors import InputError
 from fmdp.metrics import generative, perception, weights
 from fmdp.metrics.generative import FID_IMAGES, Manifold, Moments
 from fmdp.metrics.lpips import LPIPS, MIN_SIDE
+from fmdp.metrics.perception import NullInterval
 from fmdp.metrics.weights import AUTO, NETWORKS, Weights
 
 REAL_IMAGES = 50_000  # that stand for the real ones, at most
@@ -71,10 +72,10 @@ class NetworkMetrics:
         rows = [self._distances(x, self.real) for x in sets]
         return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
-    def floors(self, images: np.ndarray, labels: np.ndarray) -> dict[str, dict[str, float]]:
+    def floors(self, images: np.ndarray, labels: np.ndarray) -> dict[str, NullInterval]:
         """What each distance comes to between real and real: test images and those held against, dealt out anew.
 
-        They are dealt class by class, as the split was made; see `perception.floor`.
+        They are dealt class by class, as the split was made; see `perception.null_interval`.
         """
         if self.real is None or self.real_labels is None:
             return {}
@@ -86,7 +87,7 @@ class NetworkMetrics:
             dealt = vectors[perception.deal(key, strata)]
             rows.append(self._distances(dealt[: len(test)], Real.of(dealt[len(test) :])))
         names = [name for name in rows[0] if name != "kid_subset_std"]
-        return {name: perception.interval_of(np.array([row[name] for row in rows]))._asdict() for name in names}
+        return {name: perception.interval_of(np.array([row[name] for row in rows])) for name in names}
 
     def _distances(self, x: Array, real: Real) -> dict[str, float]:
         distance, deviation = generative.kid(jax.random.key(0), x, real.features)

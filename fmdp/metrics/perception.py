@@ -1,7 +1,7 @@
 """Perception: how far the distribution of restored images is from that of real ones, between two sets of features."""
 
+from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +61,8 @@ def variance_ratio(x: Array, y: Array) -> Array:
     return jnp.sum(jnp.var(x, 0)) / jnp.sum(jnp.var(y, 0))
 
 
-class NullInterval(NamedTuple):
+@dataclass(frozen=True)
+class NullInterval:
     """A distance between two sets of real images, which is due to chance: mean and central 95 % interval."""
 
     mean: float

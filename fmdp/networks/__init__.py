@@ -33,6 +33,13 @@ def make_backbone(name: str, options: Mapping) -> nn.Module:
     return BACKBONES[name](**options)
 
 
+def backbone_options(network: nn.Module) -> dict[str, Any]:
+    """The name and the options of a backbone, as `make_backbone` takes them."""
+    (name,) = (name for name, kind in BACKBONES.items() if isinstance(network, kind))
+    fields = set(network.__dataclass_fields__) - {"parent", "name"}
+    return {"name": name} | {key: getattr(network, key) for key in sorted(fields)}
+
+
 def _fault(key: str, value: Any, default: Any) -> str:
     """What an option should be instead, if anything: values may come from a downloaded file, and must be reasonable."""
     if isinstance(default, tuple):

@@ -142,6 +142,8 @@ class UNet(nn.Module):
       dropout: rate of dropout, which takes place only if a `dropout` rng is passed.
       dtype: of convolutions and matrix products ("bfloat16"); None means that of the input. Norms, softmax, the
         embedding and the last convolution are always in float32.
+      middle_attention: whether there is attention in the middle of the network, as in the released weights. Without it
+        and with attention=(), the network is fully convolutional.
       remat: whether to recompute the blocks in the backward pass instead of storing their activations.
 
     Raises:
@@ -159,6 +161,7 @@ class UNet(nn.Module):
     dropout: float = 0.0
     dtype: str | None = None
     remat: bool = False
+    middle_attention: bool = True
 
     @nn.compact
     def __call__(self, x: Array, s: Time, t: Time) -> Array:
@@ -195,7 +198,7 @@ class UNet(nn.Module):
                 h = block(h, f"enc_{level}_block{i}", multiplier * self.channels, attends(level))
                 skips.append(h)
 
-        h = block(h, f"dec_{coarsest}_in0", h.shape[-1], attention=True)
+        h = block(h, f"dec_{coarsest}_in0", h.shape[-1], attention=self.middle_attention)
         h = block(h, f"dec_{coarsest}_in1", h.shape[-1])
         for level, multiplier in reversed(list(enumerate(self.multipliers))):
             if level < coarsest:

@@ -10,6 +10,7 @@ from jax import Array
 
 from fmdp.errors import InputError, Range
 from fmdp.operators.base import Operator, operator, static
+from fmdp.operators.color import REC_601
 
 # ITU-T T.81, annex K: the standard tables for luma and chroma.
 LUMA_TABLE = np.array(
@@ -30,7 +31,7 @@ CHROMA_TABLE[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [4
 DCT = scipy.fft.dct(np.eye(8), axis=0, norm="ortho")
 
 # Rec. 601 as in JFIF, without its offset of 128: pixels are centred at zero here.
-YCBCR = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
+YCBCR = np.array([REC_601, [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
 
 
 @operator

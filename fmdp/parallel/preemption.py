@@ -1,10 +1,11 @@
-"""Stopping on request, when a machine is preempted or somebody presses Ctrl-C, after saving the current step."""
+"""Termination by a signal: a machine is taken away, or somebody presses Ctrl-C. The current step is saved first."""
 
 import contextlib
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 import jax
 from jax.experimental import multihost_utils
@@ -14,11 +15,11 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 @contextlib.contextmanager
 def watch_signals() -> Iterator[Callable[[int], int]]:
-    """Gives a function of the step that returns the signal which asked the run to stop, or 0 if there was none.
+    """Yields a function of the step that returns the signal which requested termination, 0 while there is none.
 
-    The first SIGTERM or SIGINT is a request; the next one ends the program at once. A request that comes too late for
-    the function raises SystemExit at the end of the block. JAX informs several processes, all at the same step; a
-    second SIGTERM has no effect on them. Outside the main thread Python cannot handle signals.
+    The first SIGTERM or SIGINT is a request, the next one ends the program at once. A request that comes too late for
+    the function raises SystemExit when the context ends. JAX informs several processes, all at the same step, and a
+    second SIGTERM changes nothing for them. Outside the main thread Python receives no signals.
     """
     several = jax.process_count() > 1
     taken = (signal.SIGINT,) if several else SIGNALS
@@ -33,7 +34,7 @@ def watch_signals() -> Iterator[Callable[[int], int]]:
     def ask(number, frame):
         restore()
         if several:
-            os.kill(os.getpid(), signal.SIGTERM)  # the only signal that JAX passes to all processes
+            os.kill(os.getpid(), signal.SIGTERM)  # the only one that JAX passes on to all
         asked.append(number)
 
     def asked_to_end(step):
@@ -50,13 +51,22 @@ def watch_signals() -> Iterator[Callable[[int], int]]:
     finally:
         restore()
     if number := asked_to_end(last + 1):  # JAX names a step that no process has reached
-        print("Termination requested; all steps are saved. Run the same command again to resume.", flush=True)
-        raise SystemExit(128 + number)
+        end_run(number, "all steps are saved")
     stop_watching()
 
 
+def end_run(number: int, saved: str) -> NoReturn:
+    """End a run that a signal asked to terminate, with a line that says what is saved.
+
+    Raises:
+      SystemExit: with the code 128 plus the signal.
+    """
+    print(f"Termination requested; {saved}. Run the same command again to resume.", flush=True)
+    raise SystemExit(128 + number)
+
+
 def stop_watching() -> None:
-    """Let SIGTERM end this process at once, now that nothing is left to save; JAX would only record it."""
+    """Let SIGTERM end this process at once, because there is nothing left to save; JAX would only note it."""
     if jax.process_count() > 1 and _is_main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

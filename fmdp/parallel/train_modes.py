@@ -1,56 +1,59 @@
-"""A training step on any number of devices and processes that gives the numbers of one device.
+"""How a training step runs on several devices and processes: `jit` or `pmap`, with the numbers of one device.
 
-Every device takes the gradient on its rows of the batch, the mean of these is exchanged once a step, and the update
-follows, in one of two modes:
-`jit`: one program over the global batch and state, sharded along a mesh. With `fsdp` the large parameters, their
-  averages and the optimizer's state lie sharded over the devices; a step gathers the parameters and scatters the
-  gradient, so that only these two are ever whole on a device.
-`pmap`: one program per device over its part of the batch.
+In both modes every device takes the gradient on its rows of the batch, and the mean of these gradients is exchanged
+once a step, before the update.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 from jax import Array
 from jax.experimental import multihost_utils
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from fmdp.parallel.mesh import AXIS, fsdp_spec, make_mesh
 
 MODES = ("jit", "pmap")
 
-
 GradientTransform = Callable[[Callable[..., Any]], Callable[..., Any]]
+"""Turns a gradient on one device's rows, (params, batch, key) -> (values, gradient), into the mean over all devices."""
 
 
-class Parallel(NamedTuple):
-    """How a step runs on the devices.
+@runtime_checkable
+class TrainMode(Protocol):
+    """Where state and batches lie, and how a step is compiled.
 
-    A state has two forms: the one that checkpoints and measurements see, arrays over all devices of the run, and the
-    one that the step takes and returns. They differ only with several processes in `pmap` mode.
-
-    Attributes:
-      layout: the shapes of a state, to shapes with shardings over all devices.
-      place_state: a state over all devices, or in this process only, to the step's form.
-      collect: the step's form, to one over all devices.
-      place_batch: puts a host batch (this process's rows of it) on the devices.
-      compile: turns `make_step(spread)`, which builds (state, batch, key) -> (state, metrics), into the compiled step
-        for states like the given one, in the step's form. The state handed to it is used up. `spread`
-        turns a gradient, (params, batch, key) -> (values, gradient), into that of the whole batch, the mean over the
-        devices.
+    A state has two forms: arrays over all devices of the run, which checkpoints and measurements see, and the form that
+    the compiled step takes and returns. They differ only with several processes in `pmap` mode.
     """
 
-    layout: Callable[[Any], Any]
-    place_state: Callable[[Any], Any]
-    collect: Callable[[Any], Any]
-    place_batch: Callable[[Any], Any]
-    compile: Callable[[Callable[[GradientTransform], Callable], Any], Callable]
+    def layout(self, shapes: Any) -> Any:
+        """The shapes of a state with their shardings over all devices."""
+
+    def place_state(self, state: Any) -> Any:
+        """The step's form of a state that lies over all devices, or in this process only."""
+
+    def collect(self, state: Any) -> Any:
+        """The arrays over all devices of a state in the step's form."""
+
+    def place_batch(self, batch: Any) -> Any:
+        """The contiguous rows of a batch that this process holds, on its devices."""
+
+    def compile(self, make_step: Callable[[GradientTransform], Callable], state: Any) -> Callable:
+        """The compiled step (state, batch, key) -> (state, metrics) of states like this one; it donates its state.
+
+        Args:
+          make_step: builds the step from the transform that takes a gradient over the devices.
+          state: in the step's form.
+        """
 
 
-def make_train_mode(mode: str, devices: Sequence[jax.Device], fsdp: bool = False) -> Parallel:
+def make_train_mode(mode: str, devices: Sequence[jax.Device], fsdp: bool = False) -> TrainMode:
     """The given mode, one of MODES, over the given devices.
 
     Args:
@@ -60,77 +63,120 @@ def make_train_mode(mode: str, devices: Sequence[jax.Device], fsdp: bool = False
       InputError: the processes have different numbers of devices.
     """
     mesh = make_mesh(tuple(devices))
-    whole, rows = NamedSharding(mesh, P()), NamedSharding(mesh, P(AXIS))
+    return PmapMode(mesh) if mode == "pmap" else JitMode(mesh, fsdp)
 
-    def layout(shapes):
+
+@dataclass(frozen=True)
+class JitMode:
+    """One program over the global batch and state, sharded along a mesh.
+
+    With `fsdp` the large parameters, their averages and the optimizer's state are sharded over the devices. A step
+    gathers the parameters and scatters the gradient, so only these two are ever complete on one device.
+    """
+
+    mesh: Mesh
+    fsdp: bool = False
+
+    def layout(self, shapes: Any) -> Any:
+        """As `TrainMode.layout`."""
         return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(
-                x.shape, x.dtype, sharding=NamedSharding(mesh, fsdp_spec(x.shape, mesh.size)) if fsdp else whole
-            ),
-            shapes,
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(self.mesh, self._spec(x))), shapes
         )
 
-    if mode == "pmap":
-        here = make_mesh(tuple(device for device in devices if device.process_index == jax.process_index()))
-        several = mesh.size > here.size
+    def place_state(self, state: Any) -> Any:
+        """As `TrainMode.place_state`."""
+        return jax.device_put(state, jax.tree.map(lambda x: x.sharding, self.layout(state)))
 
-        def mean(gradient):
-            return lambda params, batch, key: jax.lax.pmean(gradient(params, batch, key), AXIS)
+    def collect(self, state: Any) -> Any:
+        """As `TrainMode.collect`."""
+        return state
 
-        def own(x):
-            x = x.addressable_data(0) if isinstance(x, Array) and not x.is_fully_addressable else x
-            return jax.device_put(x, NamedSharding(here, P()))
+    def place_batch(self, batch: Any) -> Any:
+        """As `TrainMode.place_batch`."""
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self._rows, x), batch)
 
-        def split(x):
-            return np.reshape(x, (here.size, len(x) // here.size, *x.shape[1:]))
-
-        return Parallel(
-            layout=layout,
-            place_state=lambda state: jax.tree.map(own, state),
-            collect=lambda state: (
-                multihost_utils.host_local_array_to_global_array(state, mesh, P()) if several else state
-            ),
-            place_batch=lambda batch: jax.tree.map(split, batch),
-            compile=lambda make_step, state: jax.pmap(
-                make_step(mean),
-                AXIS,
-                in_axes=(None, 0, None),
-                out_axes=None,
-                devices=mesh.devices.tolist(),
-                donate_argnums=0,
-            ),
-        )
-
-    def spread(gradient):
-        def whole_batch(params, batch, key):
-            specs = jax.tree.map(lambda x: fsdp_spec(x.shape, mesh.size) if fsdp else P(), params)
-
-            def rows_of_one(params, batch, key):
-                values, grads = gradient(jax.tree.map(_gather, params, specs), batch, key)
-                return jax.lax.pmean(values, AXIS), jax.tree.map(_scatter, grads, specs)
-
-            return jax.shard_map(
-                rows_of_one, mesh=mesh, in_specs=(specs, P(AXIS), P()), out_specs=(P(), specs), check_vma=False
-            )(params, batch, key)
-
-        return whole_batch
-
-    def compiled(make_step, state):
-        shardings = jax.tree.map(lambda x: x.sharding, state)
+    def compile(self, make_step: Callable[[GradientTransform], Callable], state: Any) -> Callable:
+        """As `TrainMode.compile`."""
+        shardings, everywhere = jax.tree.map(lambda x: x.sharding, state), NamedSharding(self.mesh, P())
         return jax.jit(
-            make_step(spread),
-            in_shardings=(shardings, rows, whole),
-            out_shardings=(shardings, whole),
+            make_step(self._over_devices),
+            in_shardings=(shardings, self._rows, everywhere),
+            out_shardings=(shardings, everywhere),
             donate_argnums=0,
         )
 
-    return Parallel(
-        layout=layout,
-        place_state=lambda state: jax.device_put(state, jax.tree.map(lambda x: x.sharding, layout(state))),
-        collect=lambda state: state,
-        place_batch=lambda batch: jax.tree.map(lambda x: jax.make_array_from_process_local_data(rows, x), batch),
-        compile=compiled,
-    )
+    @cached_property
+    def _rows(self) -> NamedSharding:
+        return NamedSharding(self.mesh, P(AXIS))
+
+    def _spec(self, x: Any) -> P:
+        return fsdp_spec(x.shape, self.mesh.size) if self.fsdp else P()
+
+    def _over_devices(self, gradient: Callable[..., Any]) -> Callable[..., Any]:
+        def of_all(params, batch, key):
+            specs = jax.tree.map(self._spec, params)
+
+            def of_one(params, batch, key):
+                values, grads = gradient(jax.tree.map(_gather, params, specs), batch, key)
+                return jax.lax.pmean(values, AXIS), jax.tree.map(_scatter, grads, specs)
+
+            inputs, outputs = (specs, P(AXIS), P()), (P(), specs)
+            run = jax.shard_map(of_one, mesh=self.mesh, in_specs=inputs, out_specs=outputs, check_vma=False)
+            return run(params, batch, key)
+
+        return of_all
+
+
+@dataclass(frozen=True)
+class PmapMode:
+    """One program per device over its rows of the batch, with the complete state on each."""
+
+    mesh: Mesh
+
+    def layout(self, shapes: Any) -> Any:
+        """As `TrainMode.layout`."""
+        complete = NamedSharding(self.mesh, P())
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=complete), shapes)
+
+    def place_state(self, state: Any) -> Any:
+        """As `TrainMode.place_state`."""
+
+        def place(x):
+            x = x.addressable_data(0) if isinstance(x, Array) and not x.is_fully_addressable else x
+            return jax.device_put(x, NamedSharding(self._local, P()))
+
+        return jax.tree.map(place, state)
+
+    def collect(self, state: Any) -> Any:
+        """As `TrainMode.collect`."""
+        if self._local.size == self.mesh.size:
+            return state
+        return multihost_utils.host_local_array_to_global_array(state, self.mesh, P())
+
+    def place_batch(self, batch: Any) -> Any:
+        """As `TrainMode.place_batch`; the rows of each device get an axis of their own."""
+        devices = self._local.size
+        return jax.tree.map(lambda x: np.reshape(x, (devices, len(x) // devices, *x.shape[1:])), batch)
+
+    def compile(self, make_step: Callable[[GradientTransform], Callable], state: Any) -> Callable:
+        """As `TrainMode.compile`."""
+        return jax.pmap(
+            make_step(self._over_devices),
+            AXIS,
+            in_axes=(None, 0, None),
+            out_axes=None,
+            devices=self.mesh.devices.tolist(),
+            donate_argnums=0,
+        )
+
+    @cached_property
+    def _local(self) -> Mesh:
+        devices = (device for device in self.mesh.devices.flat if device.process_index == jax.process_index())
+        return make_mesh(tuple(devices))
+
+    @staticmethod
+    def _over_devices(gradient: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda params, batch, key: jax.lax.pmean(gradient(params, batch, key), AXIS)
 
 
 def _gather(x: Array, spec: P) -> Array:

@@ -1,9 +1,9 @@
-"""Trained fields as files: a folder with the weights and what is needed to use them, read without running any of it."""
+"""Priors: trained average fields read from files. Nothing in a file is executed."""
 
-import json
 import os
 import pathlib
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -11,30 +11,22 @@ import flax.linen as nn
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
-from ml_collections import ConfigDict
-from safetensors.flax import load_file, save_file
 
-from fmdp import data, networks
-from fmdp.config.defaults import as_plain_dict, default_config
+from fmdp import networks
 from fmdp.errors import InputError, reason
-from fmdp.io.archives import is_bomb
-from fmdp.io.files import expand_path, read_json
+from fmdp.io.files import expand_path
 from fmdp.io.torch_files import read_state_dict
-from fmdp.parallel import batching
+from fmdp.io.weights import MODEL, WEIGHTS, read_weights, write_weights
 from fmdp.pretrained.pytorch_unet import unet_from_state_dict
-from fmdp.training import loop
-from fmdp.training.state import init_state, make_network
 from fmdp.types import Time
 
-FORMAT = 1
 SHIPPED_WEIGHTS = pathlib.Path(__file__).parent / "weights"
-MAX_IMAGE_SIDE = 2**20  # pixels a side of the images of a prior
-WEIGHTS, MODEL = "weights.safetensors", "model.json"
 
 
 class PriorMetadata(dict):
-    """What is known of a prior, as plain JSON; the same only as itself, so that compiled functions may go by it."""
+    """What is known of a prior, as plain JSON. It is compared by identity, so that it can be a static pytree field."""
 
     __hash__ = object.__hash__  # type: ignore[assignment]
     __eq__ = object.__eq__  # type: ignore[assignment]
@@ -43,7 +35,7 @@ class PriorMetadata(dict):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class Prior:
-    """A trained average field (x, s, t) -> v over images [..., H, W, C]; a pytree, so that it may pass through jit.
+    """A trained average field (x, s, t) -> v over images [..., H, W, C]; a pytree, so it can be an argument of jit.
 
     >>> prior = load("fashion_mnist")
     >>> velocity = jax.jit(lambda prior, x: prior(x, 0.5, 1.0))
@@ -51,10 +43,10 @@ class Prior:
     (2, 28, 28, 1)
 
     Attributes:
-      params: of the network, in float32.
+      params: parameters of the network, in float32.
       network: the backbone.
-      image_shape: (H, W, C) of the images it was trained on.
-      about: where it comes from, as told in model.json: data, licence, steps, scores.
+      image_shape: (H, W, C) of the training images.
+      about: data, licence, steps and scores, from model.json.
     """
 
     params: Any
@@ -63,23 +55,26 @@ class Prior:
     about: PriorMetadata = field(metadata=dict(static=True))
 
     def __call__(self, x: Array, s: Time, t: Time) -> Array:
-        """The mean velocity between the times s and t from x at s, of the shape of x."""
+        """The mean velocity of the flow from x at time s to time t, with the shape of x."""
         return cast(Array, self.network.apply({"params": self.params}, x, s, t))
 
 
 def load(path: str | os.PathLike) -> Prior:
-    """A trained field with the shape of its images.
+    """Load a trained average field.
 
     >>> prior = load("fashion_mnist")
     >>> prior.image_shape, prior.about["licence"]
     ((28, 28, 1), 'Apache-2.0, of the data MIT')
 
     Args:
-      path: the name of one that ships with fmdp (`shipped`), a folder that `save` wrote, the workdir of a run, or a
-        released file of the two-time U-Net.
+      path: the name of a prior that ships with fmdp (`shipped` lists them), the workdir of a run, a folder with
+        weights.safetensors and model.json, or a released checkpoint of the two-time U-Net.
+
+    Returns:
+      The prior; its parameters are the average over training.
 
     Raises:
-      InputError: there is none, it is damaged, or it is of a newer format.
+      InputError: the checkpoint does not exist, is damaged, or has a newer format.
     """
     folder = find_prior(path)
     if folder.is_file():
@@ -87,15 +82,17 @@ def load(path: str | os.PathLike) -> Prior:
     if (folder / MODEL).is_file():
         return _read(folder)
     if (folder / "config.json").is_file():
-        return from_workdir(folder)
+        from fmdp.pretrained.workdir import prior_of_workdir  # imports all that training needs
+
+        return prior_of_workdir(folder)
     raise InputError(f"{folder} holds neither {MODEL} nor a run's config.json: name a checkpoint or a run's folder")
 
 
 def find_prior(path: str | os.PathLike) -> pathlib.Path:
-    """Where a checkpoint is: the path itself, or the folder of one that ships with fmdp, by name.
+    """The path of a checkpoint: the given path, or the folder of a prior that ships with fmdp.
 
     Raises:
-      InputError: there is none.
+      InputError: neither exists.
     """
     folder = expand_path(path)
     if not folder.exists() and (SHIPPED_WEIGHTS / str(path)).is_dir() and len(pathlib.PurePath(path).parts) == 1:
@@ -112,35 +109,11 @@ def shipped() -> list[str]:
     return sorted(path.parent.name for path in SHIPPED_WEIGHTS.glob(f"*/{MODEL}"))
 
 
-def from_workdir(workdir: pathlib.Path) -> Prior:
-    """The average of the parameters in a run's newest checkpoint.
-
-    Raises:
-      InputError: the workdir is none, or holds no checkpoint that can be read.
-    """
-    try:
-        config = default_config()
-        with config.unlocked():
-            config.update(ConfigDict(read_json(workdir / "config.json")))
-        network = make_network(config)
-        shape = _image_shape(config, workdir)
-        state = jax.eval_shape(lambda: init_state(config, shape, jax.random.key(0)))
-    except InputError:
-        raise
-    except Exception as error:  # whatever ConfigDict raises of values of other kinds
-        raise InputError(f"{workdir / 'config.json'} is damaged ({reason(error)}): it is no folder of a run") from error
-    _check_room(state, workdir)
-    state, progress = loop.restore_state(config, shape, workdir)
-    about = PriorMetadata(name=config.name, config=as_plain_dict(config), train=progress)
-    params = batching.single_device(batching.replicate(state.ema))
-    return Prior(params=params, network=network, image_shape=shape, about=about)
-
-
 def from_file(path: pathlib.Path) -> Prior:
-    """The two-time U-Net in a released checkpoint (.pkl, .pt, .safetensors, .npz); nothing in the file is executed.
+    """The two-time U-Net in a released checkpoint (.pkl, .pt, .safetensors, .npz). Nothing in the file is executed.
 
     Raises:
-      InputError: it cannot be read, or its arrays are not those of such a network.
+      InputError: the file cannot be read, or its arrays do not belong to such a network.
     """
     try:
         network, params = unet_from_state_dict(read_state_dict(path))
@@ -150,43 +123,13 @@ def from_file(path: pathlib.Path) -> Prior:
     return Prior(params=params, network=network, image_shape=shape, about=PriorMetadata(source=path.name))
 
 
-def options(network: nn.Module) -> dict[str, Any]:
-    """The backbone's name and options, as in config.network."""
-    (name,) = (name for name, kind in networks.BACKBONES.items() if isinstance(network, kind))
-    names = set(network.__dataclass_fields__) - {"parent", "name"}
-    return {"name": name} | {key: getattr(network, key) for key in sorted(names)}
-
-
-def _image_shape(config: ConfigDict, workdir: pathlib.Path) -> tuple[int, int, int]:
-    """What the run wrote down of its images; of a run of before, that of the images themselves."""
-    path = workdir / "split.json"
-    shape = read_json(path).get("image_shape") if path.exists() else None
-    return _sides(shape or data.load_split(config.data).train.shape[1:], path)
-
-
-def _sides(value: Any, where: pathlib.Path) -> tuple[int, int, int]:
-    whole = isinstance(value, list | tuple) and all(isinstance(n, int) and not isinstance(n, bool) for n in value)
-    if not whole or len(value) != 3 or not all(1 <= n <= MAX_IMAGE_SIDE for n in value):
-        raise InputError(f"{where} is damaged (images of shape {str(value)[:60]}): get it anew")
-    height, width, channels = value
-    return (height, width, channels)
-
-
-def _check_room(state: Any, workdir: pathlib.Path) -> None:
-    """Refuse a run whose arrays would be larger than its files could hold, before there is room made for them."""
-    wanted = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
-    stored = sum(path.stat().st_size for path in (workdir / "checkpoints").rglob("*") if path.is_file())
-    if stored and is_bomb(wanted, stored):
-        raise InputError(f"{workdir} holds {stored} bytes of checkpoints for a state of {wanted}: it is damaged")
-
-
 def save(folder: pathlib.Path, prior: Prior, half: bool = False) -> None:
-    """Write a prior as WEIGHTS and MODEL into a new folder, whole or not at all.
+    """Write a prior as WEIGHTS and MODEL into a new folder, complete or not at all.
 
     Args:
-      folder: that does not exist yet.
+      folder: must not exist yet.
       prior: what to write; its `about` goes into MODEL.
-      half: round the weights to bfloat16, half of the room.
+      half: round the weights to bfloat16, which halves the file.
 
     Raises:
       InputError: the folder exists.
@@ -194,55 +137,44 @@ def save(folder: pathlib.Path, prior: Prior, half: bool = False) -> None:
     if folder.exists():
         raise InputError(f"{folder} exists: name a folder that does not, or remove it")
     flat = flax.traverse_util.flatten_dict(prior.params, sep="/")
-    kept = {name: jnp.asarray(x, jnp.bfloat16 if half else jnp.float32) for name, x in flat.items()}
+    arrays = {name: jnp.asarray(x, jnp.bfloat16 if half else jnp.float32) for name, x in flat.items()}
     model = {
-        "format": FORMAT,
-        "network": options(prior.network),
+        "network": networks.backbone_options(prior.network),
         "image_shape": list(prior.image_shape),
         "about": dict(prior.about.items()),
     }
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
         temporary.mkdir(parents=True)
-        save_file(kept, temporary / WEIGHTS)
-        (temporary / MODEL).write_text(json.dumps(model, indent=1) + "\n")
+        write_weights(temporary, arrays, model)
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _read(folder: pathlib.Path) -> Prior:
-    try:
-        model = read_json(folder / MODEL)
-        version = model["format"]
-        given, shape = dict(model["network"]), _sides(model["image_shape"], folder / MODEL)
-        about = PriorMetadata(model["about"])
-    except InputError:
-        raise
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder / MODEL} is damaged ({error!r}): get the checkpoint anew") from error
-    if version != FORMAT:
-        raise InputError(f"{folder} is of format {version}, this fmdp reads {FORMAT}: install a newer fmdp")
-    network = networks.make_backbone(str(given.pop("name", "")), given)
-    try:
-        flat = load_file(folder / WEIGHTS)
-    except Exception as error:  # safetensors raises many kinds for a damaged file
-        raise InputError(f"{folder / WEIGHTS} cannot be read ({reason(error)}): get the checkpoint anew") from error
-    try:
-        expected = _shapes(network, shape)
-    except Exception as error:  # whatever a network raises of images that it is not made for
-        raise InputError(f"{folder / MODEL} describes no network ({reason(error)}): get the checkpoint anew") from error
-    for name in sorted(expected.keys() | flat.keys()):
-        was, wanted = (arrays[name].shape if name in arrays else None for arrays in (flat, expected))
-        if was != wanted:
-            raise InputError(
-                f"{folder / WEIGHTS}: {name} has the shape {was}, the network of {MODEL} asks for {wanted}"
-            )
-    params = flax.traverse_util.unflatten_dict({name: x.astype(jnp.float32) for name, x in flat.items()}, sep="/")
-    return Prior(params=params, network=network, image_shape=shape, about=about)  # type: ignore[arg-type]
+    """The prior in a folder that `save` or a training run wrote."""
+    arrays, model, matched = read_weights(folder)
+    options, image_shape = dict(model["network"]), model["image_shape"]
+    network = networks.make_backbone(str(options.pop("name", "")), options)
+    if not matched:
+        _check_shapes(arrays, network, image_shape, folder)
+    flat = jax.device_put({name: x.astype(np.float32) for name, x in arrays.items()})
+    params = flax.traverse_util.unflatten_dict(flat, sep="/")
+    return Prior(params=params, network=network, image_shape=image_shape, about=PriorMetadata(model["about"]))
 
 
-def _shapes(network: nn.Module, image_shape: tuple[int, ...]) -> dict[str, Any]:
-    given = (jax.ShapeDtypeStruct(image_shape, jnp.float32), 0.0, 0.0)
-    params = jax.eval_shape(network.init, jax.random.key(0), *given)["params"]
-    return flax.traverse_util.flatten_dict(params, sep="/")
+def _check_shapes(arrays: Mapping[str, Any], network: nn.Module, image_shape: tuple, folder: pathlib.Path) -> None:
+    """Raises InputError unless the arrays are the parameters of the network; tracing it takes about a second."""
+    try:
+        image = jax.ShapeDtypeStruct(image_shape, jnp.float32)
+        params = jax.eval_shape(network.init, jax.random.key(0), image, 0.0, 0.0)["params"]
+    except Exception as error:  # whatever a network raises for images of an impossible shape
+        raise InputError(
+            f"{folder / MODEL} does not describe a network ({reason(error)}): get the checkpoint anew"
+        ) from error
+    expected = flax.traverse_util.flatten_dict(params, sep="/")
+    for name in sorted(expected.keys() | arrays.keys()):
+        found, wanted = (tree[name].shape if name in tree else None for tree in (arrays, expected))
+        if found != wanted:
+            raise InputError(f"{folder / WEIGHTS}: {name} has the shape {found}, but {MODEL} describes {wanted}")

@@ -18,9 +18,9 @@ FRAME, PAUSE = 140, 1200  # milliseconds: of a frame, and of the first and last
 COLOURS = 128
 
 
-def write_gif(path: pathlib.Path, view: Panel) -> None:
-    """Draw the marker moving along the first curve of a view's first plane, and the restored images changing."""
-    frames = _frames(view)
+def write_gif(path: pathlib.Path, panel: Panel) -> None:
+    """Draw the marker moving along the first curve of a panel's first plane, and the restored images changing."""
+    frames = _frames(panel)
     palette = frames[-1].quantize(COLOURS)
     indexed = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     durations = [PAUSE, *[FRAME] * (len(frames) - 2), PAUSE][: len(frames)]
@@ -28,18 +28,18 @@ def write_gif(path: pathlib.Path, view: Panel) -> None:
         indexed[0].save(temporary, save_all=True, append_images=indexed[1:], duration=durations, loop=0, optimize=True)
 
 
-def _frames(view: Panel) -> list[Image.Image]:
+def _frames(panel: Panel) -> list[Image.Image]:
     """One picture of the whole for every position of the slider."""
-    plane, figure = view.planes[0], Figure(figsize=SIZE, dpi=100)
+    plane, figure = panel.planes[0], Figure(figsize=SIZE, dpi=100)
     canvas = FigureCanvasAgg(figure)
-    alone = view.restored is None
+    alone = panel.restored is None
     axis = figure.add_axes((0.1, 0.15, 0.86 if alone else 0.44, 0.7))
     _draw_plane(axis, plane)
     (marker,) = axis.plot([], [], "o", ms=13, mfc="white", mec=STYLE["lookahead"]["color"], mew=4, zorder=9)
-    figure.suptitle(f"One network, one knob: the lookahead ({view.name})", x=0.01, ha="left", fontsize=11)
-    title, shown = _draw_pictures(figure, view) if not alone else (axis.set_title(""), [])
+    figure.suptitle(f"One network, one knob: the lookahead ({panel.name})", x=0.01, ha="left", fontsize=11)
+    title, shown = _draw_pictures(figure, panel) if not alone else (axis.set_title(""), [])
     frames = []
-    for k, position in enumerate(view.positions):
+    for k, position in enumerate(panel.positions):
         marker.set_data([plane.curves[0].x[k]], [plane.curves[0].y[k]])
         title.set_text(position)
         for picture, images in shown:
@@ -70,12 +70,12 @@ def _draw_plane(axis, plane: Plane) -> None:
     axis.legend(fontsize=7)
 
 
-def _draw_pictures(figure: Figure, view: Panel):
-    """The title of the restored column, and its pictures with what they show over the positions."""
-    assert view.clean is not None
-    assert view.measured is not None
-    assert view.restored is not None
-    images = min(IMAGES, len(view.clean))
+def _draw_pictures(figure: Figure, panel: Panel):
+    """The title of the restored column, and its pictures with the images they show at each position."""
+    assert panel.clean is not None
+    assert panel.measured is not None
+    assert panel.restored is not None
+    images = min(IMAGES, len(panel.clean))
     axes = figure.subplots(
         images,
         3,
@@ -84,11 +84,11 @@ def _draw_pictures(figure: Figure, view: Panel):
     )
     shown = []
     for row, line in enumerate(axes):
-        for axis, picture in zip(line, (view.measured[row], view.restored[0, row], view.clean[row]), strict=True):
+        for axis, picture in zip(line, (panel.measured[row], panel.restored[0, row], panel.clean[row]), strict=True):
             drawn = axis.imshow(picture, cmap=colormaps["gray"], vmin=0, vmax=255, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
             if axis is line[1]:
-                shown.append((drawn, view.restored[:, row]))
+                shown.append((drawn, panel.restored[:, row]))
     for axis, name in zip(axes[0], ("noisy", "", "original"), strict=True):
         axis.set_title(name, fontsize=10)
     return axes[0, 1].title, shown

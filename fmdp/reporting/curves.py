@@ -1,4 +1,4 @@
-"""The files of an evaluation: the table and the pictures."""
+"""The files of a denoising evaluation: the table and the pictures."""
 
 import csv
 import math
@@ -12,10 +12,12 @@ from matplotlib.ticker import SymmetricalLogLocator
 
 from fmdp.data.containers import to_uint8
 from fmdp.evaluation.denoising import Sweep
+from fmdp.evaluation.results import DenoisingCurve, DenoisingResult
+from fmdp.io.dataclass_json import to_json
 from fmdp.io.files import atomic_write
 
 BEHIND: dict[str, Any] = {"mfc": "none", "ms": 5.5, "lw": 0.9, "zorder": 2.5}
-"""Of what may lie where the lookahead does, which is drawn over it, small and filled."""
+"""The style of curves that may coincide with the lookahead, which is drawn over them with small filled markers."""
 STYLE: dict[str, dict[str, Any]] = {
     "lookahead": {"color": "#1764ab", "marker": "o", "ms": 3, "lw": 1.4, "zorder": 3},
     "chord": {"color": "#c4651c", "marker": "s", "ls": "--"} | BEHIND,
@@ -31,17 +33,16 @@ PERCEPTION = {
     "fid": "FID to real images",
 }
 
-
 SYMLOG_SPAN = 6  # times its linear part an axis spans before it becomes logarithmic
 
 
 def verbatim(name: str) -> str:
-    """A name as matplotlib shows it and does not take it for a formula."""
+    """A name escaped so that matplotlib does not read it as a formula."""
     return name.replace("$", r"\$")
 
 
 def set_symlog(axis, linear: float) -> None:
-    """Make y logarithmic beyond the width `linear` where it goes far beyond it, with a tick for each power of ten."""
+    """Make y logarithmic beyond `linear` if its range is much larger, with a tick for each power of ten."""
     if np.ptp(axis.get_ylim()) > SYMLOG_SPAN * linear > 0:
         axis.set_yscale("symlog", linthresh=linear)
         axis.autoscale()  # the margins, on the new scale
@@ -49,12 +50,12 @@ def set_symlog(axis, linear: float) -> None:
         axis.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=decade))
 
 
-def write_curves(path: pathlib.Path, curves: list[dict[str, Any]]) -> None:
+def write_curves(path: pathlib.Path, curves: list[DenoisingCurve]) -> None:
     """Write one CSV line per noise level, knob and setting."""
     rows = [
-        {"noise_level": curve["noise_level"], "s": curve["s"], "knob": curve["knob"]} | point
+        {"noise_level": curve.noise_level, "s": curve.s, "knob": curve.knob} | to_json(point)
         for curve in curves
-        for point in curve["points"]
+        for point in curve.points
     ]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
@@ -63,22 +64,22 @@ def write_curves(path: pathlib.Path, curves: list[dict[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-def draw_plane(path: pathlib.Path, evaluation: dict[str, Any]) -> None:
+def draw_plane(path: pathlib.Path, result: DenoisingResult) -> None:
     """Draw the distortion-perception plane: a column for each noise level, a row for each perception measure."""
-    curves, floor = evaluation["denoise"], evaluation["floor"]
-    levels = list(dict.fromkeys(curve["noise_level"] for curve in curves))
+    curves, floor = result.denoise, result.floor
+    levels = list(dict.fromkeys(curve.noise_level for curve in curves))
     measures = [measure for measure in PERCEPTION if measure in floor]
     figure = Figure(figsize=(4.2 * len(levels), 3.4 * len(measures)), layout="constrained")
     axes = figure.subplots(len(measures), len(levels), squeeze=False)
     for row, measure in zip(axes, measures, strict=True):
+        interval = floor[measure]
         for axis, level in zip(row, levels, strict=True):
-            chosen = [c for c in curves if c["noise_level"] == level and measure in c["points"][0]]
             axis.margins(0.12)
-            _draw_curves(axis, chosen, measure)
-            axis.axhspan(floor[measure]["low"], floor[measure]["high"], color="0.5", alpha=0.25, lw=0)
-            axis.axhline(floor[measure]["mean"], color="0.5", lw=0.8, label="real against real")
+            _draw_curves(axis, [c for c in curves if c.noise_level == level], measure)
+            axis.axhspan(interval.low, interval.high, color="0.5", alpha=0.25, lw=0)
+            axis.axhline(interval.mean, color="0.5", lw=0.8, label="real against real")
             if measure in ("kernel_distance", "kid"):
-                set_symlog(axis, max(abs(floor[measure][end]) for end in ("low", "high")))
+                set_symlog(axis, max(abs(interval.low), abs(interval.high)))
             axis.set_title(f"noise level {level:g}")
             axis.set_xlabel("mean squared error per pixel")
         row[0].set_ylabel(PERCEPTION[measure])
@@ -86,7 +87,7 @@ def draw_plane(path: pathlib.Path, evaluation: dict[str, Any]) -> None:
     figure.suptitle(
         "Lower is better on both axes. Each point is one setting of a knob on the same network; the lookahead goes from"
         " t = s (least error) to t = 1 (looks real).\n"
-        f"{evaluation['images']} held-out images, {evaluation['draws']} draws of the noise (bars: their standard"
+        f"{result.images} held-out images, {result.draws} draws of the noise (bars: their standard"
         " deviation; of the dotted knobs one draw), one trained network; band: 95 % of real sets against real ones",
         fontsize=9,
     )
@@ -94,24 +95,26 @@ def draw_plane(path: pathlib.Path, evaluation: dict[str, Any]) -> None:
         figure.savefig(temporary, dpi=120)
 
 
-def _draw_curves(axis, curves: list[dict[str, Any]], measure: str) -> None:
+def _draw_curves(axis, curves: list[DenoisingCurve], measure: str) -> None:
     for curve in curves:
-        points, style = curve["points"], STYLE[curve["knob"]]
+        points = [point.measures for point in curve.points if measure in point.measures]
+        if not points:
+            continue
         x, y, dx, dy = (
             [point[key] for point in points] for key in ("mse", measure, "mse_draw_std", f"{measure}_draw_std")
         )
-        axis.errorbar(x, y, dy, dx, elinewidth=0.6, label=_label(curve), **style)
-        if curve["knob"] == "lookahead":
+        axis.errorbar(x, y, dy, dx, elinewidth=0.6, label=_label(curve), **STYLE[curve.knob])
+        if curve.knob == "lookahead":
             at = {"textcoords": "offset points", "fontsize": 8, "ha": "right", "va": "top"}
             axis.annotate("t = s", (x[0], y[0]), (-7, 2), **at)
             axis.annotate("t = 1", (x[-1], y[-1]), (-7, -5), **at)
 
 
-def _label(curve: dict[str, Any]) -> str:
+def _label(curve: DenoisingCurve) -> str:
     """The knob and what it costs."""
-    costs = [point["evaluations"] for point in curve["points"]]
+    costs = [point.evaluations for point in curve.points]
     cost = f"{costs[0]}" if min(costs) == max(costs) else f"{min(costs)} to {max(costs)}"
-    return f"{NAMES.get(curve['knob'], curve['knob'])} ({cost} evaluation{'s' * (max(costs) > 1)})"
+    return f"{NAMES.get(curve.knob, curve.knob)} ({cost} evaluation{'s' * (max(costs) > 1)})"
 
 
 def draw_denoising(path: pathlib.Path, clean: np.ndarray, sweeps: list[Sweep], images: int, columns: int = 7) -> None:
@@ -123,13 +126,13 @@ def draw_denoising(path: pathlib.Path, clean: np.ndarray, sweeps: list[Sweep], i
     figure = Figure(figsize=(0.85 * (columns + 2), 0.85 * rows + 0.9), layout="constrained")
     axes = figure.subplots(rows, columns + 2, squeeze=False)
     for block, swept in enumerate(sweeps):
-        knob = swept.knobs["lookahead"]
-        settings = np.linspace(0, len(knob.settings) - 1, columns).astype(int)
-        titles = ["clean", "noisy", *(f"t = {swept.s + knob.settings[k] * (1 - swept.s):.2f}" for k in settings)]
+        curve = swept.curves["lookahead"]
+        settings = np.linspace(0, len(curve.settings) - 1, columns).astype(int)
+        titles = ["clean", "noisy", *(f"t = {swept.s + curve.settings[k] * (1 - swept.s):.2f}" for k in settings)]
         for row, place in enumerate(shown):
             line = axes[block * images + row]
             index = kept[place]
-            pictures = [clean[index], swept.noisy[0, index], *knob.restored[settings, 0, place]]
+            pictures = [clean[index], swept.noisy[0, index], *curve.restored[settings, 0, place]]
             for axis, picture, title in zip(line, pictures, titles, strict=True):
                 axis.imshow(to_uint8(picture), cmap=colormaps["gray"], vmin=0, vmax=255, interpolation="nearest")
                 axis.set(xticks=[], yticks=[])

@@ -1,4 +1,4 @@
-"""The page of a run: report.html, one file that needs nothing else, made of its numbers and pictures."""
+"""The page of a run: report.html, one self-contained file made from its numbers and pictures."""
 
 import base64
 import io
@@ -12,15 +12,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 from PIL import Image
 
+from fmdp.evaluation.summary import Summary
 from fmdp.io.files import atomic_write
-from fmdp.reporting.panels import OMITTED, Curve, Panel, Pictures, Plane, build_panels, set_scales
+from fmdp.reporting.panels import OMITTED, Curve, Panel, Plane, build_panels, set_scales
+from fmdp.reporting.pictures import Pictures
 
 WIDTH, HEIGHT = 600, 420  # of a plane, in units of its SVG
 LEFT, RIGHT, TOP, BOTTOM = 84, 18, 38, 58
 APART = 26.0  # between ticks, at least
 ROUND = [0.0, *(sign * m * 10.0**e for m in (1, 5, 2) for e in range(6, -9, -1) for sign in (1, -1))]
-"""Ticks of logarithmic axes, those first that are shown where there is no room for all."""
-LOSSLESS = 96  # pixels a side; larger pictures are compressed with loss, for the page to stay small
+"""Ticks of logarithmic axes; the first of them are shown where there is no room for all."""
+LOSSLESS = 96  # pixels a side; larger pictures become JPEG, so that the page stays small
 MEASURES = {
     "kernel_distance": "kernel distance",
     "frechet_distance": "Fréchet distance",
@@ -39,28 +41,21 @@ COLUMNS = MEASURES | {
 }
 
 
-def write_page(path: pathlib.Path, summary: dict[str, Any], pictures: Pictures) -> None:
-    """Write the page, whole or not at all."""
+def write_page(path: pathlib.Path, summary: Summary, pictures: Pictures) -> None:
+    """Write the page atomically."""
     with atomic_write(path) as temporary:
         temporary.write_text(render_page(summary, pictures), encoding="utf-8")
 
 
-def render_page(summary: dict[str, Any], pictures: Pictures) -> str:
+def render_page(summary: Summary, pictures: Pictures) -> str:
     """The page as HTML.
 
     Args:
-      summary: what is in summary.json; what it lacks is left out.
-      pictures: of `views.denoising_pictures` and `views.inverse_pictures`.
+      summary: what it lacks is left out.
+      pictures: of `pictures.denoising_pictures` and `pictures.inverse_pictures`.
     """
-    laid = [_lay_out(view) for view in build_panels(summary, pictures)]
-    levels = [index for index, view in enumerate(laid) if view["group"] == "Denoising"]
-    made = {name: summary[key] for name, key in (("run", "made"), ("inverse run", "inverse_made")) if key in summary}
-    data = [{key: view[key] for key in ("group", "ends", "positions", "planes", "pictures")} for view in laid]
-    for view in data:
-        view["planes"] = [
-            {key: plane[key] for key in ("measure", "title", "marker", "readout")} for plane in view["planes"]
-        ]
-        view["pictures"] = [{key: row[key] for key in ("restored", "residual")} for row in view["pictures"]]
+    views = [_lay_out(panel) for panel in build_panels(summary, pictures)]
+    levels = [index for index, view in enumerate(views) if view["group"] == "Denoising"]
     environment = Environment(
         loader=PackageLoader("fmdp.reporting"),
         autoescape=True,
@@ -74,12 +69,53 @@ def render_page(summary: dict[str, Any], pictures: Pictures) -> str:
     )
     size = {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "foot": HEIGHT - BOTTOM}
     return environment.get_template("report.html.j2").render(
-        summary=summary, views=laid, start=levels[-1] if levels else 0, data=data, made=made, size=size
+        title=summary.config,
+        facts=_facts(summary),
+        views=views,
+        start=levels[-1] if levels else 0,
+        data=[_script_data(view) for view in views],
+        made=_made(summary),
+        size=size,
     )
 
 
+def _facts(summary: Summary) -> list[tuple[str, Any]]:
+    """What the run was and how long it took, as names and values."""
+    facts: list[tuple[str, Any]] = [("backend", summary.backend), ("devices", summary.devices)]
+    facts += [("held-out images", summary.images), ("draws of the noise", summary.draws)]
+    facts += [(name.replace("_", " "), value) for name, value in (summary.data or {}).items()]
+    for name, value in (summary.train or {}).items():
+        facts += [(f"training: {name.replace('_', ' ')}", f"{value:.6g}")] if math.isfinite(value) else []
+    facts += [(f"seconds: {name}", f"{value:.1f}") for name, value in (summary.seconds or {}).items()]
+    return [(name, value) for name, value in facts if value is not None]
+
+
+def _made(summary: Summary) -> list[dict[str, Any]]:
+    """How the run and the comparison of solvers were made, as far as there are any."""
+    made = []
+    for name, how in (("run", summary.made), ("inverse run", summary.inverse_made)):
+        if how is None:
+            continue
+        seed = str(how.config.get("seed", "not known"))
+        inverse = how.config.get("inverse")
+        if name == "inverse run" and isinstance(inverse, dict) and "seeds" in inverse:
+            times = "once" if inverse["seeds"] == 1 else f"{inverse['seeds']} times"
+            seed += f"; masks, noise and solvers drawn {times}"
+        made.append({"name": name, "seed": seed, "how": how})
+    return made
+
+
+def _script_data(view: dict[str, Any]) -> dict[str, Any]:
+    """The part of a view that the page's script needs."""
+    data = {key: view[key] for key in ("group", "ends", "positions")}
+    planes = ("measure", "title", "marker", "readout")
+    data["planes"] = [{key: plane[key] for key in planes} for plane in view["planes"]]
+    data["pictures"] = [{key: row[key] for key in ("restored", "residual")} for row in view["pictures"]]
+    return data
+
+
 def _lay_out(view: Panel) -> dict[str, Any]:
-    """A view as the template takes it."""
+    """A panel as the template takes it."""
     return {
         "group": view.group,
         "name": view.name,
@@ -100,7 +136,7 @@ def _parameters(parameters: dict[str, Any]) -> str:
 
 
 def _ends(view: Panel) -> tuple[str, str]:
-    """What stands at the two ends of the slider. Only of one step of denoising is it known what they lead to."""
+    """The labels at the two ends of the slider. What the ends lead to is known for one step of denoising only."""
     if view.group == "Denoising":
         return "t = s: for least error", "t = 1: to look real"
     return (view.positions[0], view.positions[-1]) if view.positions else ("", "")
@@ -110,7 +146,7 @@ def _rows(view: Panel) -> list[dict[str, Any]]:
     """The pictures of a view, a row for each image."""
     if view.clean is None or view.measured is None or view.restored is None or not view.positions:
         return []
-    # Beside [-1, 1] the pictures' scale is 127.5 wide: white is an error of 1 or more.
+    # A pixel's 255 levels span [-1, 1], so an error of 1 is 127.5 levels; white is 1 or more.
     residual = np.abs(view.restored.astype(int) - view.clean)
     residual = np.minimum(2 * residual, 255).astype(np.uint8)
     return [
@@ -137,7 +173,7 @@ def data_uri(picture: np.ndarray) -> str:
 
 
 def _draw(plane: Plane, positions: list[str]) -> dict[str, Any]:
-    """A plane in units of its SVG; matplotlib finds the scales and ticks, as in the other pictures of the run."""
+    """A plane in units of its SVG; matplotlib chooses the scales and ticks, as in the other pictures of the run."""
     figure = Figure(figsize=(WIDTH / 100, HEIGHT / 100), dpi=100)
     box = (LEFT / WIDTH, BOTTOM / HEIGHT, (WIDTH - LEFT - RIGHT) / WIDTH, (HEIGHT - TOP - BOTTOM) / HEIGHT)
     axis = figure.add_axes(box)
@@ -183,7 +219,7 @@ def _line(curve: Curve, place) -> dict[str, Any]:
 
 
 def _apart(ticks: list[tuple[float, float]], least: float) -> list[tuple[float, str]]:
-    """The ticks (place, value) that leave each other room for their labels, the first before others."""
+    """The ticks (place, value) at least so far apart that their labels fit; earlier ticks take precedence."""
     kept: list[tuple[float, float]] = []
     for place, value in ticks:
         if all(abs(place - other) >= least for other, _ in kept):
@@ -192,7 +228,7 @@ def _apart(ticks: list[tuple[float, float]], least: float) -> list[tuple[float, 
 
 
 def _table(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Columns and rows of plain values; what has ends becomes a column for each, deviations stay out."""
+    """Columns and rows of plain values. Bounds become one column for each end; standard deviations are left out."""
     flat = [
         {
             (f"{key} {end}" if end else key): part

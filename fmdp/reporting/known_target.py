@@ -9,33 +9,34 @@ from matplotlib.figure import Figure
 
 from fmdp.data.containers import to_uint8
 from fmdp.evaluation.denoising import Sweep
+from fmdp.evaluation.results import Bounds, KnownTargetCurve, KnownTargetLevel, StationaryLaw, TwoComponentsLevel
 from fmdp.io.files import atomic_write
 from fmdp.reporting.curves import NAMES, STYLE
 
 
-def draw_truth(path: pathlib.Path, levels: list[dict[str, Any]], images: int) -> None:
+def draw_truth(path: pathlib.Path, levels: list[KnownTargetLevel], images: int) -> None:
     """Draw every curve beside the optimal frontier, and below it each curve's excess over that optimum."""
     figure = Figure(figsize=(4.2 * len(levels), 7.5), layout="constrained")
     above, below = figure.subplots(2, len(levels), squeeze=False)
     for plane, excess, level in zip(above, below, levels, strict=True):
-        rows = level["frontier"]
-        p, low, high = (np.array([row[key] for row in rows]) for key in ("perception", "mse", "mse_high"))
+        p, low, high = (
+            np.array([getattr(row, key) for row in level.frontier]) for key in ("perception", "mse", "mse_high")
+        )
         plane.fill_betweenx(p, low, high, color="0.6", alpha=0.5, lw=0)
         name = "optimal frontier (between bounds)" if (high > low).any() else "optimal frontier"
         plane.plot(low, p, color="0.3", lw=1.2, label=name)
-        for curve in level["curves"]:
-            style, name = _truth_style(curve), f"{curve['field']} {NAMES.get(curve['knob'], curve['knob'])}"
-            x = [point["mse"] for point in curve["points"]]
-            bounds = np.array([[point["squared_w2"][side] for side in ("low", "high")] for point in curve["points"]])
-            y = np.sqrt(bounds)
+        for curve in level.curves:
+            style, name = _curve_style(curve), f"{curve.field} {NAMES.get(curve.knob, curve.knob)}"
+            x = [point.mse for point in curve.points]
+            y = np.sqrt(_ends([point.squared_w2 for point in curve.points]))
             plane.errorbar(x, y.mean(1), np.ptp(y, 1) / 2, elinewidth=0.8, label=name, **style)
-            if curve["knob"] in ("lookahead", "chord"):
-                shown = [point for point in curve["points"] if point["excess"]["low"] is not None]
-                r = [point["setting"] for point in shown]
-                e = 100 * np.array([[point["excess"][side] for side in ("low", "high")] for point in shown])
+            if curve.knob in ("lookahead", "chord"):
+                shown = [point for point in curve.points if point.excess.low is not None]
+                r = [point.setting for point in shown]
+                e = 100 * _ends([point.excess for point in shown])
                 if len(e):
                     excess.errorbar(r, e.mean(1), np.ptp(e, 1) / 2, elinewidth=0.8, label=name, **style)
-        plane.set(title=f"noise level {level['noise_level']:.2g}", xlabel="mean squared error per pixel")
+        plane.set(title=f"noise level {level.noise_level:.2g}", xlabel="mean squared error per pixel")
         excess.set(xlabel="setting of the knob (0: least error, 1: t = 1)")
         excess.axhline(0, color="0.3", lw=0.8)
     above[0].set_ylabel("W2 distance to the data, per root pixel")
@@ -50,21 +51,26 @@ def draw_truth(path: pathlib.Path, levels: list[dict[str, Any]], images: int) ->
         figure.savefig(temporary, dpi=120)
 
 
-def _truth_style(curve: dict[str, Any]) -> dict[str, Any]:
-    style = dict(STYLE[curve["knob"]])
-    if curve["field"] == "exact":
-        style |= {"color": {"lookahead": "#000000", "chord": "#d62728"}[curve["knob"]], "marker": ""}
+def _ends(bounds: list[Bounds]) -> np.ndarray:
+    """Low and high, [n, 2]."""
+    return np.array([[bound.low, bound.high] for bound in bounds], float)
+
+
+def _curve_style(curve: KnownTargetCurve) -> dict[str, Any]:
+    style = dict(STYLE[curve.knob])
+    if curve.field == "exact":
+        style |= {"color": {"lookahead": "#000000", "chord": "#d62728"}[curve.knob], "marker": ""}
     return style
 
 
 def draw_points(path: pathlib.Path, clean: np.ndarray, swept: Sweep, columns: int = 6) -> None:
     """Draw points of the plane [n, 1, 1, 2] moving as the lookahead grows, over the clean ones."""
-    knob = swept.knobs["lookahead"]
-    shown = np.linspace(0, len(knob.settings) - 1, columns).astype(int)
+    curve = swept.curves["lookahead"]
+    shown = np.linspace(0, len(curve.settings) - 1, columns).astype(int)
     figure = Figure(figsize=(2.3 * (columns + 1), 2.9), layout="constrained")
     axes = figure.subplots(1, columns + 1, sharex=True, sharey=True)
-    clouds = [swept.noisy[0] / swept.s, *knob.restored[shown, 0]]
-    titles = ["noisy $x_s / s$", *(f"t = {swept.s + knob.settings[k] * (1 - swept.s):.2f}" for k in shown)]
+    clouds = [swept.noisy[0] / swept.s, *curve.restored[shown, 0]]
+    titles = ["noisy $x_s / s$", *(f"t = {swept.s + curve.settings[k] * (1 - swept.s):.2f}" for k in shown)]
     for axis, cloud, title in zip(axes, clouds, titles, strict=True):
         axis.scatter(*clean.reshape(-1, 2)[:1000].T, s=2, color="0.8", lw=0)
         axis.scatter(*cloud.reshape(-1, 2)[:1000].T, s=2, color=STYLE["lookahead"]["color"], lw=0)
@@ -88,17 +94,17 @@ def draw_samples(path: pathlib.Path, real: np.ndarray, drawn: np.ndarray, rows: 
         figure.savefig(temporary, dpi=110)
 
 
-def draw_two_components(path: pathlib.Path, levels: list[dict[str, Any]]) -> None:
+def draw_two_components(path: pathlib.Path, levels: list[TwoComponentsLevel]) -> None:
     """Draw squared W2 along the exact lookahead, between its bounds and by optimal assignment."""
     figure = Figure(figsize=(4.2 * len(levels), 3.4), layout="constrained")
     axes = figure.subplots(1, len(levels), squeeze=False)[0]
     for axis, level in zip(axes, levels, strict=True):
-        times = level["times"]
-        low, high = np.array([[w["low"], w["high"]] for w in level["bracket"]["squared_w2"]]).T
-        assigned = [w["low"] for w in level["assignment"]["squared_w2"]]
-        axis.fill_between(times, low, high, color=STYLE["lookahead"]["color"], alpha=0.3, lw=0, label="between bounds")
-        axis.errorbar(times, assigned, level["floor"], fmt="k.", ms=4, lw=0.8, label="assignment (bar: its floor)")
-        axis.set(title=f"noise level {level['noise_level']:.2g}", xlabel="lookahead t")
+        low, high = _ends(level.bracket.squared_w2).T
+        assigned = _ends(level.assignment.squared_w2)[:, 0]
+        color = STYLE["lookahead"]["color"]
+        axis.fill_between(level.times, low, high, color=color, alpha=0.3, lw=0, label="between bounds")
+        axis.errorbar(level.times, assigned, level.floor, fmt="k.", ms=4, lw=0.8, label="assignment (bar: its floor)")
+        axis.set(title=f"noise level {level.noise_level:.2g}", xlabel="lookahead t")
     axes[0].set_ylabel("squared W2 to the data, per coordinate")
     axes[0].legend(fontsize=8)
     figure.suptitle("The bracket checked by optimal assignment: digits in two principal components", fontsize=10)
@@ -106,19 +112,19 @@ def draw_two_components(path: pathlib.Path, levels: list[dict[str, Any]]) -> Non
         figure.savefig(temporary, dpi=120)
 
 
-def draw_plug_and_play(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
+def draw_plug_and_play(path: pathlib.Path, rows: list[StationaryLaw]) -> None:
     """Draw where plug-and-play settles: its fixed point without renoising, its variance with it."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    t = [row["t"] for row in rows]
+    t = [row.t for row in rows]
     panels = (
         (left, "shift", "half of the image is measured", "k"),
         (right, "variance", "half of the image is measured", "k"),
         (right, "free_variance", "nothing is measured", STYLE["lookahead"]["color"]),
     )
     for axis, name, label, color in panels:
-        axis.plot(t, [row[name] for row in rows], color=color, label=f"closed form: {label}")
-        axis.plot(t, [row[f"{name}_run"] for row in rows], "o", color=color, ms=4, label="run")
+        axis.plot(t, [getattr(row, name) for row in rows], color=color, label=f"closed form: {label}")
+        axis.plot(t, [getattr(row, f"{name}_run") for row in rows], "o", color=color, ms=4, label="run")
     left.set_title("without renoising: energy of the fixed point,\nrelative to the true image's", fontsize=10)
     right.set_title("with renoising: total variance of the iterates,\nrelative to the prior's", fontsize=10)
     for axis in (left, right):

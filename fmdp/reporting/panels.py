@@ -1,28 +1,20 @@
 """What a run has to show: the planes, pictures and numbers of each of its noise levels and tasks.
 
-Everything comes from the run's summary.json and its pictures.npz, so that pages can be made again at any time.
+Everything comes from the run's summary and its pictures, so that pages can be made again at any time.
 """
 
 import math
-import pathlib
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from fmdp.data.containers import to_uint8
-from fmdp.errors import InputError
-from fmdp.evaluation.denoising import Sweep
-from fmdp.evaluation.solver_comparison import ComparedImages
-from fmdp.io.archives import load_npz
-from fmdp.io.files import atomic_write
+from fmdp.evaluation.results import DenoisingCurve, DenoisingPoint, KnownTargetLevel, Measures, SolverRun
+from fmdp.evaluation.summary import Summary
+from fmdp.io.dataclass_json import to_json
+from fmdp.metrics.perception import NullInterval
 from fmdp.reporting.curves import NAMES, PERCEPTION, SYMLOG_SPAN, set_symlog
-
-Pictures = dict[str, np.ndarray]
-"""By name: uint8, "denoise/<level>/<clean|noisy|restored>" and "inverse/<task>/...", levels and tasks by number.
-
-clean and measured are [n, H, W] or [n, H, W, 3]; restored are [k, n, ...], in the order of the rows in summary.json.
-"""
+from fmdp.reporting.pictures import Pictures
 
 LOGARITHMIC = ("kernel_distance", "kid")
 LEGEND = NAMES | {
@@ -47,10 +39,10 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True)
 class Plane:
-    """One plane: its curves, the first of which the slider moves along, and its perception measure.
+    """One plane: its curves and its perception measure. The slider moves along the first curve.
 
-    `band` is what real images come to against real ones (low, high); `log` are the axes that are logarithmic, of
-    which y is linear up to the width `linear`.
+    `band` is what real images come to against real ones (low, high). `log` names the logarithmic axes; y is linear up
+    to the width `linear`.
     """
 
     measure: str
@@ -63,7 +55,7 @@ class Plane:
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """One noise level or one task: its planes, where the slider can stand, its pictures and its tables of rows.
+    """One noise level or one task: its planes, the positions of the slider, its pictures and its tables of rows.
 
     `parameters` are those of the task, where they are known.
     """
@@ -80,52 +72,16 @@ class Panel:
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
 
-def denoising_pictures(clean: np.ndarray, sweeps: list[Sweep], images: int) -> Pictures:
-    """The pictures of a sweep over noise levels: at most so many images, under every setting of the lookahead."""
-    found: Pictures = {}
-    if clean.shape[-1] not in (1, 3):  # points of the plane are not pictures
-        return found
-    for level, swept in enumerate(sweeps):
-        shown = np.linspace(0, len(swept.kept) - 1, min(images, len(swept.kept))).astype(int)
-        kept = swept.kept[shown]
-        found[f"denoise/{level}/clean"] = to_uint8(clean[kept])
-        found[f"denoise/{level}/noisy"] = to_uint8(swept.noisy[0, kept])
-        found[f"denoise/{level}/restored"] = to_uint8(swept.knobs["lookahead"].restored[:, 0, shown])
-    return found
+def build_panels(summary: Summary, pictures: Pictures) -> list[Panel]:
+    """The panels of a run, noise levels first, then tasks.
 
-
-def inverse_pictures(pictures: dict[str, ComparedImages]) -> Pictures:
-    """The pictures of a comparison of solvers: one image of each task, restored by every run that did not fail."""
-    found: Pictures = {}
-    for task, picture in enumerate(pictures.values()):
-        found[f"inverse/{task}/clean"] = to_uint8(picture.clean[None])
-        found[f"inverse/{task}/noisy"] = to_uint8(picture.measured[None])
-        if picture.restored:
-            found[f"inverse/{task}/restored"] = to_uint8(np.stack(list(picture.restored.values()))[:, None])
-    return found
-
-
-def save_pictures(path: pathlib.Path, pictures: Pictures) -> None:
-    """Write pictures into a compressed npz, whole or not at all."""
-    with atomic_write(path) as temporary:
-        np.savez_compressed(temporary, **pictures)  # type: ignore[arg-type]
-
-
-def load_pictures(path: pathlib.Path, group: str) -> Pictures:
-    """The pictures of one group (denoise or inverse), none where there are none or they cannot be read."""
-    try:
-        return load_npz(path, lambda name: name.startswith(f"{group}/"))
-    except InputError:
-        return {}
-
-
-def build_panels(summary: dict[str, Any], pictures: Pictures) -> list[Panel]:
-    """The views of a run, noise levels first, then tasks."""
-    return _levels(summary, pictures) + _tasks(summary, pictures)
+    `pictures` are those made with the numbers in this summary, see `pictures.load_pictures`.
+    """
+    return _level_panels(summary, pictures) + _task_panels(summary, pictures)
 
 
 def set_scales(axis, plane: Plane) -> None:
-    """Make those of a matplotlib axis logarithmic, on which the plane is drawn, that need it."""
+    """Make the axes of a matplotlib plot logarithmic where the plane needs it."""
     x = np.concatenate([curve.x for curve in plane.curves])
     if "x" in plane.log and np.nanmax(x) > SYMLOG_SPAN * np.nanmin(x) > 0:
         axis.set_xscale("log")
@@ -133,41 +89,66 @@ def set_scales(axis, plane: Plane) -> None:
         set_symlog(axis, plane.linear)
 
 
-def _levels(summary: dict[str, Any], pictures: Pictures) -> list[Panel]:
-    curves, floor = summary.get("denoise", []), summary.get("floor", {})
-    truth = summary.get("truth", [])
-    found = []
-    for index, level in enumerate(dict.fromkeys(curve["noise_level"] for curve in curves)):
-        chosen = [curve for curve in curves if curve["noise_level"] == level]
-        chosen.sort(key=lambda curve: curve["knob"] != "lookahead")
-        points = chosen[0]["points"]
-        rows = [{"knob": curve["knob"]} | point for curve in chosen for point in curve["points"]]
-        planes = [_denoise_plane(chosen, name, floor[name]) for name in PERCEPTION if name in floor]
-        tables = {"Every setting of every knob": rows}
-        if index < len(truth):
-            planes.insert(0, _truth_plane(truth[index]))
-            tables["Against the truth: exact field, optimal frontier"] = [
-                {"field": curve["field"], "knob": curve["knob"]} | point
-                for curve in truth[index]["curves"]
-                for point in curve["points"]
-            ]
-        found.append(
-            Panel(
-                group="Denoising",
-                name=f"noise level {level:g}",
-                planes=planes,
-                positions=_times([point["t"] for point in points]),
-                clean=pictures.get(f"denoise/{index}/clean"),
-                measured=pictures.get(f"denoise/{index}/noisy"),
-                restored=pictures.get(f"denoise/{index}/restored"),
-                tables=tables,
+def _level_panels(summary: Summary, pictures: Pictures) -> list[Panel]:
+    curves, truth = summary.denoise or [], summary.truth or []
+    panels = []
+    for index, level in enumerate(dict.fromkeys(curve.noise_level for curve in curves)):
+        chosen = [curve for curve in curves if curve.noise_level == level]
+        chosen.sort(key=lambda curve: curve.knob != "lookahead")
+        panels.append(
+            _level_panel(
+                f"noise level {level:g}",
+                chosen,
+                truth[index] if index < len(truth) else None,
+                summary.floor or {},
+                {name: pictures.get(f"denoise/{index}/{name}") for name in ("clean", "noisy", "restored")},
             )
         )
-    return found
+    return panels
 
 
-def _times(times: list[float]) -> list[str]:
-    """The lookaheads by name, with as many decimals as tell them apart."""
+def _level_panel(
+    name: str,
+    curves: list[DenoisingCurve],
+    truth: KnownTargetLevel | None,
+    floor: dict[str, NullInterval],
+    pictures: dict[str, np.ndarray | None],
+) -> Panel:
+    """One noise level; the slider moves along the first of its curves."""
+    measured = {measure for curve in curves for point in curve.points for measure in point.measures}
+    planes = [
+        _denoise_plane(curves, measure, floor[measure])
+        for measure in PERCEPTION
+        if measure in floor and measure in measured
+    ]
+    tables = {
+        "Every setting of every knob": [
+            {"knob": curve.knob} | to_json(point) for curve in curves for point in curve.points
+        ]
+    }
+    if truth is not None:
+        planes.insert(0, _known_target_plane(truth))
+        tables["Against the truth: exact field, optimal frontier"] = [
+            {"field": curve.field, "knob": curve.knob} | to_json(point)
+            for curve in truth.curves
+            for point in curve.points
+        ]
+    return Panel(
+        group="Denoising",
+        name=name,
+        planes=planes,
+        positions=_positions(curves[0].points),
+        clean=pictures["clean"],
+        measured=pictures["noisy"],
+        restored=pictures["restored"],
+        tables=tables,
+    )
+
+
+def _positions(points: list[DenoisingPoint]) -> list[str]:
+    """The lookahead times as text, with as many decimals as they need to differ."""
+    times = [point.setting if point.t is None else point.t for point in points]
+    names: list[str] = []
     for decimals in range(2, 7):
         names = [f"t = {t:.{decimals}f}" for t in times]
         if len(set(names)) == len(set(times)):
@@ -175,11 +156,11 @@ def _times(times: list[float]) -> list[str]:
     return names
 
 
-def _denoise_plane(curves: list[dict[str, Any]], measure: str, floor: dict[str, float]) -> Plane:
+def _denoise_plane(curves: list[DenoisingCurve], measure: str, floor: NullInterval) -> Plane:
     drawn = [
-        _curve(LEGEND[curve["knob"]], curve["knob"], curve["points"], measure)
+        _curve(LEGEND.get(curve.knob, curve.knob), curve.knob, [point.measures for point in curve.points], measure)
         for curve in curves
-        if measure in curve["points"][0]
+        if any(measure in point.measures for point in curve.points)
     ]
     return Plane(
         measure=measure,
@@ -187,102 +168,130 @@ def _denoise_plane(curves: list[dict[str, Any]], measure: str, floor: dict[str, 
         curves=drawn,
         band=_band(floor),
         log="y" if measure in LOGARITHMIC else "",
-        linear=_width({measure: floor}, measure),
+        linear=_chance_width(floor),
     )
 
 
-def _band(floor: dict[str, float]) -> tuple[float, float] | None:
-    """What real images come to against real ones, None where they are too few to tell."""
-    low, high = floor["low"], floor["high"]
-    return (low, high) if math.isfinite(low) and math.isfinite(high) else None
+def _band(floor: NullInterval | None) -> tuple[float, float] | None:
+    """What real images come to against real ones; None where they are too few to say."""
+    if floor is None or not (math.isfinite(floor.low) and math.isfinite(floor.high)):
+        return None
+    return floor.low, floor.high
 
 
-def _width(floors: dict[str, dict[str, float]], measure: str) -> float:
-    """How far from zero a measure is by chance, which no logarithm should stretch."""
-    return max(abs(floors[measure][end]) for end in ("low", "high")) if measure in floors else 0.0
+def _chance_width(floor: NullInterval | None) -> float:
+    """How far from zero a measure is by chance: no logarithmic axis should stretch that."""
+    return 0.0 if floor is None else max(abs(floor.low), abs(floor.high))
 
 
-def _curve(name: str, style: str, points: list[dict[str, Any]], measure: str) -> Curve:
-    x, y = (np.array([point[key] for point in points], float) for key in ("mse", measure))
+def _curve(name: str, style: str, points: list[Measures], measure: str) -> Curve:
+    x, y = (np.array([point.get(key, math.nan) for point in points], float) for key in ("mse", measure))
     return Curve(name=name, style=style, x=x, y=y)
 
 
-def _truth_plane(level: dict[str, Any]) -> Plane:
+def _known_target_plane(level: KnownTargetLevel) -> Plane:
     """The plane in which the optimum is known; its measure is W2 per root pixel."""
     curves = []
-    for curve in level["curves"]:
-        x = np.array([point["mse"] for point in curve["points"]])
-        low, high = np.sqrt([[point["squared_w2"][end] or 0.0 for point in curve["points"]] for end in ("low", "high")])
-        style = f"exact-{curve['knob']}" if curve["field"] == "exact" else curve["knob"]
-        name = f"exact {curve['knob']}" if curve["field"] == "exact" else LEGEND[curve["knob"]]
+    for curve in level.curves:
+        exact = curve.field == "exact"
+        x = np.array([point.mse for point in curve.points])
+        low = np.sqrt([point.squared_w2.low or 0.0 for point in curve.points])
+        high = np.sqrt([point.squared_w2.high or 0.0 for point in curve.points])
+        style = f"exact-{curve.knob}" if exact else curve.knob
+        name = f"exact {curve.knob}" if exact else LEGEND.get(curve.knob, curve.knob)
         curves.append(Curve(name=name, style=style, x=x, y=(low + high) / 2, low=low, high=high))
     curves.sort(key=lambda curve: curve.style != "lookahead")
-    x, high, y = (np.array([row[key] for row in level["frontier"]]) for key in ("mse", "mse_high", "perception"))
+    x, high, y = (np.array([getattr(row, key) for row in level.frontier]) for key in ("mse", "mse_high", "perception"))
     name = "optimal frontier: nothing lies left of it"
     curves.append(Curve(name=name, style="frontier", x=(x + high) / 2, y=y))
     return Plane(measure="w2", label="Wasserstein distance W2 to the true distribution, per root pixel", curves=curves)
 
 
-def _tasks(summary: dict[str, Any], pictures: Pictures) -> list[Panel]:
-    rows, floor = summary.get("inverse", []), summary.get("inverse_floor", {})
-    given = summary.get("inverse_made", {}).get("config", {}).get("inverse", {}).get("tasks", {})
-    found = []
-    for index, task in enumerate(dict.fromkeys(row["task"] for row in rows)):
-        mine = [row for row in rows if row["task"] == task]
-        fine = [row for row in mine if "failed" not in row]
-        families: dict[tuple, list[int]] = {}
-        for place, row in enumerate(fine):
-            families.setdefault((row["solver"], row["knob"], row["steps"]), []).append(place)
-        # First the one that the slider moves along: the lookahead, with the most steps.
-        order = sorted(families, key=lambda key: (key[0] != "pnp", key[1] == "chord", -key[2]))
-        planes = [
-            Plane(
-                measure=measure,
-                label=PERCEPTION[measure],
-                curves=[
-                    _curve(_family(key), _family_style(key, order), [fine[k] for k in families[key]], measure)
-                    for key in order
-                ],
-                band=_band(floor[measure]) if measure in floor else None,
-                log="xy" if measure in LOGARITHMIC else "x",
-                linear=_width(floor, measure),
-            )
-            for measure in PERCEPTION
-            if fine and measure in fine[0]
-        ]
-        slid = families[order[0]] if order and order[0][0] == "pnp" else []
-        restored = pictures.get(f"inverse/{index}/restored")
-        if restored is not None and len(restored) != len(fine):
-            restored = None  # pictures of another comparison
-        whole = restored is not None
-        found.append(
-            Panel(
-                group="Inverse problems",
-                name=str(task).replace("_", " "),
-                parameters=given.get(task, {}),
-                planes=planes if slid else [],
-                positions=[f"lookahead {fine[k]['t_or_lookahead']:g}" for k in slid],
-                clean=pictures.get(f"inverse/{index}/clean") if whole else None,
-                measured=pictures.get(f"inverse/{index}/noisy") if whole else None,
-                restored=None if restored is None else restored[slid],
-                others={}
-                if restored is None
-                else {_family(key): restored[families[key][0]] for key in order if key[0] != "pnp"},
-                tables={"Every run of every solver": [{k: v for k, v in row.items() if k != "task"} for row in mine]},
-            )
+class Family(NamedTuple):
+    """The runs of a solver that form one curve: those that differ in their lookahead only."""
+
+    solver: str
+    knob: str
+    steps: int
+
+    @property
+    def label(self) -> str:
+        """As the legend names it."""
+        if self.solver != "pnp":
+            return self.solver.replace("_", " ")
+        return f"flow map, {'chord' if self.knob == 'chord' else 'lookahead'}, {self.steps} steps"
+
+
+def _task_panels(summary: Summary, pictures: Pictures) -> list[Panel]:
+    rows = summary.inverse or []
+    config = summary.inverse_made.config if summary.inverse_made else {}
+    panels = []
+    for index, task in enumerate(dict.fromkeys(row.task for row in rows)):
+        names = ("clean", "noisy", "restored")
+        shown = {name: pictures.get(f"inverse/{index}/{name}") for name in names}
+        mine = [row for row in rows if row.task == task]
+        panels.append(_task_panel(task, mine, summary.inverse_floor or {}, task_parameters(config, task), shown))
+    return panels
+
+
+def task_parameters(config: dict[str, Any], task: str) -> dict[str, Any]:
+    """The parameters of a task in the configuration of a run; empty where it has none."""
+    found: Any = config
+    for name in ("inverse", "tasks", task):
+        found = found.get(name, {}) if isinstance(found, dict) else {}
+    return found if isinstance(found, dict) else {}
+
+
+def _task_panel(
+    task: str,
+    rows: list[SolverRun],
+    floor: dict[str, NullInterval],
+    parameters: dict[str, Any],
+    pictures: dict[str, np.ndarray | None],
+) -> Panel:
+    fine = [row for row in rows if row.failed is None]
+    families: dict[Family, list[int]] = {}
+    for place, row in enumerate(fine):
+        families.setdefault(Family(row.solver, row.knob, row.steps or 0), []).append(place)
+    # First the one that the slider moves along: the lookahead, with the most steps.
+    order = sorted(families, key=lambda family: (family.solver != "pnp", family.knob == "chord", -family.steps))
+    planes = [
+        Plane(
+            measure=measure,
+            label=PERCEPTION[measure],
+            curves=[
+                _curve(family.label, _style(family, order), [fine[k].measures for k in families[family]], measure)
+                for family in order
+            ],
+            band=_band(floor.get(measure)),
+            log="xy" if measure in LOGARITHMIC else "x",
+            linear=_chance_width(floor.get(measure)),
         )
-    return found
+        for measure in PERCEPTION
+        if fine and measure in fine[0].measures
+    ]
+    slid = families[order[0]] if order and order[0].solver == "pnp" else []
+    restored = pictures["restored"]
+    baselines = [family for family in order if family.solver != "pnp"]
+    return Panel(
+        group="Inverse problems",
+        name=task.replace("_", " "),
+        parameters=parameters,
+        planes=planes if slid else [],
+        positions=[f"lookahead {fine[k].t_or_lookahead or 0:g}" for k in slid],
+        clean=pictures["clean"],
+        measured=pictures["noisy"],
+        restored=None if restored is None else restored[slid],
+        others={} if restored is None else {family.label: restored[families[family][0]] for family in baselines},
+        tables={
+            "Every run of every solver": [
+                {key: value for key, value in to_json(row).items() if key != "task"} for row in rows
+            ]
+        },
+    )
 
 
-def _family(key: tuple) -> str:
-    solver, knob, steps = key
-    if solver != "pnp":
-        return solver.replace("_", " ")
-    return f"flow map, {'chord' if knob == 'chord' else 'lookahead'}, {steps} steps"
-
-
-def _family_style(key: tuple, order: list[tuple]) -> str:
-    solver, knob, _ = key
-    if solver != "pnp":
-        return solver
-    return "chord" if knob == "chord" else "lookahead" if key == order[0] else "shorter"
+def _style(family: Family, order: list[Family]) -> str:
+    if family.solver != "pnp":
+        return family.solver
+    return "chord" if family.knob == "chord" else "lookahead" if family == order[0] else "shorter"

@@ -2,14 +2,15 @@
 
 import csv
 import pathlib
-from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from fmdp.data.containers import to_uint8
+from fmdp.evaluation.results import SolverResult, SolverRun
 from fmdp.evaluation.solver_comparison import ITERATES, ComparedImages
+from fmdp.io.dataclass_json import to_json
 from fmdp.io.files import atomic_write
 from fmdp.reporting.curves import STYLE, verbatim
 
@@ -21,35 +22,35 @@ BASELINES = {
     "dps": ("^", "#a07a12"),
     "flower": ("*", "#d1477d"),
 }
-FLOW_MAP = "#1764ab"
 SHADES = ("#1764ab", "#6ea6d9", "#b5d0ea", "#d6e4f2")  # the more steps, the darker
 
 
-def write_table(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
-    """Write one CSV line for every run of a solver; of a failed one, the reason."""
-    columns = dict.fromkeys(key for row in rows for key in row if key != "seeds")
+def write_table(path: pathlib.Path, rows: list[SolverRun]) -> None:
+    """Write one CSV line per run of a solver; a failed run has the reason."""
+    lines = [to_json(row) for row in rows]
+    columns = dict.fromkeys(key for line in lines for key in line if key != "seeds")
     with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(columns), extrasaction="ignore")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(lines)
 
 
-def draw_planes(path: pathlib.Path, table: dict[str, Any], images: int, seeds: int) -> None:
+def draw_planes(path: pathlib.Path, result: SolverResult, images: int, seeds: int) -> None:
     """Draw the distortion-perception plane of every task: plug-and-play's curves, and each baseline as a point.
 
     Args:
       path: of the PNG.
-      table: of `inverse.compare`.
+      result: of `solver_comparison.compare_solvers`.
       images, seeds: of each point.
     """
-    rows, floor = table["inverse"], table["inverse_floor"]["kernel_distance"]
-    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    floor = result.inverse_floor["kernel_distance"]
+    tasks = list(dict.fromkeys(row.task for row in result.inverse))
     columns = min(len(tasks), 2)
     figure = Figure(figsize=(5.4 * columns, 4 * -(-len(tasks) // columns) + 0.9), layout="constrained")
     axes = figure.subplots(-(-len(tasks) // columns), columns, squeeze=False).ravel()
     for axis, task in zip(axes, tasks, strict=False):
-        _draw_plane(axis, [row for row in rows if row["task"] == task and "failed" not in row])
-        axis.axhspan(floor["low"], floor["high"], color="0.5", alpha=0.25, lw=0, label="real against real")
+        _draw_plane(axis, [row for row in result.inverse if row.task == task and row.failed is None])
+        axis.axhspan(floor.low, floor.high, color="0.5", alpha=0.25, lw=0, label="real against real")
         axis.set(
             title=verbatim(task.replace("_", " ")), xlabel="mean squared error per pixel", ylabel="kernel distance MMD²"
         )
@@ -66,11 +67,11 @@ def draw_planes(path: pathlib.Path, table: dict[str, Any], images: int, seeds: i
         figure.savefig(temporary, dpi=120)
 
 
-def _draw_plane(axis, rows: list[dict[str, Any]]) -> None:
-    curves: dict[tuple[str, int], list[dict[str, Any]]] = {}
+def _draw_plane(axis, rows: list[SolverRun]) -> None:
+    curves: dict[tuple[str, int], list[SolverRun]] = {}
     for row in rows:
-        if row["solver"] == "pnp":
-            curves.setdefault((row["knob"], row["steps"]), []).append(row)
+        if row.solver == "pnp":
+            curves.setdefault((row.knob, row.steps or 0), []).append(row)
     shades = dict(zip(sorted({steps for _, steps in curves}, reverse=True), SHADES, strict=False))
     for (knob, steps), points in curves.items():
         if knob == "chord":
@@ -82,50 +83,50 @@ def _draw_plane(axis, rows: list[dict[str, Any]]) -> None:
         axis.errorbar(x, y, dy, dx, elinewidth=0.5, label=name, **style)
         axis.plot(x[:1], y[:1], **style | {"ms": 7.5 if knob == "chord" else 6, "label": ""})
     for row in rows:
-        if row["solver"] in BASELINES:
-            marker, color = BASELINES[row["solver"]]
+        if row.solver in BASELINES:
+            marker, color = BASELINES[row.solver]
             x, y, dx, dy = _coordinates([row])
-            name = f"{row['solver']}, {row['nfe']:.0f} evaluations"
+            name = f"{row.solver}, {row.nfe:.0f} evaluations"
             axis.errorbar(x, y, dy, dx, marker=marker, ms=8, ls="", elinewidth=0.7, color=color, label=name)
     axis.set_xscale("log")
     axis.set_yscale("symlog", linthresh=1e-3)
     axis.margins(0.08, 0.12)
 
 
-def _coordinates(points: list[dict[str, Any]]) -> tuple[np.ndarray, ...]:
+def _coordinates(points: list[SolverRun]) -> tuple[np.ndarray, ...]:
     names = ("mse", "kernel_distance", "mse_draw_std", "kernel_distance_draw_std")
-    return tuple(np.array([point[name] for point in points]) for name in names)
+    return tuple(np.array([point.measures[name] for point in points]) for name in names)
 
 
 def draw_strips(path: pathlib.Path, pictures: dict[str, ComparedImages]) -> None:
     """Draw one image of every task: clean, measured, restored at three lookaheads and by each baseline."""
-    labels = {task: _shown(picture) for task, picture in pictures.items()}
-    columns = 2 + max(len(shown) for shown in labels.values())
+    tiles = {task: _strip(images) for task, images in pictures.items()}
+    columns = max(len(strip) for strip in tiles.values())
     figure = Figure(figsize=(1.15 * columns, 1.4 * len(pictures) + 0.6), layout="constrained")
     axes = figure.subplots(len(pictures), columns, squeeze=False)
-    for line, (task, picture) in zip(axes, pictures.items(), strict=True):
-        tiles = [(picture.clean, "clean"), (picture.measured, "measured")]
-        tiles += [(picture.restored[label], title) for label, title in labels[task]]
-        _draw_tiles(line, tiles)
+    for line, (task, strip) in zip(axes, tiles.items(), strict=True):
+        _draw_tiles(line, strip)
         line[0].set_ylabel(verbatim(task.replace("_", "\n")), fontsize=7)
     figure.suptitle("One held-out image, first seed; what each solver made of the same measurement", fontsize=9)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=120)
 
 
-def _shown(picture: ComparedImages) -> list[tuple[str, str]]:
-    """The labels of the restorations to show, with their titles."""
-    pnp = [label for label in picture.restored if label.startswith("pnp ") and "chord" not in label]
-    longest = max((int(label.split("(")[1].split()[0]) for label in pnp), default=0)
-    curve = [label for label in pnp if f"({longest} steps)" in label]
-    some = dict.fromkeys(curve[k] for k in (0, len(curve) // 2, len(curve) - 1)) if curve else {}
-    titles = [(label, f"flow map\nknob {label.split()[2]}") for label in some]
-    return titles + [(label, label.replace("_", " ")) for label in picture.restored if label in BASELINES]
+def _strip(images: ComparedImages) -> list[tuple[np.ndarray, str]]:
+    """The images of one line, with their titles."""
+    tiles = [(images.clean, "clean"), (images.measured, "measured")]
+    curve = [(run, image) for run, image in images.restored if run.solver == "pnp" and run.knob != "chord"]
+    longest = max((run.steps for run, _ in curve), default=0)
+    curve = [(run, image) for run, image in curve if run.steps == longest]
+    for k in sorted({0, len(curve) // 2, len(curve) - 1}) if curve else ():
+        run, image = curve[k]
+        tiles.append((image, f"flow map\nknob {run.setting:g}"))
+    return tiles + [(image, run.solver.replace("_", " ")) for run, image in images.restored if run.solver in BASELINES]
 
 
 def draw_iterates(path: pathlib.Path, pictures: dict[str, ComparedImages]) -> None:
     """Draw plug-and-play's iterates on one image of every task, at both ends of the lookahead."""
-    lines = [(t, r, x) for t, picture in pictures.items() for r, x in picture.iterates.items()]
+    lines = [(t, r, x) for t, images in pictures.items() for r, x in images.iterates.items()]
     if not lines:
         return
     figure = Figure(figsize=(1.15 * len(ITERATES) + 0.8, 1.25 * len(lines) + 0.6), layout="constrained")

@@ -1,4 +1,4 @@
-"""Operators on pictures that lie in the middle of a larger canvas."""
+"""Operators on images in the middle of a larger canvas."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from fmdp.operators.base import Operator, operator, static
 
 @operator
 class Cropped(Operator):
-    """An operator on the middle of a canvas; what lies around is not measured."""
+    """An operator on the middle of a canvas; the pixels around it are not measured."""
 
     inner: Any
     image_shape: Any = static()
@@ -16,7 +16,7 @@ class Cropped(Operator):
     linear: Any = static()
 
     def measure(self, x):
-        """What the operator makes of the middle."""
+        """The measurement of the middle."""
         return self.inner.measure(crop(x, self.inner.image_shape))
 
     def surrogate(self, x):
@@ -25,7 +25,7 @@ class Cropped(Operator):
 
 
 def on_canvas(inner: Operator, canvas: Shape) -> Operator:
-    """The operator for images of the canvas's shape, in whose middle it measures; itself where that is all."""
+    """The operator for images of the shape of the canvas, of which it measures the middle, or all where it fits."""
     if inner.image_shape == canvas:
         return inner
     return Cropped(inner=inner, image_shape=canvas, name=inner.name, linear=inner.linear)

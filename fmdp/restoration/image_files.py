@@ -1,4 +1,4 @@
-"""Picture files in, restored picture files out: what --mode=restore does with a file or a folder."""
+"""Image files in, restored image files out: finding, naming, reading and writing them."""
 
 import collections
 import itertools
@@ -6,62 +6,69 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.figure import Figure
 from PIL import Image
-from tqdm import tqdm
 
 from fmdp.data import folder
 from fmdp.data.containers import to_uint8
-from fmdp.data.decoding import MAX_PIXELS, SUFFIXES, ImagePreprocessor, UnusableError, open_file
-from fmdp.errors import InputError, printable
+from fmdp.data.decoding import SUFFIXES, ImagePreprocessor, UnusableError, open_file
+from fmdp.errors import InputError, ParameterError
 from fmdp.io.files import atomic_write, is_disk_full, read_json, write_json
+from fmdp.restoration.prepare import MAX_PIXELS
 from fmdp.restoration.request import Request
 from fmdp.restoration.restore import Restored, restore
 from fmdp.types import SizedField
 
-MAX_STEM_BYTES = 200  # bytes of a picture's stem; most disks take names of 255
+MAX_STEM_BYTES = 200  # of an image's name without its ending; most disks take names of 255
+PREPROCESSOR = ImagePreprocessor(size=1, channels=3, max_pixels=MAX_PIXELS)
+
+DrawSheet = Callable[[pathlib.Path, Restored, Request], None]
+
+
+class Outcome(NamedTuple):
+    """What became of one image file: it was restored, or could not be because of an error."""
+
+    path: pathlib.Path
+    restored: Restored | None = None
+    error: Exception | None = None
 
 
 def find_images(source: pathlib.Path, output: pathlib.Path) -> list[pathlib.Path]:
-    """The pictures to restore: a file, or those in a folder and its subfolders, as `folder.names` finds them.
+    """The images to restore: one file, or those in a folder and its subfolders, as `folder.list_names` finds them.
 
     Raises:
-      InputError: there are none, or the output folder is where the pictures are, or a file.
+      ParameterError: there are none, or the output folder is a file or where the images are.
     """
     try:
         if output.exists() and not output.is_dir():
-            raise InputError(f"--output={output} is a file: name a folder, or one that does not exist yet")
+            raise _output_error(output, "it is a file: name a folder, or one that does not exist yet")
     except OSError as error:
-        raise InputError(f"--output={output} cannot be reached ({error.strerror}): name another folder") from error
+        raise _output_error(output, f"it cannot be reached ({error.strerror}): name another folder") from error
     if not source.exists():
-        raise InputError(f"--input={source} does not exist: name a picture or a folder of pictures")
+        raise _source_error(source, "it does not exist: name an image or a folder of images")
     if not source.is_dir():
         if output.resolve() == source.resolve().parent:
-            raise InputError(
-                f"--output={output} is the folder of --input={source}: name another, to keep what is there"
-            )
+            raise _output_error(output, "it is the folder of the image: name another, to keep what is there")
         return [source]
-    if _inside(output, source):
-        raise InputError(f"--output={output} lies inside --input={source}: name a folder elsewhere")
+    if _is_inside(output, source):
+        raise _output_error(output, "it lies inside the folder of the images: name a folder elsewhere")
     found = [source / name for name in folder.list_names(source)]
     if not found:
-        raise InputError(f"--input={source} holds no pictures: files of {', '.join(sorted(SUFFIXES))} are")
+        raise _source_error(source, f"it holds no images: files of {', '.join(sorted(SUFFIXES))} are")
     return found
 
 
 def output_paths(
     paths: list[pathlib.Path], source: pathlib.Path, output: pathlib.Path, request: Request
 ) -> Iterator[pathlib.Path]:
-    """Where the files of each picture go, without an ending; no two pictures share one of them.
+    """Where the files of each image go, without an ending; no two images share one of them.
 
-    Pictures of one stem get their suffix into the name, and a number where that is not enough. Capitals and small
-    letters count as the same, as on the disks of many. A stem too long for its endings is cut.
+    Images of one stem get their suffix into the name, and a number where that is not enough. Upper and lower case
+    count as the same, as on many disks. A stem too long for its endings is cut.
     """
     root = source if source.is_dir() else source.parent
     bare = [path.relative_to(root).parent / _stem(path) for path in paths]
@@ -78,88 +85,90 @@ def output_paths(
 
 
 def file_endings(request: Request) -> list[str]:
-    """What is added to a picture's name for its files: for each lookahead its image and spread, and three for all."""
-    each = [f"_r{r:.2f}" if len(request.lookaheads) > 1 else "" for r in request.lookaheads]
-    return [*(name + end for name in each for end in (".png", "_std.png")), "_measured.png", "_sheet.png", ".json"]
+    """What the names of an image's files end in: image and spread of each lookahead, and three for all of them."""
+    images = [name + ending for name in _lookahead_names(request) for ending in (".png", "_std.png")]
+    return [*images, "_measured.png", "_sheet.png", ".json"]
 
 
 def read_image(path: pathlib.Path) -> np.ndarray:
-    """A picture file as [h, w, 1 or 3] in [-1, 1], upright, its transparent parts white, 16 bits scaled down to 8.
+    """An image file as [H, W, 1 or 3] in [-1, 1].
+
+    It is upright; transparency is composited on white, and 16-bit images are reduced to 8 bits.
 
     Raises:
-      UnusableError: it is no picture, too large, or damaged.
+      UnusableError: it is not an image, too large, or damaged.
+      OSError: it cannot be read.
     """
-    frame = ImagePreprocessor(size=1, channels=3, max_pixels=MAX_PIXELS, keys="")
     with open_file(path) as file:
-        pixels = np.asarray(frame.upright(file), np.float32) / 127.5 - 1
+        pixels = np.asarray(PREPROCESSOR.upright(file), np.float32) / 127.5 - 1
     gray = (pixels == pixels[..., :1]).all()
     return pixels[..., :1] if gray else pixels
 
 
 def restore_files(
-    prior: SizedField, request: Request, source: pathlib.Path, output: pathlib.Path, made_by: dict
-) -> tuple[int, list[str]]:
-    """Restore every picture of the source into the output folder.
+    prior: SizedField,
+    request: Request,
+    source: pathlib.Path,
+    output: pathlib.Path,
+    made_by: dict[str, Any],
+    draw_sheet: DrawSheet | None = None,
+) -> Iterator[Outcome]:
+    """Restore the images of the source into the output folder, one with each step of the iteration.
 
-    Each leaves NAME.png (with several lookaheads NAME_r0.50.png and a contact sheet, with several samples their mean
-    and NAME_std.png), NAME_measured.png, and NAME.json with all settings and what was found out. The map of standard
-    deviations is black for none and white for the largest, which the JSON file tells as white_of_std, in [-1, 1].
+    Each leaves NAME.png (with several lookaheads NAME_r0.50.png for each, with several samples their mean and
+    NAME_std.png), NAME_measured.png, and NAME.json with all settings and facts. The map of standard deviations is
+    black for zero and white for the largest, which the JSON file holds as white_of_std, on the [-1, 1] scale.
 
     Args:
-      prior: as for `restoring.restore`.
-      made_by: what else each JSON file shall say, such as the checkpoint.
-
-    Returns:
-      How many were restored, and one line for each that could not be.
+      prior: as for `restore`.
+      source, output: as for `find_images`.
+      made_by: what else each JSON file says, such as the checkpoint.
+      draw_sheet: writes NAME_sheet.png, a contact sheet, where there are several lookaheads.
 
     Raises:
-      InputError: there are no pictures, the request or the folders cannot be used, or the disk is full.
+      InputError: there are no images, the folders cannot be used, or the disk is full.
     """
-    request.check()
     paths = find_images(source, output)
-    done, faults = 0, []
-    sources = {os.path.realpath(path) for path in paths}
-    with tqdm(paths, unit="picture") as bar:
-        for path, target in zip(bar, output_paths(paths, source, output, request), strict=True):
-            try:
-                if not _inside(target.parent, output):
-                    raise InputError(f"{target.parent} leads out of --output={output}: name another folder")
-                _check_free(target, request, sources)
-                began = time.monotonic()
-                restored = restore(prior, read_image(path), request)
-                seconds = time.monotonic() - began
-                write_result(target, path, restored, request, made_by | {"seconds": seconds})
-                done += 1
-                for line in _told(restored, request):
-                    bar.write(printable(f"{path}: {line}"))
-            except (UnusableError, InputError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
-                if is_disk_full(error):
-                    room = f"no room in {output}, {done} restored before {path}"
-                    raise InputError(f"{room}: make room, and start the same command again") from error
-                if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
-                    raise
-                short = isinstance(error, MemoryError | jax.errors.JaxRuntimeError)
-                faults.append(printable(f"{path}: {'there is not enough memory for it' if short else error}"))
-                bar.write(faults[-1])
-    return done, faults
+    done, sources = 0, {os.path.realpath(path) for path in paths}
+    for path, target in zip(paths, output_paths(paths, source, output, request), strict=True):
+        try:
+            _check_target(target, output, request, sources)
+            began = time.monotonic()
+            restored = restore(prior, read_image(path), request)
+            seconds = time.monotonic() - began
+            write_result(target, path, restored, request, made_by | {"seconds": seconds}, draw_sheet)
+        except (UnusableError, InputError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
+            if is_disk_full(error):
+                room = f"no room in {output}, {done} restored before {path}"
+                raise InputError(f"{room}: make room, and start the same command again") from error
+            yield Outcome(path, error=_out_of_memory(error) or error)
+        else:
+            done += 1
+            yield Outcome(path, restored)
 
 
-def write_result(target: pathlib.Path, path: pathlib.Path, restored: Restored, request: Request, made_by: dict) -> None:
-    """Write all files of one restored picture."""
+def write_result(
+    target: pathlib.Path,
+    path: pathlib.Path,
+    restored: Restored,
+    request: Request,
+    made_by: dict[str, Any],
+    draw_sheet: DrawSheet | None = None,
+) -> None:
+    """Write all files of one restored image; the JSON file comes last."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    names = [f"_r{r:.2f}" if len(request.lookaheads) > 1 else "" for r in request.lookaheads]
     largest = []
-    for name, draws in zip(names, restored.images, strict=True):
-        _save(target.with_name(f"{target.name}{name}.png"), draws.mean(0))
+    for name, samples in zip(_lookahead_names(request), restored.images, strict=True):
+        _save(target.with_name(f"{target.name}{name}.png"), samples.mean(0))
         if request.num_samples > 1:
-            spread = np.sqrt(draws.var(0, ddof=1).mean(-1))
+            spread = np.sqrt(samples.var(0, ddof=1).mean(-1))
             largest.append(float(spread.max()))
             _save(target.with_name(f"{target.name}{name}_std.png"), 2 * spread[..., None] / max(largest[-1], 1e-12) - 1)
-    if restored.measured.ndim == 3 and restored.measured.shape[-1] in (1, 3):
+    if is_image(restored.measured):
         _save(target.with_name(f"{target.name}_measured.png"), restored.measured)
-    if len(request.lookaheads) > 1:
+    if draw_sheet and len(request.lookaheads) > 1:
         draw_sheet(target.with_name(f"{target.name}_sheet.png"), restored, request)
-    unused = ("num_samples", "steps", "gain") if request.operator == "denoising" else ()
+    unused = ("num_samples", "steps", "gain") if request.denoises else ()
     asked = {name: value for name, value in vars(request).items() if name not in unused}
     settings: dict[str, Any] = {"input": path.name} | asked | {"operator": request.name} | made_by | restored.facts
     settings |= {"white_of_std": largest} if largest else {}
@@ -167,57 +176,52 @@ def write_result(target: pathlib.Path, path: pathlib.Path, restored: Restored, r
     write_json(target.with_name(f"{target.name}.json"), json.loads(json.dumps(settings, default=_plain)))
 
 
-def draw_sheet(path: pathlib.Path, restored: Restored, request: Request) -> None:
-    """Draw what was measured beside what each lookahead makes of it, and the clean picture where it is known."""
-    tiles = [] if restored.clean is None else [(restored.clean, "clean")]
-    if restored.measured.ndim == 3 and restored.measured.shape[-1] in (1, 3):
-        tiles.append((restored.measured, "measured"))
-    for i, r in enumerate(request.lookaheads):
-        psnr = f"\n{restored.facts['psnr'][i]:.2f} dB" if "psnr" in restored.facts else ""
-        ends = {0.0: " (least error)", 1.0: " (best perception)"} if request.name == "denoising" else {}
-        tiles.append((restored.images[i].mean(0), f"lookahead {r:g}{ends.get(r, '')}{psnr}"))
-    figure = Figure(figsize=(2.4 * len(tiles), 3.0), layout="constrained")
-    for axis, (image, title) in zip(figure.subplots(1, len(tiles), squeeze=False)[0], tiles, strict=True):
-        axis.imshow(to_uint8(image), cmap=colormaps["gray"], vmin=0, vmax=255, interpolation="nearest")
-        axis.set(xticks=[], yticks=[])
-        axis.set_title(title, fontsize=8)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=140)
+def is_image(measured: np.ndarray) -> bool:
+    """Whether a measurement can be shown: it is [H, W, 1 or 3]."""
+    return measured.ndim == 3 and measured.shape[-1] in (1, 3)
 
 
-def _told(restored: Restored, request: Request) -> list[str]:
-    facts = restored.facts
-    lines = list(facts["notes"])
-    if "psnr" in facts:
-        found = ", ".join(f"{psnr:.2f}" for psnr in facts["psnr"])
-        lines.append(f"PSNR {found} dB at lookahead {', '.join(f'{r:.3g}' for r in request.lookaheads)}")
-    if facts["sigma_estimated"]:
-        lines.append(f"noise estimated: --sigma={facts['sigma']:.4f}")
-    if facts["tiles"] > 1:
-        height, width, _ = facts["tile"]
-        lines.append(f"restored in {facts['tiles']} overlapping tiles of {height}x{width}, the size trained on")
-    return lines
+def _lookahead_names(request: Request) -> list[str]:
+    """What tells the files of the lookaheads apart."""
+    return [f"_r{r:.2f}" if len(request.lookaheads) > 1 else "" for r in request.lookaheads]
 
 
-def _check_free(target: pathlib.Path, request: Request, sources: set[str]) -> None:
-    """Raises InputError where something other than an earlier restoration would be replaced."""
-    settings = target.with_name(f"{target.name}.json")
+def _check_target(target: pathlib.Path, output: pathlib.Path, request: Request, sources: set[str]) -> None:
+    """Raises InputError where files would leave the output folder, or replace any but an earlier restoration."""
+    if not _is_inside(target.parent, output):
+        raise _output_error(output, f"{target.parent} leads out of it: name another folder")
     try:
-        ours = "lookaheads" in read_json(settings)
+        ours = "lookaheads" in read_json(target.with_name(f"{target.name}.json"))
     except InputError:
         ours = False
     for file in (target.with_name(target.name + ending) for ending in file_endings(request)):
         if os.path.realpath(file) in sources or (os.path.lexists(file) and not ours):
-            raise InputError(f"{file} is there already, and not from restoring: name another --output, or remove it")
+            raise _output_error(output, f"{file} is not from restoring: name another folder, or remove the file")
+
+
+def _out_of_memory(error: Exception) -> UnusableError | None:
+    """What to say where memory is exhausted; None for other errors, of which those of XLA itself are raised again."""
+    if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+        raise error
+    exhausted = isinstance(error, MemoryError | jax.errors.JaxRuntimeError)
+    return UnusableError("there is not enough memory for it") if exhausted else None
+
+
+def _source_error(source: pathlib.Path, remedy: str) -> ParameterError:
+    return ParameterError("restore_files", "source", str(source), remedy)
+
+
+def _output_error(output: pathlib.Path, remedy: str) -> ParameterError:
+    return ParameterError("restore_files", "output", str(output), remedy)
 
 
 def _plain(value: Any) -> Any:
-    """Masks and kernels by their shape, as the command that names their files is told too; other things by name."""
+    """Masks and kernels by their shape, since the command names their files; other objects by name."""
     return f"array of shape {value.shape}" if isinstance(value, np.ndarray | jax.Array) else str(value)
 
 
-def _inside(path: pathlib.Path, folder: pathlib.Path) -> bool:
-    """Whether a path, its links followed, lies in a folder or is it."""
+def _is_inside(path: pathlib.Path, folder: pathlib.Path) -> bool:
+    """Whether a path, its links followed, lies in a folder or is that folder."""
     return pathlib.Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 

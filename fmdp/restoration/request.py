@@ -1,19 +1,19 @@
-"""What to restore, and how."""
+"""What to restore, and how: the request, checked when it is made."""
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
+
 from fmdp import operators
-from fmdp.errors import InputError
+from fmdp.errors import InputError, ParameterError
 from fmdp.operators import Operator
 
-MAX_COUNT = 100_000  # num_samples or steps
-
-
-NOT_IMAGES = ("phase_retrieval",)  # whose measurements are no pictures
+MAX_COUNT = 100_000  # samples or steps
+MAX_FLOAT = float(np.finfo(np.float32).max)
+NOT_IMAGES = ("phase_retrieval",)  # operators whose measurements are not images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,23 +22,27 @@ class Request:
 
     >>> Request(operator="gaussian_blur", parameters={"kernel_size": 5, "std": 1.0}, lookaheads=(0.0, 1.0)).steps
     100
-    >>> Request(operator="gauss_blur").check()
+    >>> Request(operator="gauss_blur")
     Traceback (most recent call last):
-    fmdp.errors.InputError: --operator=gauss_blur, did you mean 'gaussian_blur'?: must be one of denoising, ...
+    fmdp.errors.ParameterError: Request(operator='gauss_blur'): unknown operator 'gauss_blur', did you mean ...
 
     Attributes:
-      operator: by its name in `operators.OPERATORS`, or one of your own (`operators.from_function`); "denoising" is
-        one evaluation of the field, everything else plug-and-play.
-      parameters: of an operator by name.
-      degraded: the picture is the measurement; otherwise it is measured first, so that the error can be told.
-      sigma: of the noise on the [-1, 1] scale; None: SIGMA, or estimated where a degraded picture is denoised.
-        Plug-and-play weighs the data by its gain and does not ask for it.
-      lookaheads: relative ones, from 0 to 1. Denoising walks from minimum error to perfect perception; within
-        plug-and-play, where the knob sets every denoiser on the way, that is only the tendency.
-      num_samples: of the solver's noise.
+      operator: a name in `operators.OPERATORS`, or an operator of your own (`operators.from_function`). "denoising"
+        is one evaluation of the field, everything else plug-and-play.
+      parameters: of a named operator, by name.
+      degraded: whether the image is the measurement; otherwise it is the clean image, which is measured first, so that
+        the error is known.
+      sigma: standard deviation of the noise on the [-1, 1] scale. None stands for 0.05 where noise is added, and for an
+        estimate where a degraded image is denoised. Plug-and-play scales its data step by `gain` instead.
+      lookaheads: relative ones, from 0 to 1. Denoising goes from minimum error to perfect perception; within
+        plug-and-play, where the lookahead sets the denoiser of every step, these end points are only a trend.
+      num_samples: restorations by plug-and-play from independent noise.
       steps: of plug-and-play.
-      gain: of its data step; at 1 it never overshoots a linear operator.
+      gain: of its data step; 1 never overshoots a linear operator.
       seed: of masks, noise and solver.
+
+    Raises:
+      ParameterError: a value that cannot be used with any image.
     """
 
     operator: str | Operator = "denoising"
@@ -51,56 +55,79 @@ class Request:
     gain: float = 1.0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        self._check_operator()
+        for parameter, is_valid, remedy in RULES:
+            if not is_valid(getattr(self, parameter)):
+                raise self.error(parameter, remedy)
+        if self.num_samples > 1 and self.denoises:
+            raise self.error("num_samples", "denoising is deterministic: leave it out")
+        if self.degraded and self.operator in operators.RANDOM_OPERATORS:
+            array, taker = ("kernel", "motion_blur") if self.operator == "motion_blur" else ("mask", "brush_inpainting")
+            if self.parameters.get(array) is None:
+                remedy = f"{self.name} would draw another {array}: pass {array}=... to the operator {taker}"
+                raise self.error("parameters", remedy)
+        if self.degraded and self.operator in NOT_IMAGES:
+            raise self.error("degraded", f"{self.name} does not measure an image: give the clean image instead")
+
     @property
     def name(self) -> str:
-        """That of the operator."""
-        return self.operator.name if isinstance(self.operator, Operator) else str(self.operator)
+        """The name of the operator."""
+        return self.operator if isinstance(self.operator, str) else self.operator.name
 
-    def check(self) -> None:
-        """Raises InputError for what could be used with no picture."""
+    @property
+    def denoises(self) -> bool:
+        """Whether it is one evaluation of the field, not plug-and-play."""
+        return self.operator == "denoising"
+
+    def error(self, parameter: str, remedy: str) -> ParameterError:
+        """The error of a parameter that cannot be used, with its value."""
+        return ParameterError("Request", parameter, getattr(self, parameter), remedy)
+
+    def _check_operator(self) -> None:
         if isinstance(self.operator, Operator):
             if self.parameters:
-                raise InputError(f"{self.name} has its parameters already: leave parameters out")
-        elif callable(self.operator):
-            raise InputError("an operator of your own: make it with operators.from_function")
+                raise self.error("parameters", f"{self.name} has its own: leave them out")
+        elif not isinstance(self.operator, str):
+            raise self.error("operator", "make an operator of your own with operators.from_function")
         elif not isinstance(self.parameters, Mapping):
-            raise InputError(f"parameters {self.parameters!r}: must be a dictionary")
-        elif self.name not in operators.OPERATORS:
-            raise InputError(
-                f"--operator={self.name}{operators.did_you_mean(self.name, operators.OPERATORS)}:"
-                f" must be one of {', '.join(operators.OPERATORS)}"
-            )
+            raise self.error("parameters", "must be a dictionary")
         else:
-            operators.check_parameters(self.name, self.parameters)
-        numbers = {"lookahead": self.lookaheads, "sigma": (self.sigma or 1.0,), "gain": (self.gain,)}
-        whole = {"num_samples": self.num_samples, "steps": self.steps, "seed": self.seed}
-        for name, values in numbers.items():
-            if not isinstance(values, tuple | list) or not values or not all(isinstance(x, Real) for x in values):
-                raise InputError(f"{name} {values!r}: must be numbers{', in a tuple' * (name == 'lookahead')}")
-        for name, value in whole.items():
-            if not isinstance(value, Integral):
-                raise InputError(f"{name} {value!r}: must be a whole number")
-        for r in self.lookaheads:
-            if not 0 <= r <= 1:
-                raise InputError(f"--lookahead={r:g}: must be from 0 (minimum error) to 1 (perfect perception)")
-        if self.sigma is not None and not 0 < self.sigma < math.inf:
-            raise InputError(f"--sigma={self.sigma:g}: must be positive, on the [-1, 1] scale (.05 is 6.4 of 255)")
-        if not (1 <= self.num_samples <= MAX_COUNT and 1 <= self.steps <= MAX_COUNT):
-            raise InputError(
-                f"--num_samples={self.num_samples} --steps={self.steps}: both must be from 1 to {MAX_COUNT}"
-            )
-        if not 0 < self.gain < math.inf:
-            raise InputError(f"--gain={self.gain:g}: must be positive; 1 never overshoots a linear operator")
-        if not -(2**63) <= self.seed < 2**63:
-            raise InputError(f"--seed={self.seed}: must be a number of 64 bits")
-        if self.num_samples > 1 and self.operator == "denoising":
-            raise InputError(f"--num_samples={self.num_samples}: denoising is deterministic: leave it out")
-        if (
-            self.degraded
-            and self.operator in operators.RANDOM_OPERATORS
-            and not {"mask", "kernel"} & self.parameters.keys()
-        ):
-            told = "kernel=FILE" if self.operator == "motion_blur" else "mask=FILE with --operator=brush_inpainting"
-            raise InputError(f"--already_degraded: {self.operator} would be drawn anew: tell it, --operator_arg={told}")
-        if self.degraded and self.operator in NOT_IMAGES:
-            raise InputError(f"--already_degraded: what {self.operator} measures is no picture: give the clean one")
+            try:
+                operators.check_parameters(self.operator, self.parameters)
+            except InputError as error:
+                known = self.operator in operators.OPERATORS
+                raise self.error("parameters" if known else "operator", str(error)) from error
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real)
+
+
+def _is_positive(value: Any) -> bool:
+    return _is_number(value) and bool(0 < value < MAX_FLOAT)
+
+
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, tuple | list) and len(value) > 0 and all(map(_is_number, value))
+
+
+def _is_integer(value: Any, low: int, high: int) -> bool:
+    return isinstance(value, Integral) and low <= int(value) <= high
+
+
+def _is_count(value: Any) -> bool:
+    return _is_integer(value, 1, MAX_COUNT)
+
+
+COUNT = f"must be an integer from 1 to {MAX_COUNT}"
+RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("sigma", lambda x: x is None or _is_positive(x), "must be positive, on the [-1, 1] scale (0.05 is 6.4 of 255)"),
+    ("lookaheads", _are_numbers, "must be a tuple of numbers"),
+    ("lookaheads", lambda x: all(0 <= r <= 1 for r in x), "must be from 0 (minimum error) to 1 (perfect perception)"),
+    ("num_samples", _is_count, COUNT),
+    ("steps", _is_count, COUNT),
+    ("gain", _is_positive, "must be positive; 1 never overshoots a linear operator"),
+    ("seed", lambda x: _is_integer(x, -(2**63), 2**63 - 1), "must be an integer of 64 bits"),
+)
+"""A parameter, what its value must satisfy, and what to say where it does not."""

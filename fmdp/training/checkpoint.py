@@ -7,7 +7,7 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import grain
@@ -22,6 +22,7 @@ from fmdp.config.defaults import as_plain_dict
 from fmdp.config.renamed import rename_keys
 from fmdp.errors import InputError, reason
 from fmdp.io.files import is_disk_full
+from fmdp.io.weights import write_weights
 from fmdp.training.checksum import checksums
 
 FORMAT = 1  # of what is written here; records of version 0.1.0 do not say it
@@ -32,6 +33,9 @@ MAY_DIFFER = {"path", "download_hint", "test_images", "strict", "max_pixels", "m
 MAX_LISTINGS = 20  # at a folder that changes, before it is given up
 
 T = TypeVar("T")
+
+Weights = tuple[Mapping[str, np.ndarray], Mapping[str, Any]]
+"""Named arrays and their description, as `io.weights.write_weights` takes them."""
 
 
 def has_checkpoint(workdir: pathlib.Path) -> bool:
@@ -52,7 +56,7 @@ class Checkpoints:
           InputError: the folder cannot be opened.
         """
         self._folder = workdir.absolute() / "checkpoints"  # orbax takes no other
-        self._config = as_plain_dict(config)
+        self._config, self._reading = as_plain_dict(config), reading
         self._needed = 0
         keep: list[Any] = [preservation_policy.LatestN(config.train.max_to_keep)]
         if config.train.keep_period:
@@ -88,25 +92,35 @@ class Checkpoints:
         """
         with self._room():
             self._manager.wait_until_finished()
+        self._remove_stale_weights()
 
     @property
     def latest_step(self) -> int | None:
         """The step of the newest checkpoint, None where there is none."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: Any, iterator: grain.DatasetIterator, progress: dict[str, Any]) -> None:
-        """Write a checkpoint in the background; it takes its name only when it is whole.
+    def save(
+        self,
+        step: int,
+        state: Any,
+        iterator: grain.DatasetIterator,
+        progress: dict[str, Any],
+        weights: Weights,
+    ) -> None:
+        """Write the weights, then a checkpoint in the background, which takes its name only when it is complete.
 
         Args:
-          step: how many steps the state has behind it.
-          state: over all devices of the run, as `parallel.Parallel.collect` gives it.
+          step: the steps that the state has behind it.
+          state: over all devices of the run, as `TrainMode.collect` returns it.
           iterator: of the training batches.
           progress: what is known of the training so far, as plain JSON.
+          weights: of the averaged network, with their description.
 
         Raises:
           InputError: there is no room for this one, or there was none for the one before.
         """
-        self._needed = sum(x.nbytes for x in jax.tree.leaves(state)) * 11 // 10 + 2**17  # and what orbax notes on it
+        size = sum(x.nbytes for x in jax.tree.leaves(state)) * 11 // 10 + 2**17  # with what orbax adds
+        self._needed = size + 2 * sum(x.nbytes for x in weights[0].values())
         # The iterator's state is the same in all processes; grain's own file would be one of each.
         run = {"config": self._config, "progress": progress, "data": iterator.get_state()}
         run |= {"format": FORMAT, "fingerprint": checksums(state)}
@@ -116,7 +130,28 @@ class Checkpoints:
             short = np.int32(shutil.disk_usage(self._folder).free < self._needed)
             if multihost_utils.broadcast_one_to_all(short):  # so that no process waits for another that gave up
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._write_weights(step, weights)
             self._manager.save(step, args=ocp.args.Composite(**items))
+
+    def _write_weights(self, step: int, weights: Weights) -> None:
+        """Before the checkpoint, so that there is none without its weights."""
+        if jax.process_index() == 0:
+            own = self._weights_folder / str(step)
+            own.mkdir(parents=True, exist_ok=True)
+            for folder in (own, self._folder.parent):
+                write_weights(folder, *weights)
+
+    def _remove_stale_weights(self) -> None:
+        """Remove the weights of the steps that have no checkpoint."""
+        if jax.process_index() == 0 and not self._reading:
+            steps = set(map(str, self._manager.all_steps()))
+            for folder in self._weights_folder.glob("*"):
+                if folder.name not in steps:
+                    shutil.rmtree(folder, ignore_errors=True)
+
+    @property
+    def _weights_folder(self) -> pathlib.Path:
+        return self._folder.parent / "weights"
 
     @contextlib.contextmanager
     def _room(self) -> Iterator[None]:

@@ -1,38 +1,30 @@
-"""Training: the step as a pure function of state, batch and key, and the loop around it."""
+"""The training loop: steps, and what happens between them (reporting, rolling back, saving, ending on a signal)."""
 
 import contextlib
 import functools
-import math
 import pathlib
-import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 from clu import parameter_overview
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from fmdp import data
+from fmdp.data.pipeline import Batches
 from fmdp.errors import InputError
-from fmdp.parallel import preemption, train_modes
-from fmdp.training import checkpoint, scalar_log
+from fmdp.parallel import preemption
+from fmdp.parallel.train_modes import TrainMode, make_train_mode
+from fmdp.training.checkpoint import Checkpoints, has_checkpoint
+from fmdp.training.reporter import Reporter
 from fmdp.training.rollback import Rollback
+from fmdp.training.saver import Saver
 from fmdp.training.state import TrainState, init_state
-from fmdp.training.step import Metrics, make_train_step
-
-LOSSES = ("loss", "diagonal", "off_diagonal")
-
-
-def divides_batch(config: ConfigDict, devices: int) -> bool:
-    """Whether so many devices share a batch evenly, and divide it into the parts that one device would."""
-    size, share, parts = config.train.batch_size, config.loss.diagonal_share, config.train.grad_accumulation_steps
-    same = data.diagonal_count(size, share, devices * parts) == data.diagonal_count(size, share, parts)
-    return size % (devices * parts) == 0 and same
+from fmdp.training.step import make_train_step
 
 
 def fit(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tuple[TrainState, dict[str, Any]]:
-    """Train on images [n, H, W, C] until config.train.steps, going on from the newest checkpoint in the workdir.
+    """Train on images [n, H, W, C] until config.train.steps, resuming from the latest checkpoint in the workdir.
 
     Returns:
       The state at the end, over all devices of the run, and what summary.json says of the training.
@@ -40,105 +32,80 @@ def fit(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tuple
     Raises:
       InputError: the checkpoint cannot be used, there are no images, no room on the disk, or the updates stay not
         finite (`Rollback`).
-      SystemExit: the run was asked to end (`preemption.watch`); this step is saved. The code is 128 + the signal.
+      SystemExit: termination was requested (`preemption.watch_signals`), and this step is saved. The code is 128 plus
+        the signal.
     """
-    devices, steps = jax.devices(), config.train.steps
+    steps, image_shape = config.train.steps, images.shape[1:]
     init_key, key = jax.random.split(jax.random.key(config.seed))
-    batch_size = config.train.batch_size
-    diagonal = data.diagonal_count(
-        batch_size, config.loss.diagonal_share, len(devices) * config.train.grad_accumulation_steps
-    )
-    share = jax.process_index(), jax.process_count()
-    iterator = data.batches(images, batch_size, diagonal, config.seed, *share, config.data.flip, config.data.workers)
-    parallel = train_modes.make_train_mode(config.parallel.mode, devices, config.parallel.fsdp)
-
-    def initial():
-        return init_state(config, images.shape[1:], init_key)
-
-    shapes = parallel.layout(jax.eval_shape(initial))
-    progress: dict[str, Any] = {"steps": 0, "seconds": 0.0}
-
-    with (  # watching outermost: the last checkpoint is still being written after the last step
-        preemption.watch_signals() as asked_to_end,
-        contextlib.closing(iterator),
-        checkpoint.Checkpoints(workdir, config) as checkpoints,
+    mode = _train_mode(config)
+    initial = functools.partial(init_state, config, image_shape, init_key)
+    shapes = mode.layout(jax.eval_shape(initial))
+    with (
+        preemption.watch_signals() as requested_signal,  # outermost: the last checkpoint is written after the last step
+        contextlib.closing(_batches(config, images)) as batches,
+        Checkpoints(workdir, config) as checkpoints,
     ):
-        if checkpoints.latest_step is not None:
-            found, progress = checkpoints.restore(shapes.saved(), iterator, set_aside=True)
-            state = TrainState.from_checkpoint(found, progress.get("skipped", 0))
-            print(f"resumed from step {progress['steps']} in {workdir}", flush=True)
+        state, progress = _latest_state(initial, shapes, checkpoints, batches, workdir)
         start = progress["steps"]
         if start >= steps:
             print(f"already trained for {start} steps, not training again", flush=True)
             return state, progress
-        if start == 0:
-            state = jax.jit(initial, out_shardings=jax.tree.map(lambda x: x.sharding, shapes))()
-            print(parameter_overview.get_parameter_overview(state.params, include_stats=False), flush=True)
-        state = parallel.place_state(state)
-        step_fn = parallel.compile(lambda spread: make_train_step(config, spread), state)
-        clock = time.monotonic() - progress["seconds"]
-        late: tuple[int, Metrics] | None = None
-        records = functools.partial(data.records, images, batch_size, config.seed)
+        state = mode.place_state(state)
+        train_step = mode.compile(functools.partial(make_train_step, config), state)
+        records = functools.partial(data.records, images, config.train.batch_size, config.seed)
         rollback = Rollback(checkpoints, shapes.saved(), min(config.train.max_consecutive_skips, steps), records)
-        with (
-            scalar_log.ScalarLog(workdir, start) as log,
-            tqdm(total=steps, initial=start, unit="step", disable=jax.process_index() > 0) as bar,
-        ):
-
-            def report(step: int, metrics: Metrics) -> dict[str, float]:
-                scalars = {name: float(value) for name, value in jax.device_get(metrics).items()}
-                rollback.observe(step, scalars)
-                rate = bar.format_dict["rate"] or 0.0
-                log.write(step, scalars | {"examples_per_second": rate * batch_size})
-                bar.set_postfix_str(f"loss {scalars['loss']:.4f}, {rate * batch_size:.0f} examples/s")
-                return scalars
-
+        saver = Saver(config, checkpoints, batches, image_shape, progress["seconds"])
+        with Reporter(config, workdir, start, rollback.observe) as reporter:
             for step in range(start + 1, steps + 1):
-                state, metrics = step_fn(state, parallel.place_batch(next(iterator)), key)
-                bar.update()
-                signal_number = asked_to_end(step)
-                saving = step % config.train.checkpoint_every == 0 or step == steps or signal_number
-                # Reported one interval late, the numbers are ready and the device never waits for the host.
-                if step % config.train.log_every == 0 or saving:
-                    if late is not None:
-                        report(*late)
-                    late = (step, metrics)
-                if saving:
-                    scalars, late = report(step, metrics), None
-                # A state in the middle of skipped updates is not saved, so that every checkpoint is a good one.
-                kept = saving and (step == steps or not (rollback or scalars["skipped_in_a_row"]))
-                if rollback and (step == steps or not signal_number):  # a resumed run comes here by itself
-                    in_all = int(jax.device_get(state.skipped)[1])
-                    state = parallel.place_state(TrainState.from_checkpoint(rollback.restore(), in_all, np.int32(step)))
-                    late = None
+                state, metrics = train_step(state, mode.place_batch(next(batches)), key)
+                signal_number, last = requested_signal(step), step == steps
+                saving = saver.is_due(step) or signal_number > 0
+                scalars = reporter.report(step, metrics, now=saving)
+                kept = saving and (last or rollback.healthy)  # so every checkpoint is a good one
+                if rollback.pending and (last or not signal_number):  # a resumed run rolls back by itself
+                    state = mode.place_state(rollback.restore(state, step))
+                    reporter.discard_late()
                 if kept:
-                    seconds = time.monotonic() - clock
-                    progress = {
-                        "steps": step,
-                        "seconds": seconds,
-                        "examples_per_second": step * batch_size / seconds,
-                        "skipped": int(scalars["skipped"]),
-                        **{name: x for name, x in scalars.items() if name in LOSSES and math.isfinite(x)},
-                    }
-                    checkpoints.save(step, parallel.collect(state).saved(), iterator, progress)
+                    progress = saver.save(step, mode.collect(state), scalars)
                 if signal_number:
-                    done = "saved" if kept else "not saved amid skipped updates"
-                    print(f"asked to end: step {step} is {done}, the same command goes on from there", flush=True)
-                    raise SystemExit(128 + signal_number)
-    return parallel.collect(state), progress
+                    preemption.end_run(
+                        signal_number, f"step {step} is {'' if kept else 'amid skipped updates and not '}saved"
+                    )
+    return mode.collect(state), progress
+
+
+def _train_mode(config: ConfigDict) -> TrainMode:
+    return make_train_mode(config.parallel.mode, jax.devices(), config.parallel.fsdp)
+
+
+def _batches(config: ConfigDict, images: data.Images) -> Batches:
+    share = jax.process_index(), jax.process_count()
+    return data.batches(images, config.train.batch_size, config.seed, *share, config.data.flip, config.data.workers)
+
+
+def _latest_state(
+    initial: Callable[[], TrainState], shapes: Any, checkpoints: Checkpoints, batches: Batches, workdir: pathlib.Path
+) -> tuple[TrainState, dict[str, Any]]:
+    """The state to begin with, over all devices, and its progress; the batches continue from there."""
+    if checkpoints.latest_step is None:
+        state = jax.jit(initial, out_shardings=jax.tree.map(lambda x: x.sharding, shapes))()
+        print(parameter_overview.get_parameter_overview(state.params, include_stats=False), flush=True)
+        return state, {"steps": 0, "seconds": 0.0}
+    saved, progress = checkpoints.restore(shapes.saved(), batches, set_aside=True)
+    print(f"resumed from step {progress['steps']} in {workdir}", flush=True)
+    return TrainState.from_checkpoint(saved, progress.get("skipped", 0)), progress
 
 
 def restore_state(config: ConfigDict, image_shape: tuple[int, ...], workdir: pathlib.Path) -> tuple[TrainState, dict]:
-    """The newest state in a workdir, over all devices of the run, and what summary.json says of its training.
+    """The latest state in a workdir, over all devices of the run, and what summary.json says of its training.
 
     Raises:
       InputError: there is none, or it cannot be used.
     """
-    if not checkpoint.has_checkpoint(workdir):
+    if not has_checkpoint(workdir):
         raise InputError(f"{workdir} holds no checkpoint: train first, with --mode=train")
     preemption.stop_watching()
-    with checkpoint.Checkpoints(workdir, config, reading=True) as checkpoints:
+    with Checkpoints(workdir, config, reading=True) as checkpoints:
         shapes = jax.eval_shape(lambda: init_state(config, image_shape, jax.random.key(0)))
-        parallel = train_modes.make_train_mode(config.parallel.mode, jax.devices(), config.parallel.fsdp)
-        found, progress = checkpoints.restore(parallel.layout(shapes).saved())
-        return TrainState.from_checkpoint(found, progress.get("skipped", 0)), progress
+        saved, progress = checkpoints.restore(_train_mode(config).layout(shapes).saved())
+        return TrainState.from_checkpoint(saved, progress.get("skipped", 0)), progress

@@ -1,6 +1,5 @@
-"""Scalars of a training run, as JSON lines and TensorBoard events; the time that compiling takes."""
+"""Scalars of a training run, as JSON lines and TensorBoard events."""
 
-import functools
 import json
 import math
 import os
@@ -68,21 +67,3 @@ def _step(line: str) -> float:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError):
         return float("inf")
-
-
-@functools.cache
-def _heard() -> list[float]:
-    """The seconds of every compilation in this process from the first call on."""
-    seconds: list[float] = []
-
-    def hear(event: str, duration_secs: float, **_) -> None:
-        if event.startswith("/jax/core/compile/"):
-            seconds.append(duration_secs)
-
-    jax.monitoring.register_event_duration_secs_listener(hear)
-    return seconds
-
-
-def compile_seconds() -> float:
-    """Seconds in which JAX traced and compiled, or fetched what is compiled from its cache, since the first call."""
-    return math.fsum(_heard())

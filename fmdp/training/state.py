@@ -1,4 +1,4 @@
-"""What training carries from one step to the next, and what it is made from: network, optimizer, first state."""
+"""What training carries from one step to the next, and what it is made of: network, optimizer, initial state."""
 
 import functools
 from collections.abc import Callable
@@ -33,18 +33,18 @@ class SavedState:
 class TrainState(SavedState):
     """Everything that training carries from one step to the next.
 
-    `skipped` [2] counts the updates left out because they were not finite: in a row up to now, and in all.
+    `skipped` [2] counts the updates that were skipped because they were not finite: the latest in a row, and the total.
     """
 
     skipped: Any
 
     def saved(self) -> SavedState:
-        """What a checkpoint holds; the counts go into its progress."""
+        """What a checkpoint holds; the total of skipped updates goes into its progress."""
         return SavedState(self.step, self.params, self.ema, self.opt_state)
 
     @classmethod
     def from_checkpoint(cls, saved: SavedState, skipped: int, step: Any = None) -> "TrainState":
-        """From a checkpoint, with so many updates skipped before it; at its own step unless given."""
+        """The state in a checkpoint, at its own step unless given, with the total of updates skipped before."""
         step = saved.step if step is None else step
         return cls(step, saved.params, saved.ema, saved.opt_state, np.array([0, skipped], np.int32))
 
@@ -52,18 +52,23 @@ class TrainState(SavedState):
 def make_network(config: ConfigDict) -> nn.Module:
     """The backbone that config.network describes."""
     options = dict(config.network)
-    name = options.pop("name")  # lists as tuples, so that a network can be hashed
+    name = options.pop("name")  # lists become tuples, so that a network can be hashed
     return networks.make_backbone(name, {key: tuple(x) if isinstance(x, list) else x for key, x in options.items()})
 
 
-def make_field(network: nn.Module, params: Any) -> AverageField:
-    """The average field that a network is at given parameters: a pytree, so it can be passed to compiled functions."""
-    return Partial(_apply(network), {"params": params})
+def make_field(network: nn.Module, params: Any, dropout_key: PRNGKey | None = None) -> AverageField:
+    """The average field of a network at given parameters; a pytree, so it can be passed to compiled functions.
+
+    Args:
+      dropout_key: for training; without one there is no dropout.
+    """
+    rngs = {} if dropout_key is None else {"rngs": {"dropout": dropout_key}}
+    return Partial(_apply(network), {"params": params}, **rngs)
 
 
 @functools.lru_cache(maxsize=8)
 def _apply(network: nn.Module) -> Callable[..., Array]:
-    """One function for all equal networks, so that what is compiled for one of them serves the others."""
+    """The same function for all equal networks, so that they share compiled programs."""
     return cast(Callable[..., Array], network.apply)
 
 

@@ -10,22 +10,28 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from fmdp.flow import losses
+from fmdp.flow.diagonal_rows import Rows, split_rows
 from fmdp.flow.times import kronecker_times
 from fmdp.networks.log_variance import LogVariance
 from fmdp.parallel.train_modes import GradientTransform
 from fmdp.training.state import TrainState, make_field, make_network, make_optimizer
-from fmdp.types import PRNGKey
-
-Batch = dict[str, dict[str, Array]]
-
+from fmdp.types import AverageField, PRNGKey
 
 Metrics = dict[str, Array]
 
 
-def make_loss(config: ConfigDict) -> Callable[[Any, Batch, PRNGKey], tuple[Array, Metrics]]:
-    """The loss of parameters on a batch, and its parts, all means over the examples."""
+def make_loss(config: ConfigDict) -> Callable[[Any, Rows, PRNGKey], tuple[Array, Metrics]]:
+    """The loss of parameters on contiguous rows of a batch, and its two terms: (params, batch, key) -> (loss, metrics).
+
+    All are means over the examples. The noise, the times and the dropout of an example depend only on the key and its
+    row, so the result does not depend on how the batch is divided.
+    """
     network = make_network(config)
-    term = losses.OFF_DIAGONAL[config.loss.off_diagonal]
+    dropout = getattr(network, "dropout", 0.0) > 0
+    off_diagonal_loss = losses.OFF_DIAGONAL[config.loss.off_diagonal]
+
+    def field_of(params: Any, key: PRNGKey) -> AverageField:
+        return make_field(network, params["network"], key if dropout else None)
 
     def weigh(params, loss, s, t):
         if config.loss.weighting == "none":
@@ -33,50 +39,51 @@ def make_loss(config: ConfigDict) -> Callable[[Any, Batch, PRNGKey], tuple[Array
         log_variance: Any = LogVariance().apply({"params": params["log_variance"]}, s, t)
         return losses.weigh(loss, log_variance, config.loss.weight_bound)
 
-    def on_diagonal(params, key, x1, row):
+    def diagonal(params, key, x1, row):
         t, _ = kronecker_times(key, row)
-        x0 = jax.random.normal(jax.random.fold_in(key, row), x1.shape)
-        loss = losses.diagonal(make_field(network, params["network"]), x0, x1, t)
+        noise_key, dropout_key = jax.random.split(jax.random.fold_in(key, row))
+        x0 = jax.random.normal(noise_key, x1.shape)
+        loss = losses.diagonal(field_of(params, dropout_key), x0, x1, t)
         return loss, weigh(params, loss, t, t)
 
     def off_diagonal(params, key, x1, row):
         a, b = kronecker_times(key, row)
-        noise_key, middle_key = jax.random.split(jax.random.fold_in(key, row))
+        noise_key, middle_key, dropout_key = jax.random.split(jax.random.fold_in(key, row), 3)
         x0 = jax.random.normal(noise_key, x1.shape)
         s, t = jnp.minimum(a, b), jnp.maximum(a, b)
         u = s + jax.random.uniform(middle_key) * (t - s)
-        loss = term(make_field(network, params["network"]), x0, x1, s, u, t)
+        loss = off_diagonal_loss(field_of(params, dropout_key), x0, x1, s, u, t)
         return loss, weigh(params, loss, s, t)
 
     def batch_loss(params, batch, key):
-        totals: Array | float = 0.0
-        metrics, count = {}, 0
-        for name, one in (("diagonal", on_diagonal), ("off_diagonal", off_diagonal)):
-            images, rows = batch[name]["image"], batch[name]["row"]
-            if len(images):
-                loss, weighed = jax.vmap(one, in_axes=(None, None, 0, 0))(params, key, images, rows)
-                totals, metrics[name], count = totals + jnp.sum(weighed), jnp.mean(loss), count + len(images)
-        return totals / count, metrics | {"loss": totals / count}
+        total: Array | float = 0.0
+        metrics: Metrics = {}
+        groups = zip((diagonal, off_diagonal), split_rows(batch, config.loss.diagonal_share), strict=True)
+        for term_key, (term, group) in zip(jax.random.split(key), groups, strict=True):
+            if len(group["row"]):
+                one = jax.vmap(term, in_axes=(None, None, 0, 0))
+                loss, weighed = one(params, term_key, group["image"], group["row"])
+                total, metrics[term.__name__] = total + jnp.sum(weighed), jnp.mean(loss)
+        mean = total / len(batch["row"])
+        return mean, metrics | {"loss": mean}
 
     return batch_loss
 
 
 def accumulate(gradient: Callable[..., Any], parts: int) -> Callable[..., Any]:
-    """`gradient` of (params, batch, key) as the mean over the parts of a batch, one after another in memory.
+    """`gradient` of (params, batch, key) as the mean over contiguous parts of the batch, one after another in memory.
 
-    Exactly the gradient of the whole batch, whose parts are alike and whose noise goes by the row of an example.
+    This is exactly the gradient of the whole batch: all parts have the same pattern of rows (`diagonal_rows`), and the
+    noise of an example depends on its row.
     """
     if parts == 1:
         return gradient
-
-    def apart(x):  # so that every device keeps the rows that it has
-        return jnp.moveaxis(x.reshape(len(x) // parts, parts, *x.shape[1:]), 1, 0)
 
     def mean(params, batch, key):
         def add(total, part):
             return jax.tree.map(jnp.add, total, gradient(params, part, key)), None
 
-        batch = jax.tree.map(apart, batch)
+        batch = jax.tree.map(lambda x: x.reshape(parts, len(x) // parts, *x.shape[1:]), batch)
         shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], batch), key)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         return jax.tree.map(lambda x: x / parts, jax.lax.scan(add, zeros, batch)[0])
@@ -85,19 +92,18 @@ def accumulate(gradient: Callable[..., Any], parts: int) -> Callable[..., Any]:
 
 
 def make_train_step(
-    config: ConfigDict, spread: GradientTransform = lambda gradient: gradient
-) -> Callable[[TrainState, Batch, PRNGKey], tuple[TrainState, Metrics]]:
+    config: ConfigDict, over_devices: GradientTransform = lambda gradient: gradient
+) -> Callable[[TrainState, Rows, PRNGKey], tuple[TrainState, Metrics]]:
     """One step of training: (state, batch, key) -> (state, metrics).
 
     The key is that of the run; each step folds its number in, so resuming needs no saved key. Where the loss or the
-    gradient is not finite the step counts, and nothing else of the state changes.
+    gradient is not finite, only the step number and the count of skipped updates change.
 
     Args:
-      spread: over several devices, as `parallel.Parallel.compile` gives it.
+      over_devices: turns the gradient on one device's rows into that of the whole batch (`TrainMode.compile`).
     """
-    gradient = spread(
-        accumulate(jax.value_and_grad(make_loss(config), has_aux=True), config.train.grad_accumulation_steps)
-    )
+    gradient = jax.value_and_grad(make_loss(config), has_aux=True)
+    gradient = over_devices(accumulate(gradient, config.train.grad_accumulation_steps))
     optimizer = make_optimizer(config)
     decay = 0.5 ** (config.train.batch_size / config.ema.half_life)
 

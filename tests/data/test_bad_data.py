@@ -7,7 +7,6 @@ import json
 import multiprocessing
 import os
 import pathlib
-import resource
 import shutil
 import signal
 import socket
@@ -18,59 +17,18 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from fmdp import data
-from fmdp.config.defaults import default_config
 from fmdp.data import folder
 from fmdp.data.decoding import ImagePreprocessor, UnusableError
 from fmdp.errors import InputError
 from fmdp.restoration import image_files
-from fmdp.restoration.request import Request
 from tests.cli.test_main import command
-from tests.robustness.test_damaged_pictures import at_most, one_line
 from tests.support import damaged_pictures
-from tests.support.zero_field import Zero
+from tests.support.bad_input import at_most, little_memory, one_line, refused
+from tests.support.image_folders import fill, restored, source
 
-REQUEST = Request(degraded=True, sigma=0.1)
 WHOLE = damaged_pictures.originals()
-SPARE = 300 * 2**20  # bytes of memory that nothing hostile may take
-
-
-def fill(root, count=8):
-    """So many good pictures in a folder."""
-    root.mkdir(parents=True, exist_ok=True)
-    for i in range(count):
-        pixels = np.random.default_rng(i).integers(0, 256, (8, 8, 3), np.uint8)
-        Image.fromarray(pixels).save(root / f"{i}.png")
-    return root
-
-
-def source(path, **changes):
-    """config.data of pictures at a path."""
-    c = default_config().data
-    c.update(dict(path=str(path), size=8, test_share=0.25) | changes)
-    return c
-
-
-def restored(root, output, request=REQUEST):
-    with at_most(60):
-        return image_files.restore_files(Zero(), request, root, output, {})
-
-
-@contextlib.contextmanager
-def little_memory():
-    """AssertionError where the process grew by more than SPARE beyond the most that it ever took."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    yield
-    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < SPARE
-
-
-def refused(call, *arguments):
-    with pytest.raises(InputError) as error:
-        call(*arguments)
-    assert one_line(str(error.value))
-    return str(error.value)
 
 
 def with_chunk(kind, data, place):
@@ -159,7 +117,7 @@ def test_what_is_no_regular_file_is_left_out_and_waited_for_by_nobody(strange, t
         assert f"'{name}.png': neither a file nor a link to one" in split.left_out
     assert all(one_line(line) for line in split.left_out)
     assert len(caplog.records) == 1
-    assert "6 of 15 pictures left out" in caplog.text
+    assert "6 of 15 images left out" in caplog.text
     data.pin_split(split, tmp_path / "split.json")
     assert json.loads((tmp_path / "split.json").read_text())["left_out"] == list(split.left_out)
     done, faults = restored(strange, tmp_path / "out")
@@ -248,27 +206,27 @@ def test_what_may_not_be_read_is_named(tmp_path, caplog):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_worker_process_that_dies_is_told_at_once(tmp_path, workers):
+def test_a_worker_process_that_dies_is_reported_at_once(tmp_path, workers):
     images = data.load_split(source(fill(tmp_path), memory_gb=0.0)).train
-    with contextlib.closing(data.batches(images, 4, 2, 0, workers=workers)) as batches:
+    with contextlib.closing(data.batches(images, 4, 0, workers=workers)) as batches:
         next(batches)
         started = [child for child in multiprocessing.active_children() if "grain" in child.name]
         assert len(started) == workers
         began = time.monotonic()
         os.kill(started[0].pid, signal.SIGKILL)
         ended = r"a process .* ended unexpectedly \(.*exit code -9\)"
-        with at_most(30), pytest.raises(InputError, match=ended) as told:
+        with at_most(30), pytest.raises(InputError, match=ended) as refusal:
             all(next(batches) for _ in itertools.count())
-        assert one_line(str(told.value))
-        assert f"config.data.workers = {workers}" in str(told.value)
+        assert one_line(str(refusal.value))
+        assert f"config.data.workers = {workers}" in str(refusal.value)
         assert time.monotonic() - began < 10
-        assert next(batches)["diagonal"]["image"].shape == (2, 8, 8, 3)  # and can be started anew
+        assert next(batches)["image"].shape == (4, 8, 8, 3)  # and can be started anew
 
 
 @pytest.mark.slow
-def test_pictures_that_vanish_under_a_worker_are_told(tmp_path):
+def test_pictures_that_vanish_under_a_worker_are_reported(tmp_path):
     images = data.load_split(source(fill(tmp_path), memory_gb=0.0)).train
     for path in tmp_path.glob("*.png"):
         path.unlink()
-    with contextlib.closing(data.batches(images, 4, 2, 0, workers=1)) as batches, at_most(60):
-        assert "none of 6 pictures can be decoded" in refused(next, batches)
+    with contextlib.closing(data.batches(images, 4, 0, workers=1)) as batches, at_most(60):
+        assert "none of 6 images can be decoded" in refused(next, batches)

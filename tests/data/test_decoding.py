@@ -1,6 +1,9 @@
 import io
 import json
 import os
+import pathlib
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -14,6 +17,7 @@ from fmdp.data.decoding import ImagePreprocessor, UnusableError
 from fmdp.errors import InputError
 from fmdp.training import loop
 
+ROOT = pathlib.Path(__file__).parents[2]
 FRAME = ImagePreprocessor(size=16, channels=3, max_pixels=10_000)
 
 
@@ -102,12 +106,13 @@ def test_pictures_are_turned_upright():
     ("content", "reason"),
     [
         (b"", "empty"),
-        (b"\x89PNG but no more than that", "not a picture"),
-        (encoded(picture(15, 99)), "99x15 is smaller than config.data.size = 16"),
-        (encoded(Image.new("1", (101, 100))), "101x100 are more than config.data.max_pixels = 10,000"),
-        (encoded(Image.new("1", (20_000, 20_000))), "config.data.max_pixels"),
+        (b"\x89PNG but no more than that", "not an image"),
+        (encoded(picture(15, 99)), "99x15 is smaller than size=16"),
+        (encoded(Image.new("1", (101, 100))), "101x100 are more than max_pixels=10,000"),
+        (encoded(Image.new("1", (9_750, 9_750))), "9750x9750 are more than max_pixels=10,000"),
+        (encoded(Image.new("1", (20_000, 20_000))), "20000x20000 are more than max_pixels=10,000"),
         (encoded(picture())[:-200], "damaged"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 50 50\n", "not a picture"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 50 50\n", "not an image"),
     ],
 )
 def test_what_cannot_be_used_says_why(content, reason):
@@ -116,6 +121,43 @@ def test_what_cannot_be_used_says_why(content, reason):
     if reason != "damaged":
         with pytest.raises(UnusableError, match=reason):
             FRAME.check(io.BytesIO(content))
+
+
+def test_importing_it_leaves_the_users_own_pillow_alone(tmp_path):
+    """Pillow warns about an image of 95 megapixels and opens it, also in a program that imports fmdp."""
+    vast = tmp_path / "vast.png"
+    Image.new("1", (10_000, 9_500)).save(vast)
+    program = f"""
+import warnings
+from PIL import Image
+
+limit = Image.MAX_IMAGE_PIXELS
+from fmdp.data.decoding import MAX_PIXELS, ImagePreprocessor, UnusableError
+
+with open({str(vast)!r}, "rb") as file, warnings.catch_warnings(record=True) as ours:
+    warnings.simplefilter("always")
+    try:
+        ImagePreprocessor(size=1, channels=1, max_pixels=MAX_PIXELS).check(file)
+    except UnusableError as error:
+        assert "10000x9500 are more than max_pixels=89,478,485 pixels" in str(error)
+    else:
+        raise AssertionError("not refused")
+assert not ours, ours
+assert not [entry for entry in warnings.filters if "PIL" in str(entry)]  # scipy and numpy have theirs
+assert Image.MAX_IMAGE_PIXELS == limit
+with warnings.catch_warnings(record=True) as theirs:
+    warnings.simplefilter("default")
+    Image.open({str(vast)!r}).close()
+assert [warning.category for warning in theirs] == [Image.DecompressionBombWarning]
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_lower_limit_of_the_users_own_is_no_crash(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(UnusableError, match="damaged: Image size"):
+        decode(picture(20, 24))
 
 
 def test_a_mixed_folder_trains_and_names_what_it_leaves_out(mixed, tmp_path, caplog):
@@ -130,10 +172,11 @@ def test_a_mixed_folder_trains_and_names_what_it_leaves_out(mixed, tmp_path, cap
         "'broken.png'", "'empty.jpg'", "'loop.png'", "'small.bmp'", "'vast.png'",
     ]  # fmt: skip
     assert len(caplog.records) == 1
-    assert "5 of 17 pictures left out: 'broken.png': not a picture; 'empty.jpg'" in caplog.text
+    assert "5 of 17 images left out: 'broken.png': not an image; 'empty.jpg'" in caplog.text
+    assert "200x200 are more than max_pixels=10,000 pixels (config.data.max_pixels)" in caplog.text
     _, progress = loop.fit(c, split.train, tmp_path / "run")
     assert progress["steps"] == 2
-    with pytest.raises(InputError, match=r"'broken.png': not a picture; remove it"):
+    with pytest.raises(InputError, match=r"'broken.png': not an image; remove it"):
         data.load_split(settings(mixed, strict=True))
 
 
@@ -163,7 +206,7 @@ def test_kept_pictures_are_decoded_once_and_only_when_asked_for(tmp_path):
     for i in range(8):
         (tmp_path / f"{i}.png").unlink()
     np.testing.assert_array_equal(kept[:], expected)
-    with pytest.raises(InputError, match="none of 6 pictures can be decoded"):
+    with pytest.raises(InputError, match="none of 6 images can be decoded"):
         read[:1]
 
 
@@ -257,14 +300,14 @@ def test_bad_sources_of_pictures_are_named(tmp_path):
     fake = tmp_path / "fake.zip"
     fake.write_bytes(b"PK but no zip")
     cases = {
-        "empty folder": (settings(empty), "holds no picture that can be used"),
-        "zip without images": (settings(stylegan(tmp_path / "none.zip", 0, [])), "holds no picture that can be used"),
+        "empty folder": (settings(empty), "holds no image that can be used"),
+        "zip without images": (settings(stylegan(tmp_path / "none.zip", 0, [])), "holds no image that can be used"),
         "no zip": (settings(fake), "is not a zip"),
         "bad labels": (settings(stylegan(tmp_path / "bad.zip", extra=[("dataset.json", "[]")])), "dataset.json is not"),
         "neither": (settings(text), "neither a folder, nor a .zip, nor an .npz"),
         "missing": (settings(tmp_path / "x", download_hint="ask home"), r"data.path = .*does not exist: ask home"),
         "no size": (settings(stylegan(tmp_path / "some.zip"), size=0), "config.data.size = 0: set the side length"),
-        "all too small": (settings(stylegan(tmp_path / "tiny.zip"), size=32), "16x16 is smaller than config.data.size"),
+        "all too small": (settings(stylegan(tmp_path / "tiny.zip"), size=32), r"than size=32 \(config.data.size\)"),
     }  # fmt: skip
     for name, (c, message) in cases.items():
         with pytest.raises(InputError, match=message) as refused:

@@ -13,42 +13,40 @@ def images(n):
 
 
 def rows(iterator, steps):
-    return [
-        np.concatenate([part["image"] for part in next(iterator).values()]).ravel().astype(int) for _ in range(steps)
-    ]
+    return [next(iterator)["image"].ravel().astype(int) for _ in range(steps)]
 
 
 def test_every_epoch_shows_every_image_once_in_a_new_order():
-    seen = np.concatenate(rows(data.batches(images(10), 4, 2, seed=0), 10)).reshape(4, 10)
+    seen = np.concatenate(rows(data.batches(images(10), 4, seed=0), 10)).reshape(4, 10)
     for epoch in seen:
         np.testing.assert_array_equal(np.sort(epoch), np.arange(10))
     assert len({tuple(epoch) for epoch in seen}) == 4
 
 
 def test_order_depends_on_the_seed_alone():
-    a, b, c = (rows(data.batches(images(10), 4, 2, seed=seed), 5) for seed in (0, 0, 1))
+    a, b, c = (rows(data.batches(images(10), 4, seed=seed), 5) for seed in (0, 0, 1))
     np.testing.assert_array_equal(a, b)
     assert not np.array_equal(a, c)
 
 
-def test_iterator_goes_on_where_its_state_was_taken():
-    iterator = data.batches(images(10), 4, 2, seed=0)
+def test_an_iterator_continues_from_a_saved_position():
+    iterator = data.batches(images(10), 4, seed=0)
     rows(iterator, 3)
     state = iterator.get_state()
     expected = rows(iterator, 4)
-    fresh = data.batches(images(10), 4, 2, seed=0)
+    fresh = data.batches(images(10), 4, seed=0)
     fresh.set_state(state)
     np.testing.assert_array_equal(rows(fresh, 4), expected)
 
 
 def test_processes_share_the_batches_of_one():
-    whole = data.batches(images(10), 8, 4, seed=0)
-    parts = [data.batches(images(10), 8, 4, 0, process, 2) for process in range(2)]
+    whole = data.batches(images(10), 8, seed=0)
+    parts = [data.batches(images(10), 8, 0, process, 2) for process in range(2)]
     for _ in range(4):
         one, halves = next(whole), [next(part) for part in parts]
         for name in one:
-            for array in one[name]:
-                np.testing.assert_array_equal(one[name][array], np.concatenate([half[name][array] for half in halves]))
+            np.testing.assert_array_equal(one[name], np.concatenate([half[name] for half in halves]))
+        np.testing.assert_array_equal(one["row"], np.arange(8))
 
 
 def test_digits_split_is_fixed_stratified_and_apart():
@@ -64,16 +62,11 @@ def test_digits_split_is_fixed_stratified_and_apart():
     np.testing.assert_allclose(counts / np.bincount(labels), 0.2, atol=0.01)
 
 
-def test_diagonal_count_is_divisible_by_the_devices():
-    assert data.diagonal_count(256, 0.5, 1) == 128
-    assert data.diagonal_count(16, 0.7, 4) == 12
-
-
 def test_bad_input_is_named():
     with pytest.raises(InputError, match=r"'digitz'.*digits"):
         data.load_split(ConfigDict(dict(source="digitz", test_share=0.2)))
     with pytest.raises(InputError, match="no image"):
-        data.batches(images(0), 4, 2, seed=0)
+        data.batches(images(0), 4, seed=0)
     with pytest.raises(InputError, match="1 images"):
         data.split(images(1), np.zeros(1, int), 0.2)
 
@@ -82,8 +75,8 @@ def test_flips_are_drawn_for_every_example_and_epoch():
     wide = np.arange(20, dtype=np.float32).reshape(10, 1, 2, 1)
 
     def images(**options):
-        iterator = data.batches(wide, 5, 2, seed=0, **options)
-        seen = [np.concatenate([part["image"] for part in next(iterator).values()]) for _ in range(40)]
+        iterator = data.batches(wide, 5, seed=0, **options)
+        seen = [next(iterator)["image"] for _ in range(40)]
         return np.concatenate(seen).reshape(20, 10, 2)
 
     plain, flipped, again = images(), images(flip=True), images(flip=True)
@@ -92,12 +85,11 @@ def test_flips_are_drawn_for_every_example_and_epoch():
     turned = flipped[..., 0] > flipped[..., 1]
     assert 0.4 < turned.mean() < 0.6
     assert len({tuple(epoch) for epoch in turned}) > 15
-    halves = [data.batches(wide, 4, 2, 0, process, 2, flip=True) for process in range(2)]
-    whole = data.batches(wide, 4, 2, 0, flip=True)
+    halves = [data.batches(wide, 4, 0, process, 2, flip=True) for process in range(2)]
+    whole = data.batches(wide, 4, 0, flip=True)
     for _ in range(5):
         one, parts = next(whole), [next(half) for half in halves]
-        for name in one:
-            np.testing.assert_array_equal(one[name]["image"], np.concatenate([part[name]["image"] for part in parts]))
+        np.testing.assert_array_equal(one["image"], np.concatenate([part["image"] for part in parts]))
 
 
 @pytest.mark.slow
@@ -108,17 +100,16 @@ def test_worker_processes_give_the_batches_of_threads_and_resume_each_other(tmp_
     c = default_config().data
     c.update(path=str(tmp_path), size=8, memory_gb=0.0)
     images = data.load_split(c).train
-    expected, iterator = [], data.batches(images, 4, 2, 0, flip=True)
+    expected, iterator = [], data.batches(images, 4, 0, flip=True)
     for _ in range(8):
         expected.append(next(iterator))
 
     def check(iterator, steps):
         for step in steps:
-            for name, part in next(iterator).items():
-                for key in part:
-                    np.testing.assert_array_equal(part[key], expected[step][name][key])
+            for name, array in next(iterator).items():
+                np.testing.assert_array_equal(array, expected[step][name])
 
-    workers = data.batches(images, 4, 2, 0, flip=True, workers=2)
+    workers = data.batches(images, 4, 0, flip=True, workers=2)
     check(workers, range(3))
     state = workers.get_state()
     check(workers, range(3, 5))
@@ -127,7 +118,7 @@ def test_worker_processes_give_the_batches_of_threads_and_resume_each_other(tmp_
     state = workers.get_state()
     workers.close()
     for others in (0, 1):
-        resumed = data.batches(images, 4, 2, 0, flip=True, workers=others)
+        resumed = data.batches(images, 4, 0, flip=True, workers=others)
         resumed.set_state(state)
         check(resumed, range(6, 8))
         resumed.close()

@@ -7,6 +7,7 @@ from fmdp import data
 from fmdp.config.defaults import default_config
 from fmdp.evaluation import denoising, known_target
 from fmdp.exact import Gaussian
+from fmdp.io.dataclass_json import to_json
 from fmdp.reporting import curves
 
 pytestmark = pytest.mark.slow
@@ -36,8 +37,8 @@ def swept():
     )
     train, test = (np.asarray(TARGET.sample(jax.random.key(seed), 500)) for seed in (0, 1))
     split = data.Split(train, test, np.zeros(500, int), np.zeros(500, int), "", TARGET)
-    summary, sweeps = denoising.evaluate_denoising(FIELD, split, c, jax.random.key(2))
-    return c, split, summary, sweeps
+    result, sweeps = denoising.evaluate_denoising(FIELD, split, c, jax.random.key(2))
+    return c, split, to_json(result), sweeps
 
 
 def curve(summary, knob, level=0.4):
@@ -56,7 +57,7 @@ def test_curve_of_the_exact_field_is_the_closed_form(swept):
     assert curve(summary, "lookahead")["points"][-1]["variance_ratio"] == pytest.approx(1, abs=0.06)
 
 
-def test_rivals_meet_their_known_errors_and_costs(swept):
+def test_baselines_meet_their_known_errors_and_costs(swept):
     _, _, summary, _ = swept
     mmse = float(TARGET.mmse(0.6))
     samples = curve(summary, "mean_of_samples")["points"]
@@ -71,6 +72,8 @@ def test_rivals_meet_their_known_errors_and_costs(swept):
 
 def test_the_knob_is_continuous_where_it_starts(swept):
     _, _, summary, _ = swept
+    assert {c["knob"] for c in summary["denoise"] if "first_step" in c} == {"lookahead"}
+    assert curve(summary, "lookahead", 0.6)["first_step"]["t"] == pytest.approx(0.42)
     assert abs(curve(summary, "lookahead")["first_step"]["relative_mse_change"]) < 0.01
 
 
@@ -86,8 +89,8 @@ def test_ragged_batches_change_nothing(swept):
     whole = c.copy_and_resolve_references()
     whole.update(batch_size=1000, baseline_images=0)
     again = denoising.sweep_noise_level(FIELD, split.test, 0.4, whole, jax.random.fold_in(jax.random.key(2), 0))
-    np.testing.assert_allclose(again.knobs["lookahead"].restored, sweeps[0].knobs["lookahead"].restored, atol=1e-5)
-    assert set(again.knobs) == {"lookahead", "chord"}
+    np.testing.assert_allclose(again.curves["lookahead"].restored, sweeps[0].curves["lookahead"].restored, atol=1e-5)
+    assert set(again.curves) == {"lookahead", "chord"}
 
 
 def test_restorations_are_dropped_once_they_are_measured(swept, tmp_path):
@@ -95,9 +98,9 @@ def test_restorations_are_dropped_once_they_are_measured(swept, tmp_path):
     few = denoising.keep_images(sweeps[0], 3)
     assert few.kept.tolist() == [0, (len(split.test) - 1) // 2, len(split.test) - 1]
     for name in ("lookahead", "chord"):
-        whole = sweeps[0].knobs[name]
-        np.testing.assert_array_equal(few.knobs[name].restored, whole.restored[:, :, few.kept])
-        np.testing.assert_array_equal(few.knobs[name].mse, whole.mse)
+        whole = sweeps[0].curves[name]
+        np.testing.assert_array_equal(few.curves[name].restored, whole.restored[:, :, few.kept])
+        np.testing.assert_array_equal(few.curves[name].mse, whole.mse)
     fitted, _ = denoising.calibrate_lookahead(FIELD, split.test, [denoising.keep_images(s, 3) for s in sweeps], c)
     assert fitted == denoising.calibrate_lookahead(FIELD, split.test, sweeps, c)[0]
     curves.draw_denoising(tmp_path / "few.png", split.test, [few], 3)
@@ -109,15 +112,15 @@ def test_a_budget_in_decibels_is_met_on_other_images(swept):
     c, split, _, sweeps = swept
     calibration, trials = denoising.calibrate_lookahead(FIELD, split.test, sweeps, c)
     assert len(calibration.levels) == 2
-    reached = [trial for trial in trials if trial["setting"] is not None]
+    reached = [trial for trial in trials if trial.setting is not None]
     assert len(reached) >= 4
     for trial in reached:
-        assert trial["achieved_db"] == pytest.approx(trial["budget_db"], abs=0.1)
+        assert trial.achieved_db == pytest.approx(trial.budget_db, abs=0.1)
 
 
 def test_truth_places_an_exact_field_on_itself(swept):
     _, split, _, sweeps = swept
-    for level in known_target.compare_to_exact(TARGET, split.test, sweeps, jax.random.key(3)):
+    for level in to_json(known_target.compare_to_exact(TARGET, split.test, sweeps, jax.random.key(3))):
         assert max(row["relative"] for row in level["field_error"]) < 1e-4
         by_name = {(c["field"], c["knob"]): c["points"] for c in level["curves"]}
         for exact, learned in zip(by_name["exact", "lookahead"], by_name["learned", "lookahead"], strict=True):
@@ -138,7 +141,7 @@ def test_grid_has_its_ends_and_is_dense_at_the_far_one(points):
 
 def test_plug_and_play_settles_where_the_closed_form_says():
     for row in known_target.plug_and_play_law(TARGET, 0.5, jax.random.key(4), points=3, chains=1500):
-        assert row["shift_run"] == pytest.approx(row["shift"], rel=1e-4)
-        assert row["variance_run"] == pytest.approx(row["variance"], rel=0.1)
-        assert row["free_variance_run"] == pytest.approx(row["free_variance"], rel=0.1)
-    assert row["free_variance"] == pytest.approx(1.0, rel=1e-5)
+        assert row.shift_run == pytest.approx(row.shift, rel=1e-4)
+        assert row.variance_run == pytest.approx(row.variance, rel=0.1)
+        assert row.free_variance_run == pytest.approx(row.free_variance, rel=0.1)
+    assert row.free_variance == pytest.approx(1.0, rel=1e-5)

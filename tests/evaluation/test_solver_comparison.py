@@ -10,8 +10,11 @@ from fmdp.config.defaults import default_config
 from fmdp.config.tasks import PROTOCOLS, tasks_of_protocol
 from fmdp.data import Split
 from fmdp.errors import InputError
-from fmdp.evaluation import denoising, solver_comparison
+from fmdp.evaluation import measures, solver_batches, solver_comparison, solver_plan
+from fmdp.evaluation.results import SolverResult, SolverRun
+from fmdp.evaluation.solver_matching import MATCHED, match_baselines
 from fmdp.exact import Gaussian
+from fmdp.io.dataclass_json import from_json, to_json
 from fmdp.metrics import perception
 from fmdp.metrics.features import features
 from fmdp.reporting import solvers as solver_figures
@@ -40,9 +43,11 @@ def settings(**changes):
 def table():
     tasks = {"inpainting": INPAINTING, "clipping": CLIPPING}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(solver_comparison.GRIDS, "dps", {"eta": (1e30,)})
-        patch.setitem(solver_comparison.GRIDS, "pnp", {"gain": (1e30, 0.5, 1.0)})
-        return solver_comparison.compare_solvers(FIELD, split(), tasks, settings(solvers=("pnp", "dps", "flower")), KEY)
+        patch.setitem(solver_plan.GRIDS, "dps", {"eta": (1e30,)})
+        patch.setitem(solver_plan.GRIDS, "pnp", {"gain": (1e30, 0.5, 1.0)})
+        config = settings(solvers=("pnp", "dps", "flower"))
+        result, pictures = solver_comparison.compare_solvers(FIELD, split(), tasks, config, KEY)
+        return to_json(result), pictures
 
 
 def test_every_run_of_the_plan_has_its_row(table):
@@ -62,7 +67,7 @@ def test_every_run_of_the_plan_has_its_row(table):
     assert pictures["inpainting"].iterates[1.0].shape == (len(solver_comparison.ITERATES), *SHAPE)
 
 
-def test_what_fails_says_so_and_the_rest_goes_on(table):
+def test_a_failed_run_says_why_and_the_others_still_run(table):
     failed = {(r["task"], r["solver"]): r["failed"] for r in table[0]["inverse"] if "failed" in r}
     assert set(failed) == {("inpainting", "dps"), ("clipping", "dps"), ("clipping", "flower")}
     assert "inpainting: dps failed at every setting" in failed["inpainting", "dps"]
@@ -84,21 +89,32 @@ def test_both_knobs_meet_at_their_ends(table):
 
 def test_the_floor_is_that_of_as_many_real_images(table):
     data, key = split(), jax.random.fold_in(KEY, 2)
-    width = perception.median_distance(features(jnp.asarray(denoising.reference_images(data)[0])))
+    width = perception.median_distance(features(jnp.asarray(measures.reference_images(data)[0])))
     few = data._replace(test=data.test[:10], test_labels=data.test_labels[:10])
-    assert table[0]["inverse_floor"] == denoising.null_intervals(few, width, solver_comparison.DEALS, key)
-    assert table[0]["inverse_floor"] != denoising.null_intervals(data, width, solver_comparison.DEALS, key)
+    assert table[0]["inverse_floor"] == to_json(measures.null_intervals(few, width, solver_comparison.DEALS, key))
+    assert table[0]["inverse_floor"] != to_json(measures.null_intervals(data, width, solver_comparison.DEALS, key))
+
+
+def test_strips_show_the_curve_of_most_steps_and_every_baseline(table):
+    images = table[1]["inpainting"]
+    shown = [title for _, title in solver_figures._strip(images)]
+    assert shown == ["clean", "measured", *(f"flow map\nknob {r}" for r in ("0", "0.5", "1")), "flower"]
+    assert [run.steps for run, _ in images.restored if run.solver == "pnp"] == [4] * 3 + [10] * 6
+    wanted = [image for run, image in images.restored if run.steps == 10 and run.knob in ("relative", "")]
+    for (tile, _), image in zip(solver_figures._strip(images)[2:], wanted, strict=True):
+        np.testing.assert_array_equal(tile, image)
 
 
 def test_files_of_the_comparison(table, tmp_path):
     summary, pictures = table
-    solver_figures.write_table(tmp_path / "inverse.csv", summary["inverse"])
+    result = from_json(SolverResult, summary, "result")
+    solver_figures.write_table(tmp_path / "inverse.csv", result.inverse)
     with (tmp_path / "inverse.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(summary["inverse"])
     assert float(rows[0]["psnr"]) == summary["inverse"][0]["psnr"]
     assert [row["failed"] for row in rows] == [row.get("failed", "") for row in summary["inverse"]]
-    solver_figures.draw_planes(tmp_path / "plane.png", summary, 10, 2)
+    solver_figures.draw_planes(tmp_path / "plane.png", result, 10, 2)
     solver_figures.draw_strips(tmp_path / "strips.png", pictures)
     solver_figures.draw_iterates(tmp_path / "iterates.png", pictures)
     assert {path.name for path in tmp_path.iterdir()} == {"inverse.csv", "plane.png", "strips.png", "iterates.png"}
@@ -106,25 +122,25 @@ def test_files_of_the_comparison(table, tmp_path):
 
 def test_tuning_takes_the_best_psnr(monkeypatch):
     images = jnp.asarray(split().train[:8])
-    monkeypatch.setitem(solver_comparison.GRIDS, "pnp", {"gain": (1e-6, 1.0)})
-    assert solver_comparison.tune_options(FIELD, images, "", INPAINTING, "pnp", 10, settings(), KEY) == {"gain": 1.0}
-    monkeypatch.setitem(solver_comparison.GRIDS, "pnp", {"gain": (1.0, 1e-6)})
-    assert solver_comparison.tune_options(FIELD, images, "", INPAINTING, "pnp", 10, settings(), KEY) == {"gain": 1.0}
+    monkeypatch.setitem(solver_plan.GRIDS, "pnp", {"gain": (1e-6, 1.0)})
+    assert solver_plan.tune_options(FIELD, images, "", INPAINTING, "pnp", 10, settings(), KEY) == {"gain": 1.0}
+    monkeypatch.setitem(solver_plan.GRIDS, "pnp", {"gain": (1.0, 1e-6)})
+    assert solver_plan.tune_options(FIELD, images, "", INPAINTING, "pnp", 10, settings(), KEY) == {"gain": 1.0}
 
 
 def test_batches_do_not_change_a_restoration_nor_settings_compile_anew():
-    observations = solver_comparison.draw_observations(INPAINTING, "", jnp.asarray(split().test[:10]), KEY)
+    observations = solver_batches.draw_observations(INPAINTING, "", jnp.asarray(split().test[:10]), KEY)
     options = {"steps": 3, "knob": "relative", "lookahead": 0.2, "gain": 0.5}
-    whole, info = solver_comparison.solve_batch(FIELD, observations, KEY, "pnp", options, 100)
-    compiled = solver_comparison._solve._cache_size()
-    parts, ragged = solver_comparison.solve_batch(FIELD, observations, KEY, "pnp", options, 4)
+    whole, info = solver_batches.solve_batch(FIELD, observations, KEY, "pnp", options, 100)
+    compiled = solver_batches._solve._cache_size()
+    parts, ragged = solver_batches.solve_batch(FIELD, observations, KEY, "pnp", options, 4)
     np.testing.assert_allclose(parts, whole, atol=1e-6)
     np.testing.assert_allclose(ragged.residual, info.residual, atol=1e-6)
-    assert solver_comparison._solve._cache_size() == compiled + 1
-    other, _ = solver_comparison.solve_batch(
+    assert solver_batches._solve._cache_size() == compiled + 1
+    other, _ = solver_batches.solve_batch(
         FIELD, observations, KEY, "pnp", options | {"lookahead": 0.9, "gain": 0.25}, 4
     )
-    assert solver_comparison._solve._cache_size() == compiled + 1
+    assert solver_batches._solve._cache_size() == compiled + 1
     assert abs(other - parts).max() > 0.01
     whole_number, _ = solver_comparison.solve_batch(FIELD, observations, KEY, "pnp", options | {"gain": 1}, 4)
     same, _ = solver_comparison.solve_batch(FIELD, observations, KEY, "pnp", options | {"gain": 1.0}, 4)
@@ -152,11 +168,17 @@ def test_a_task_that_cannot_be_set_up_is_refused_before_any_other_runs(task, mes
 
 def curve(*points):
     return [
-        {"task": "a", "solver": "pnp", "knob": "relative", "steps": 9, "nfe": 9.0, "psnr": 0.0}
-        | dict(zip(solver_comparison.MATCHED, point, strict=True))
-        | {"seeds": [dict(zip(solver_comparison.MATCHED, point, strict=True))]}
+        {"task": "a", "solver": "pnp", "knob": "relative", "t_or_lookahead": 0.0, "steps": 9, "nfe": 9.0, "psnr": 0.0}
+        | dict(zip(MATCHED, point, strict=True))
+        | {"seeds": [dict(zip(MATCHED, point, strict=True))]}
         for point in points
     ]
+
+
+def match(rows):
+    """The one baseline in these rows against the curve in them."""
+    (found,) = match_baselines(from_json(list[SolverRun], rows, "rows"))
+    return to_json(found)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +196,7 @@ def curve(*points):
 def test_who_is_ahead_of_the_curve(point, at_equal_mse, at_equal_kernel_distance, ahead):
     baseline = {**curve(point)[0], "solver": "b", "knob": ""}
     rows = [*curve((1.0, 1.0), (3.0, 0.0), (3.5, 0.5)), baseline]
-    (found,) = solver_comparison.matched(rows)
+    found = match(rows)
     assert found["pnp_kernel_distance_at_equal_mse"] == pytest.approx(at_equal_mse)
     assert found["pnp_mse_at_equal_kernel_distance"] == pytest.approx(at_equal_kernel_distance)
     assert found["ahead"] == ahead
@@ -185,7 +207,7 @@ def test_seeds_that_differ_leave_it_even():
     rows[-1]["seeds"] = [{"mse": 2.0, "kernel_distance": 0.3}, {"mse": 2.0, "kernel_distance": 0.6}]
     for row in rows[:-1]:
         row["seeds"] *= 2
-    (found,) = solver_comparison.matched(rows)
+    found = match(rows)
     assert found["ahead"] == "even"
 
 
@@ -195,7 +217,7 @@ def test_every_task_of_a_protocol_can_be_set_up(name, shape):
     image = jnp.zeros((1, *shape))
     for task, options in tasks_of_protocol(name, shape).items():
         y = jax.eval_shape(
-            lambda key, task=task, options=options: solver_comparison.draw_observations(options, task, image, key).y,
+            lambda key, task=task, options=options: solver_batches.draw_observations(options, task, image, key).y,
             KEY,
         )
         assert y.shape[0] == 1

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fmdp import main
+from fmdp.cli.run import run_config
 from fmdp.config.validation import validate_for_devices
 from fmdp.errors import InputError
+from fmdp.io.run_dir import RunDir
 from fmdp.metrics import weights
 from fmdp.training.state import init_state, make_network
 from fmdp.training.step import make_train_step
@@ -60,14 +61,14 @@ def test_smoke_runs_end_to_end_on_the_layout_the_config_names(name, metric_weigh
     workdir = tmp_path / "run"
     workdir.mkdir()
     monkeypatch.setattr(weights, "_folders", list)  # of a machine without the published weights
-    main.run(c, workdir, "train_and_evaluate")
+    run_config(c, RunDir(workdir), "train_and_evaluate")
     summary = json.loads((workdir / "summary.json").read_text())
     assert not set(LEARNED) & set(summary["denoise"][0]["points"][0])
     (told,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not measured")]
     assert all(name in told for name in ("inception needs", "lpips_alex needs", "lpips_vgg needs"))
 
     c.evaluate.update(inception=metric_weights, lpips=metric_weights, small_fid=True, points=3, baseline_images=0)
-    main.run(c, workdir, "evaluate")
+    run_config(c, RunDir(workdir), "evaluate")
     scored = json.loads((workdir / "summary.json").read_text())["denoise"]
     assert all(np.isfinite([point[m] for m in LEARNED]).all() for curve in scored for point in curve["points"])
     assert scored[0]["points"][0]["mse"] == pytest.approx(summary["denoise"][0]["points"][0]["mse"])
@@ -104,11 +105,7 @@ def test_full_train_step_can_be_traced(name):
     c = importlib.import_module(f"configs.{name}").get_config()
     shape = (c.data.size, c.data.size, 3)
     state = jax.eval_shape(lambda: init_state(c, shape, jax.random.key(0)))
-    sizes = {"diagonal": 3, "off_diagonal": 1}
-    batch = {
-        part: {"image": jax.ShapeDtypeStruct((n, *shape), np.float32), "row": jax.ShapeDtypeStruct((n,), np.int32)}
-        for part, n in sizes.items()
-    }
+    batch = {"image": jax.ShapeDtypeStruct((4, *shape), np.float32), "row": jax.ShapeDtypeStruct((4,), np.int32)}
     after, metrics = jax.eval_shape(make_train_step(c), state, batch, jax.random.key(0))
     assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(lambda x: x.shape, state)
     assert {"loss", "diagonal", "off_diagonal"} <= set(metrics)

@@ -153,7 +153,7 @@ def test_ctrl_c_saves_and_a_signal_while_measuring_ends_at_once(tmp_path):
     out, err = asked.communicate(timeout=60)
     assert asked.returncode == 128 + signal.SIGINT, err[-3000:]
     assert "Traceback" not in err
-    saved = int(out.split("asked to end: step ")[1].split()[0])
+    saved = int(out.split("Termination requested; step ")[1].split()[0])
     assert (tmp_path / "checkpoints" / str(saved)).exists()
 
     measuring = local(*slow, f"--config.train.steps={saved}", devices=1)
@@ -171,6 +171,7 @@ LATE = """
 import os, signal, time, jax
 from fmdp.training import checkpoint
 from fmdp import main
+from fmdp.cli.errors import run_program
 leave = checkpoint.Checkpoints.__exit__
 def late(checkpoints, *exception):
     if jax.process_index() == 0:
@@ -178,7 +179,7 @@ def late(checkpoints, *exception):
     time.sleep(3)
     leave(checkpoints, *exception)
 checkpoint.Checkpoints.__exit__ = late
-main.cli()
+run_program(main.main)
 """
 
 

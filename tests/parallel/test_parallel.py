@@ -11,11 +11,11 @@ import pytest
 
 from fmdp.bench import collectives
 from fmdp.config.defaults import default_config
-from fmdp.config.validation import validate_for_devices
+from fmdp.config.validation import divides_batch, validate_for_devices
 from fmdp.errors import InputError
 from fmdp.io import files
 from fmdp.parallel import batching, cluster, mesh
-from fmdp.training import loop, scalar_log
+from fmdp.training import scalar_log
 
 
 def test_parameters_are_sharded_along_their_largest_divisible_axis():
@@ -48,7 +48,7 @@ def test_a_cpu_is_divided_into_devices_that_divide_the_batch(cores, changes, env
         monkeypatch.setenv(name, value)
     c = default_config()
     c.update_from_flattened_dict(changes)
-    mesh.divide_cpu(c.parallel.cpu_devices, partial(loop.divides_batch, c))
+    mesh.divide_cpu(c.parallel.cpu_devices, partial(divides_batch, c))
     assert told.get("jax_num_cpu_devices") == devices
     assert os.environ.get("NPROC") == (None if devices == 1 else str(cores + (devices or 3)))
 
@@ -144,12 +144,13 @@ def test_one_gradient_is_exchanged_a_step_the_state_used_up_and_batches_do_not_f
         from tests.training.test_loop import IMAGES, small_config
         c = small_config()
         c.train.grad_accumulation_steps = 2
+        c.loss.diagonal_share = 0.5
         c.network.width = 64  # kernels as large as parallel.SMALL
         for mode, n in itertools.product(("jit", "pmap", "fsdp"), (1, 2, 4, 8)):
             run = train_modes.make_train_mode("pmap" if mode == "pmap" else "jit", jax.devices()[:n], mode == "fsdp")
             state = run.place_state(init_state(c, IMAGES.shape[1:], jax.random.key(0)))
             step = run.compile(lambda spread: make_train_step(c, spread), state)
-            batch = run.place_batch(next(data.batches(IMAGES, 32, 16, 0)))
+            batch = run.place_batch(next(data.batches(IMAGES, 32, 0)))
             text = step.lower(state, batch, jax.random.key(1)).compile().as_text()
             params = jax.tree.leaves(state.params)
             gradient, metrics = sum(x.nbytes for x in params), 3 * 4

@@ -12,7 +12,7 @@ from PIL import Image
 
 from fmdp.data import pipeline as data
 from fmdp.errors import InputError
-from fmdp.io import files
+from fmdp.io.run_dir import RunDir
 from fmdp.parallel import preemption
 from fmdp.training import checkpoint, loop
 from tests.cli.test_main import ROOT, command
@@ -36,7 +36,7 @@ def test_a_signal_ends_the_run_with_the_step_at_hand_saved(number, tmp_path, mon
         loop.fit(small_config(steps=8), IMAGES, tmp_path / "cut")
     monkeypatch.undo()
     assert ended.value.code == 128 + number
-    assert "asked to end: step 3 is saved" in capsys.readouterr().out
+    assert "Termination requested; step 3 is saved." in capsys.readouterr().out
     assert [signal.getsignal(n) for n in preemption.SIGNALS] == before
     resumed, progress = loop.fit(small_config(steps=8), IMAGES, tmp_path / "cut")
     assert progress["steps"] == 8
@@ -59,7 +59,7 @@ def test_a_signal_while_the_last_checkpoint_is_written_ends_the_run_once_it_is_w
         loop.fit(small_config(steps=8), IMAGES, tmp_path)
     monkeypatch.undo()
     assert ended.value.code == 128 + number
-    assert "Termination requested; all steps are saved" in capsys.readouterr().out
+    assert "Termination requested; all steps are saved." in capsys.readouterr().out
     assert loop.restore_state(small_config(steps=8), IMAGES.shape[1:], tmp_path)[1]["steps"] == 8
 
 
@@ -117,7 +117,7 @@ def test_a_signal_to_the_whole_group_leaves_the_processes_that_read_pictures_to_
     os.killpg(started.pid, number)
     out, err = started.communicate(timeout=60)
     assert started.returncode == 128 + number, err[-2000:]
-    saved = int(out.split("asked to end: step ")[1].split()[0])
+    saved = int(out.split("Termination requested; step ")[1].split()[0])
     assert (tmp_path / "run" / "checkpoints" / str(saved)).exists()
     assert "Traceback" not in err
     assert not any(worker.exists() for worker in workers)
@@ -160,8 +160,8 @@ def reading(folder):
 
 HOLD = """
 import pathlib, sys, time
-from fmdp.io.files import lock_workdir
-with lock_workdir(pathlib.Path(sys.argv[1])):
+from fmdp.io.run_dir import RunDir
+with RunDir(pathlib.Path(sys.argv[1])).lock():
     print("held", flush=True)
     time.sleep(60)
 """
@@ -174,11 +174,11 @@ def test_a_workdir_belongs_to_one_run_until_it_dies(tmp_path):
     assert other.stdout.readline() == "held\n"
     with (
         pytest.raises(InputError, match=rf"is in use by process {other.pid} on .*: wait until it ends"),
-        files.lock_workdir(tmp_path),
+        RunDir(tmp_path).lock(),
     ):
         pass
     other.kill()
     other.communicate()
     for _ in range(2):
-        with files.lock_workdir(tmp_path):
+        with RunDir(tmp_path).lock():
             assert f"process {os.getpid()}" in (tmp_path / "lock").read_text()

@@ -9,8 +9,10 @@ import pytest
 
 import fmdp
 from configs import digits
-from fmdp import main, networks
+from fmdp import networks
+from fmdp.cli.run import run_config
 from fmdp.errors import InputError
+from fmdp.io.run_dir import RunDir
 from fmdp.pretrained import prior as prior_files
 
 SHAPE = (4, 6, 1)
@@ -57,13 +59,16 @@ def test_half_takes_half_the_room(prior, tmp_path):
 def test_a_run_can_be_loaded_from_its_folder(tmp_path, monkeypatch):
     c = digits.get_config("smoke")
     c.train.steps = 2
-    main.run(c, tmp_path, "train")
+    run_config(c, RunDir(tmp_path), "train")
     monkeypatch.chdir(tmp_path.parent)
     loaded = fmdp.load(tmp_path.name)
     assert loaded.image_shape == (8, 8, 1)
     assert loaded.about["name"] == "digits_smoke"
     assert loaded(jnp.zeros((8, 8, 1)), 0.5, 0.5).shape == (8, 8, 1)
     shutil.rmtree(tmp_path / "checkpoints")
+    assert fmdp.load(tmp_path).about["steps"] == 2
+    for name in (prior_files.WEIGHTS, prior_files.MODEL):
+        (tmp_path / name).unlink()
     with pytest.raises(InputError, match="holds no checkpoint"):
         fmdp.load(tmp_path)
 
@@ -111,11 +116,11 @@ def test_an_existing_folder_is_not_overwritten(prior, saved):
 @pytest.mark.parametrize("name", prior_files.shipped())
 def test_shipped_priors_are_small_and_restore(name):
     folder = prior_files.SHIPPED_WEIGHTS / name
-    assert sum(path.stat().st_size for path in folder.iterdir()) <= 4 * 2**20
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 16 * 2**20
     assert (folder / "README.md").exists()
     prior = fmdp.load(name)
     assert prior.about["licence"]
-    x = jax.random.normal(jax.random.key(0), (1, *prior.image_shape))
+    x = jax.random.normal(jax.random.key(0), (1, 8, 8, prior.image_shape[2]))
     assert jnp.isfinite(fmdp.denoise(prior, x, 0.5, 1.0)).all()
 
 

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from fmdp import networks
 from fmdp.errors import InputError
 from fmdp.pretrained import prior as prior_files
-from tests.robustness.test_damaged_pictures import at_most, one_line
+from tests.support.bad_input import at_most, one_line
 
 CASES = 80
 SHAPES = [(0,), (1,), (2, 3), (5, 5, 3, 3), (1, 1, 1, 1), (0, 4, 3, 3), (), (70000, 1), (1,) * 9]

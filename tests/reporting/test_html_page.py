@@ -10,14 +10,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fmdp import main
+from fmdp.evaluation.summary import digest, read_summary
 from fmdp.reporting import animation, html_page, panels
+from fmdp.reporting.pictures import load_pictures, save_pictures
+from fmdp.reporting.report import write_report
 from tests.support import browser as browsers
 
 EVIL = "<script>alert(1)</script>.png"
 VOID = {"meta", "link", "input", "img", "br"}
 COMMAND = "python -m fmdp.main --config=configs/digits.py"
-FLOOR = {"kernel_distance": {"mean": 0.0, "low": -2e-4, "high": 3e-4}, "frechet_distance": {"low": 0.1, "high": 0.2}}
+FLOOR = {
+    "kernel_distance": {"mean": 0.0, "low": -2e-4, "high": 3e-4},
+    "frechet_distance": {"mean": 0.15, "low": 0.1, "high": 0.2},
+}
 
 
 def points(random, count, **more):
@@ -38,7 +43,9 @@ def truth(settings):
         interval = {"low": 0.05 * (1 - r), "high": 0.1 * (1.1 - r), "low_error": 0.0, "high_error": 0.0}
         rows.append({"setting": r, "mse": 0.1 + 0.1 * r, "mse_error": 0.0, "squared_w2": interval, "excess": interval})
     curves = [{"field": f, "knob": k, "points": rows} for f in ("exact", "learned") for k in ("lookahead", "chord")]
-    return {"curves": curves, "frontier": [{"perception": p, "mse": 0.2 - p, "mse_high": 0.2 - p} for p in (0.0, 0.1)]}
+    frontier = [{"perception": p, "mse": 0.2 - p, "mse_high": 0.2 - p} for p in (0.0, 0.1)]
+    level = {"noise_level": 0.5, "s": 0.5, "mmse": 0.1, "squared_p_star": interval, "floor": 0.0, "field_error": []}
+    return level | {"curves": curves, "frontier": frontier}
 
 
 def run(levels=3, settings=15, images=3, name="digits", task="box_inpainting", side=8, known=False):
@@ -70,6 +77,11 @@ def run(levels=3, settings=15, images=3, name="digits", task="box_inpainting", s
     summary["made"] = {"command": f"{COMMAND} --config.name={name}", "versions": {"jax": "0.0"}, "config": config}
     summary["inverse_made"] = summary["made"]
     return summary, pictures
+
+
+def render(summary, pictures):
+    """The page of a summary as JSON."""
+    return html_page.render_page(read_summary(summary), pictures)
 
 
 class Page(html.parser.HTMLParser):
@@ -108,7 +120,7 @@ class Page(html.parser.HTMLParser):
 
 
 def test_page_is_well_formed_and_asks_for_nothing():
-    page = Page(html_page.render_page(*run(known=True)))
+    page = Page(render(*run(known=True)))
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     for tag, attributes in page.tags:
@@ -125,7 +137,7 @@ def test_page_is_well_formed_and_asks_for_nothing():
 
 def test_every_number_of_the_tables_is_that_of_the_summary():
     summary, pictures = run()
-    page = Page(html_page.render_page(summary, pictures))
+    page = Page(render(summary, pictures))
     assert len(page.tables) == 4
     for level, table in enumerate(page.tables[:3]):
         curves = [c for c in summary["denoise"] if math.isclose(c["noise_level"], 0.3 + 0.2 * level)]
@@ -134,13 +146,13 @@ def test_every_number_of_the_tables_is_that_of_the_summary():
         v for r in summary["inverse"] for k, v in r.items() if isinstance(v, int | float) and k != "mse_std"
     )
     assert sorted(page.tables[3]) == numbers
-    assert "dps diverged" in html_page.render_page(summary, pictures)
+    assert "dps diverged" in render(summary, pictures)
 
 
 def test_marker_stands_on_the_curve_and_pictures_follow():
     summary, pictures = run()
-    data = Page(html_page.render_page(summary, pictures)).data()
-    for view, level in zip(data, panels.build_panels(summary, pictures), strict=True):
+    data = Page(render(summary, pictures)).data()
+    for view, level in zip(data, panels.build_panels(read_summary(summary), pictures), strict=True):
         for plane in view["planes"]:
             marker = np.array(plane["marker"])
             assert (np.diff(marker[:, 0]) >= 0).all()  # more distortion is to the right
@@ -168,7 +180,7 @@ def test_positions_within_a_view_are_told_apart(settings, last):
     for curve in summary["denoise"]:
         for point, r in zip(curve["points"], np.linspace(0, 1, settings), strict=False):
             point["t"] = 0.5 + 0.5 * float(1 - (1 - r) ** 2)  # as in a sweep: close together towards t = 1
-    found = panels.build_panels(summary, {})
+    found = panels.build_panels(read_summary(summary), {})
     assert len(found) == 4
     for view in found:
         assert len(set(view.positions)) == len(view.positions)
@@ -179,21 +191,21 @@ def test_task_is_named_with_its_parameters_and_knows_no_sure_ends():
     summary, pictures = run()
     task = {"operator": "box_inpainting", "size": 3, "sigma": 0.05}
     summary["inverse_made"]["config"]["inverse"]["tasks"] = {"box_inpainting": task}
-    text = html_page.render_page(summary, pictures)
+    text = render(summary, pictures)
     assert "<h2>Inverse problems: box inpainting</h2>" in text
     assert "operator box_inpainting, sigma 0.05, size 3</p>" in text
     data = Page(text).data()
     assert data[0]["ends"] == ["t = s: for least error", "t = 1: to look real"]
     assert data[3]["ends"] == ["lookahead 0", "lookahead 1"]
     del summary["denoise"]
-    alone = html_page.render_page(summary, pictures)
+    alone = render(summary, pictures)
     assert "<span>lookahead 0</span><span>lookahead 1</span>" in alone
     assert 'data-group="Denoising" hidden' in alone
     assert 'data-group="Inverse problems" hidden' not in alone
 
 
 def test_names_and_values_are_shown_as_text():
-    text = html_page.render_page(*run(name=EVIL, task=EVIL))
+    text = render(*run(name=EVIL, task=EVIL))
     assert "<script>alert" not in text
     page = Page(text)
     assert EVIL in page.texts["h1"][0]
@@ -202,19 +214,22 @@ def test_names_and_values_are_shown_as_text():
     assert f"{COMMAND} --config.name={EVIL}" in page.texts["pre"]
     summary, pictures = run()
     summary["denoise"][0]["points"][0]["mse"] = summary["denoise"][0]["points"][1]["kernel_distance"] = math.nan
-    marker = Page(html_page.render_page(summary, pictures)).data()[0]["planes"][0]["marker"]
+    marker = Page(render(summary, pictures)).data()[0]["planes"][0]["marker"]
     assert marker[0] is None
     assert marker[1] is None
     assert None not in marker[2:]
 
 
 def test_page_of_little_or_much():
-    assert "has not been measured" in html_page.render_page({"config": "x"}, {})
+    assert "has not been measured" in render({"config": "x"}, {})
     summary, _ = run(images=1)
-    assert not any(view["pictures"] for view in Page(html_page.render_page(summary, {})).data())
-    failed = {"config": "x", "inverse": [{"task": "a", "solver": "pnp", "knob": "", "failed": "why"}]}
-    assert "why" in html_page.render_page(failed, {})
-    assert len(html_page.render_page(*run())) < 6e6
+    assert not any(view["pictures"] for view in Page(render(summary, {})).data())
+    failed = {
+        "config": "x",
+        "inverse": [{"task": "a", "solver": "pnp", "knob": "", "t_or_lookahead": None, "failed": "why"}],
+    }
+    assert "why" in render(failed, {})
+    assert len(render(*run())) < 6e6
 
 
 def test_page_of_too_few_images_to_measure(tmp_path):
@@ -222,32 +237,70 @@ def test_page_of_too_few_images_to_measure(tmp_path):
     summary, pictures = run(images=1, levels=1)
     for point in (point for curve in summary["denoise"] for point in curve["points"]):
         point |= {"kernel_distance": math.inf, "frechet_distance": math.nan}
-    summary["floor"] = {name: {"low": math.nan, "high": math.nan} for name in FLOOR}
-    data = Page(html_page.render_page(summary, pictures)).data()
+    summary["floor"] = {name: dict.fromkeys(("mean", "low", "high"), math.nan) for name in FLOOR}
+    data = Page(render(summary, pictures)).data()
     assert len(data[0]["pictures"]) == 1
     assert data[0]["planes"][0]["marker"] == [None] * 15
-    animation.write_gif(tmp_path / "knob.gif", panels.build_panels(summary, pictures)[0])
+    animation.write_gif(tmp_path / "knob.gif", panels.build_panels(read_summary(summary), pictures)[0])
     assert (tmp_path / "knob.gif").exists()
 
 
 def test_pictures_of_the_other_group_stay(tmp_path):
     summary, pictures = run(settings=4)
-    main.write_report(tmp_path, summary, pictures, None)
+    write_report(tmp_path, read_summary(summary), pictures)
     new = {"inverse/0/clean": 0 * pictures["inverse/0/clean"]}
-    main.write_report(tmp_path, summary, new, "denoise")
-    found = panels.load_pictures(tmp_path / "pictures.npz", "denoise")
-    assert found.keys() == {name for name in pictures if name.startswith("denoise/")}
-    assert panels.load_pictures(tmp_path / "pictures.npz", "inverse").keys() == new.keys()
+    write_report(tmp_path, read_summary(summary), new)
+    path = tmp_path / "pictures.npz"
+    assert load_pictures(path, "denoise", read_summary(summary)).keys() == {
+        name for name in pictures if name.startswith("denoise/")
+    }
+    assert load_pictures(path, "inverse", read_summary(summary)).keys() == new.keys()
     assert [len(view["pictures"]) for view in Page((tmp_path / "report.html").read_text()).data()] == [3, 3, 3, 0]
-    (tmp_path / "pictures.npz").write_bytes(b"PK damaged")
-    assert panels.load_pictures(tmp_path / "pictures.npz", "inverse") == {}
+    path.write_bytes(b"PK damaged")
+    assert load_pictures(path, "inverse", read_summary(summary)) == {}
     assert {path.name for path in tmp_path.iterdir()} == {"report.html", "pictures.npz", "knob.gif"}
+
+
+def test_pictures_of_other_numbers_are_not_shown(tmp_path):
+    """There are as many pictures as numbers in both runs, so that only the digest tells them apart."""
+    summary, pictures = run(levels=1)
+    path = tmp_path / "pictures.npz"
+    save_pictures(path, pictures, read_summary(summary))
+    again = json.loads(json.dumps(summary))
+    assert load_pictures(path, "denoise", read_summary(again)).keys() == {n for n in pictures if n[0] == "d"}
+    again["denoise"][0]["points"][3]["mse"] += 1e-9
+    assert load_pictures(path, "denoise", read_summary(again)) == {}
+    assert load_pictures(path, "inverse", read_summary(again)).keys() == {n for n in pictures if n[0] == "i"}
+    again["inverse"][0]["seeds"] = [{"mse": 0.5}]
+    write_report(tmp_path, read_summary(again), {})
+    assert [view["pictures"] for view in Page((tmp_path / "report.html").read_text()).data()] == [[], []]
+
+
+def test_pictures_of_the_first_version_are_recognised_by_their_number(tmp_path):
+    """Version 0.1.0 wrote no digest."""
+    summary, pictures = run(levels=2, settings=4)
+    np.savez_compressed(tmp_path / "pictures.npz", **pictures)
+    for group in ("denoise", "inverse"):
+        kept = load_pictures(tmp_path / "pictures.npz", group, read_summary(summary))
+        assert kept.keys() == {name for name in pictures if name.startswith(group)}
+    other, _ = run(levels=2, settings=5)
+    del other["inverse"][0]
+    for group in ("denoise", "inverse"):
+        assert load_pictures(tmp_path / "pictures.npz", group, read_summary(other)) == {}
+
+
+def test_digest_survives_json():
+    summary, _ = run()
+    summary["denoise"][0]["points"][0]["mse"] = math.nan
+    read = read_summary(json.loads(json.dumps(summary)))
+    assert digest(read.denoise) == digest(read_summary(summary).denoise)
+    assert digest(read.denoise) != digest(read.inverse)
 
 
 @pytest.mark.parametrize("drawn", [True, False])
 def test_moving_picture_has_a_frame_for_every_setting(tmp_path, drawn):
     summary, pictures = run(levels=1, settings=5)
-    animation.write_gif(tmp_path / "knob.gif", panels.build_panels(summary, pictures if drawn else {})[0])
+    animation.write_gif(tmp_path / "knob.gif", panels.build_panels(read_summary(summary), pictures if drawn else {})[0])
     with Image.open(tmp_path / "knob.gif") as picture:
         assert picture.n_frames == 5
         assert picture.width <= 720
@@ -287,7 +340,8 @@ def test_contrast_is_that_of_wcag_aa():
 @pytest.mark.slow
 @pytest.mark.skipif(not (browsers.CHROMIUM and browsers.DRIVER), reason="needs chromium and chromedriver")
 def test_page_in_a_browser(tmp_path):
-    html_page.write_page(tmp_path / "report.html", *run(name=EVIL, task=EVIL, known=True))
+    summary, pictures = run(name=EVIL, task=EVIL, known=True)
+    html_page.write_page(tmp_path / "report.html", read_summary(summary), pictures)
     state = """
         const section = document.querySelector(".view:not([hidden])");
         return {marker: section.querySelector(".plane:not([hidden]) .marker").getAttribute("transform"),

@@ -10,6 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
+from fmdp.evaluation.results import DenoisingResult, KnownTargetLevel, SolverResult
+from fmdp.io.dataclass_json import from_json
 from fmdp.reporting import known_target as known_target_figures
 from fmdp.reporting import solvers as solver_figures
 from fmdp.reporting.curves import draw_plane
@@ -22,7 +24,8 @@ def points(**more):
     rows = []
     for r in np.linspace(0, 1, 8).tolist():
         row = {"mse": 0.23 + 0.1 * r, "kernel_distance": 0.07 * (1 - r) ** 6 - 6e-4 * r, "t_or_lookahead": r}
-        rows.append(row | {"mse_draw_std": 2e-3, "kernel_distance_draw_std": 5e-5, "evaluations": 1} | more)
+        row |= {"setting": r, "evaluations": 1}
+        rows.append(row | {"mse_draw_std": 2e-3, "kernel_distance_draw_std": 5e-5} | more)
     return rows
 
 
@@ -32,14 +35,17 @@ def denoising():
         for level in (0.3, 0.7)
         for knob in ("lookahead", "chord", "blend")
     ]
-    return {"denoise": curves, "floor": {"kernel_distance": FLOOR}, "images": 9, "draws": 2}
+    floor = {"kernel_distance": FLOOR}
+    result = {"denoise": curves, "floor": floor, "images": 9, "draws": 2, "residuals": [], "weights": {}}
+    return from_json(DenoisingResult, result, "result")
 
 
 def comparison():
     pnp = {"task": "a", "solver": "pnp", "steps": 20, "nfe": 20}
     rows = [*points(knob="relative", **pnp), *points(knob="chord", **pnp)]
     rows += points(knob="", **pnp | {"solver": "dps"})[:1]
-    return {"inverse": rows, "inverse_floor": {"kernel_distance": FLOOR}}
+    result = {"inverse": rows, "inverse_floor": {"kernel_distance": FLOOR}, "matched": [], "tuned": []}
+    return from_json(SolverResult, result, "result")
 
 
 def drawn(draw, *arguments):
@@ -57,7 +63,7 @@ def drawn(draw, *arguments):
 
 
 def draw_all(folder):
-    levels = [{"noise_level": 0.5} | test_html_page.truth(5)]
+    levels = [from_json(KnownTargetLevel, test_html_page.truth(5), "level")]
     return {
         "plane": drawn(draw_plane, folder / "plane.png", denoising()),
         "inverse": drawn(solver_figures.draw_planes, folder / "inverse.png", comparison(), 9, 2),

@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 
 from fmdp import data
 from fmdp.errors import InputError
-from tests.data.test_bad_data import WHOLE, little_memory, refused, source
-from tests.robustness.test_damaged_pictures import at_most, one_line
 from tests.support import damaged_pictures
+from tests.support.bad_input import at_most, little_memory, one_line, refused
 from tests.support.generated import cases
+from tests.support.image_folders import source
+
+WHOLE = damaged_pictures.originals()
 
 
 def zipped(path, extra, count=8, **options):

@@ -1,7 +1,5 @@
 """Damaged picture files, through --mode=restore and through the training source."""
 
-import contextlib
-import signal
 import time
 
 import numpy as np
@@ -12,9 +10,9 @@ from fmdp.config.defaults import default_config
 from fmdp.data.decoding import UnusableError
 from fmdp.errors import InputError
 from fmdp.restoration import image_files
-from fmdp.restoration.request import Request
 from tests.support import damaged_pictures
-from tests.support.zero_field import Zero
+from tests.support.bad_input import at_most, one_line
+from tests.support.image_folders import restored
 
 FILES = 3000  # for each of the two ways
 LONGEST = 5.0  # seconds that one file may take
@@ -31,26 +29,6 @@ def folder(tmp_path_factory):
     for name, content in damaged_pictures.originals().items():
         (root / name).write_bytes(content)
     return root
-
-
-@contextlib.contextmanager
-def at_most(seconds):
-    """TimeoutError where the block takes longer."""
-
-    def ring(*_):
-        raise TimeoutError(f"more than {seconds} s")
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def one_line(text):
-    return text and text.isprintable()
 
 
 def test_each_file_is_decoded_or_refused_in_time(folder):
@@ -73,10 +51,7 @@ def test_each_file_is_decoded_or_refused_in_time(folder):
 
 
 def test_restoring_accounts_for_every_file(folder, tmp_path, capsys):
-    with at_most(300):
-        done, faults = image_files.restore_files(
-            Zero(), Request(degraded=True, sigma=0.1), folder, tmp_path / "out", {}
-        )
+    done, faults = restored(folder, tmp_path / "out", seconds=300)
     names = {path.name for path in folder.iterdir()}
     assert len(names) == FILES + len(damaged_pictures.originals())
     assert done + len(faults) == len(names)

@@ -16,31 +16,29 @@ from safetensors.numpy import save_file
 
 import fmdp
 from configs import digits
-from fmdp import main, networks
+from fmdp import networks
 from fmdp.cli import restore as restore_command
+from fmdp.cli.run import previous_summary, run_config
 from fmdp.errors import InputError
 from fmdp.evaluation.calibration import Calibration
 from fmdp.evaluation.solver_comparison import ComparedImages
+from fmdp.evaluation.solver_plan import Run
+from fmdp.evaluation.summary import read_summary
 from fmdp.io import files
+from fmdp.io.dataclass_json import to_json
+from fmdp.io.run_dir import RunDir
 from fmdp.pretrained import prior as prior_files
-from fmdp.reporting import html_page, panels
+from fmdp.reporting import html_page
 from fmdp.reporting import solvers as solver_figures
+from fmdp.reporting.pictures import load_pictures
 from fmdp.restoration.request import Request
-from tests.data.test_bad_data import little_memory
-from tests.reporting.test_html_page import Page, run
-from tests.robustness.test_damaged_pictures import at_most, one_line
+from tests.reporting.test_html_page import Page, render, run
 from tests.support import browser as browsers
+from tests.support.bad_input import at_most, little_memory, one_line, refused
 
 ROOT = pathlib.Path(__file__).parents[2]
 EVIL = "<script>alert(1)</script>.png"
 WORSE = "\"><img src=x onerror=alert(2)></script><script>alert(3)</script>'`${alert(4)}"
-
-
-def refused(call, *arguments):
-    with little_memory(), at_most(60), pytest.raises(InputError) as error:
-        call(*arguments)
-    assert one_line(str(error.value))
-    return str(error.value)
 
 
 def test_nothing_in_the_code_executes_what_it_reads():
@@ -74,7 +72,7 @@ NO_OBJECTS = ["", "{", "[]", "3", "null", '"text"', "[" * 10**5, '{"a":' * 10**5
 
 
 @pytest.mark.parametrize("text", [*NO_OBJECTS, None], ids=range(len(NO_OBJECTS) + 1))
-def test_json_that_is_none_is_one_line(text, tmp_path):
+def test_damaged_json_is_one_line(text, tmp_path):
     path = tmp_path / "x.json"
     if text is None:
         path.write_bytes(b"\xff\xfe{}")
@@ -82,7 +80,7 @@ def test_json_that_is_none_is_one_line(text, tmp_path):
         path.write_text(text)
     assert f"{path} is damaged" in refused(files.read_json, path)
     (tmp_path / "summary.json").write_bytes(path.read_bytes())
-    assert main.read_previous_summary(tmp_path) == {}
+    assert previous_summary(RunDir(tmp_path)) is None
 
 
 SAVED = Calibration.fit([0.05, 0.3], [0.0, 0.5, 1.0], [[0.1, 0.11, 0.13], [0.2, 0.22, 0.26]]).to_dict()
@@ -107,19 +105,50 @@ def test_a_calibration_that_is_none_is_one_line(levels, tmp_path):
     assert "not a stored calibration" in message
 
 
-def test_a_summary_that_is_none_is_left_out_and_told(tmp_path, caplog):
-    whole, _ = run(levels=1, settings=3)
+def test_a_damaged_summary_is_ignored_with_a_warning(tmp_path, caplog):
+    whole, _ = run(levels=1, settings=3, known=True)
     path = tmp_path / "summary.json"
     path.write_text(json.dumps(whole))
-    assert main.read_previous_summary(tmp_path) == json.loads(path.read_text())
+    assert to_json(previous_summary(RunDir(tmp_path))) == whole | {"schema_version": 0}
     assert not caplog.records
-    for key, value in [("denoise", 3), ("denoise", [{}]), ("inverse", "text"), ("floor", []), ("made", {}), ("data", 1),
-                       ("truth", [{}]), ("config", None), ("denoise", [{"noise_level": "x"}])]:  # fmt: skip
+    changes = [("denoise", 3), ("denoise", [{}]), ("inverse", "text"), ("floor", []), ("made", {}), ("data", 1),
+               ("truth", [{}]), ("config", None), ("denoise", [{"noise_level": "x"}]), ("schema_version", 2),
+               ("schema_version", True), ("train", {"loss": "x"}), ("images", 10**400)]  # fmt: skip
+    for number, (key, value) in enumerate(changes, 1):
         path.write_text(json.dumps(whole | {key: value}))
-        found = main.read_previous_summary(tmp_path)
-        assert found == {} or html_page.render_page(found, {})
-    assert len(caplog.records) >= 7
-    assert all("is left out, it is not what a run leaves" in record.getMessage() for record in caplog.records)
+        assert previous_summary(RunDir(tmp_path)) is None
+        assert len(caplog.records) == number
+        message = caplog.records[-1].getMessage()
+        assert f"{path} is ignored, as it is not the summary of a run: " in message
+        assert key in message
+
+
+def test_whatever_summary_is_accepted_has_a_page():
+    """Parts are removed, emptied and replaced by each other, at any depth."""
+    whole, _ = run(levels=1, settings=3, known=True)
+    random_ = random.Random(0)
+    accepted = 0
+    for _ in range(300):
+        summary = json.loads(json.dumps(whole))
+        for _ in range(random_.randint(1, 2)):
+            part = summary
+            while True:
+                key = random_.choice(list(part) if isinstance(part, dict) else range(len(part)))
+                if not isinstance(part[key], dict | list) or not part[key] or random_.random() < 0.3:
+                    break
+                part = part[key]
+            if random_.random() < 0.5:
+                del part[key]
+            else:
+                part[key] = random_.choice([None, 0, -1.5, "", "text", [], {}, True, 1e300])
+        try:
+            found = read_summary(summary)
+        except InputError as error:
+            assert one_line(str(error))  # noqa: PT017
+            continue
+        accepted += 1
+        html_page.render_page(found, {})
+    assert 30 < accepted < 270
 
 
 @pytest.fixture
@@ -178,12 +207,15 @@ def test_weights_that_lie_are_refused(prior):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The workdir of a run of two steps."""
+    """The workdir of a run of two steps, without the weights that version 0.1.0 did not leave."""
     workdir = tmp_path_factory.mktemp("run") / "run"
     workdir.mkdir()
     c = digits.get_config("smoke")
     c.train.steps = 2
-    main.run(c, workdir, "train")
+    run_config(c, RunDir(workdir), "train")
+    shutil.rmtree(workdir / "weights")
+    for name in (prior_files.WEIGHTS, prior_files.MODEL):
+        (workdir / name).unlink()
     return workdir
 
 
@@ -272,8 +304,8 @@ def test_no_text_of_a_summary_becomes_markup():
     }
     for row in summary["inverse"]:
         row[WORSE] = 1.0
-    plain = Page(html_page.render_page(*run(levels=1, settings=3, known=True)))
-    text = html_page.render_page(summary, pictures)
+    plain = Page(render(*run(levels=1, settings=3, known=True)))
+    text = render(summary, pictures)
     page = Page(text)
     assert "<script>alert" not in text
     assert "<img src=x" not in text
@@ -291,7 +323,7 @@ def test_no_text_of_a_summary_runs_in_a_browser(tmp_path):
     summary["data"] = {EVIL: WORSE}
     summary["inverse"][-1]["task"] = WORSE
     path = tmp_path / EVIL.replace("/", "∕").replace(".png", ".html")
-    html_page.write_page(path, summary, pictures)
+    html_page.write_page(path, read_summary(summary), pictures)
     with browsers.browser() as browser:
         browser.open(path)
         browser.run("window.alert = () => { window.ran = true }")
@@ -305,7 +337,10 @@ def test_no_text_of_a_summary_runs_in_a_browser(tmp_path):
 
 def test_names_of_tasks_are_text_in_pictures_too(tmp_path):
     clean = np.zeros((8, 8, 1), np.float32)
-    drawn = {name: ComparedImages(clean, clean, {"dps": clean}, {}) for name in (EVIL, r"a$\frac{$b^{", "$$", "_^")}
+    run_of_dps = Run("dps", "", None, 10, {})
+    drawn = {
+        name: ComparedImages(clean, clean, [(run_of_dps, clean)], {}) for name in (EVIL, r"a$\frac{$b^{", "$$", "_^")
+    }
     solver_figures.draw_strips(tmp_path / "strips.png", drawn)
     assert (tmp_path / "strips.png").stat().st_size > 1000
 
@@ -313,4 +348,4 @@ def test_names_of_tasks_are_text_in_pictures_too(tmp_path):
 def test_pictures_of_a_run_that_are_none_are_left_out(tmp_path):
     for content in (b"", b"PK\3\4", b"\x80\x04N.", np.random.default_rng(0).bytes(500)):
         (tmp_path / "pictures.npz").write_bytes(content)
-        assert panels.load_pictures(tmp_path / "pictures.npz", "denoise") == {}
+        assert load_pictures(tmp_path / "pictures.npz", "denoise", read_summary(run()[0])) == {}

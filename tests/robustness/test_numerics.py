@@ -47,10 +47,7 @@ def by_hand(c, images, steps, state=None):
     step_fn = jax.jit(make_train_step(c))
     for step in steps:
         rows = np.arange(BATCH, dtype=np.int32)
-        image = images[data.records(images, BATCH, c.seed, step - 1)]
-        diagonal = data.diagonal_count(BATCH, c.loss.diagonal_share, 1)
-        parts = {"diagonal": slice(None, diagonal), "off_diagonal": slice(diagonal, None)}
-        batch = {name: {"image": image[part], "row": rows[part]} for name, part in parts.items()}
+        batch = {"image": images[data.records(images, BATCH, c.seed, step - 1)], "row": rows}
         state, metrics = step_fn(state, batch, key)
     return state, metrics
 
@@ -101,7 +98,7 @@ def test_all_devices_skip_what_one_of_them_finds_not_finite():
             run = train_modes.make_train_mode(mode, jax.devices(), fsdp)
             state = run.place_state(init_state(c, images.shape[1:], jax.random.key(0)))
             step = run.compile(lambda spread: make_train_step(c, spread), state)
-            batches, states = data.batches(images, BATCH, 8, 0), []
+            batches, states = data.batches(images, BATCH, 0), []
             for _ in range(4):
                 state, metrics = step(state, run.place_batch(next(batches)), jax.random.key(1))
                 states.append(leaves((state.params, state.ema, state.opt_state)))
@@ -121,14 +118,14 @@ def test_all_devices_skip_what_one_of_them_finds_not_finite():
 
 
 @pytest.mark.slow
-def test_after_too_many_in_a_row_the_last_checkpoint_is_gone_back_to(tmp_path, capsys):
-    """Steps 9 to 12 fail; told at 14, the run goes on from the parameters of step 8 with the batches 15 and 16."""
+def test_too_many_skipped_updates_in_a_row_roll_back_to_the_last_checkpoint(tmp_path, capsys):
+    """Steps 9 to 12 fail. This is reported at 14; steps 15 and 16 then start from the parameters of step 8."""
     c, images = config_of_one_epoch(), spoiled([9, 10, 11, 12])
     state, progress = loop.fit(c, images, tmp_path)
     records = ", ".join(map(str, np.sort(data.records(images, BATCH, 0, 11))))
     out = capsys.readouterr().out
     assert "the loss is nan at step 12, the gradient norm nan, and 4 updates in a row" in out
-    assert f"the last was on the training images {records}; going on from the parameters of step 8\n" in out
+    assert f"the last was on the training images {records}; rolling back to the parameters of step 8\n" in out
     good, _ = by_hand(c, images, range(1, 9))
     wanted, _ = by_hand(c, images, (15, 16), good.replace(step=jnp.int32(14), skipped=jnp.array([0, 4])))
     assert_same(state, wanted)
@@ -141,16 +138,16 @@ def test_after_too_many_in_a_row_the_last_checkpoint_is_gone_back_to(tmp_path, c
 
 
 @pytest.mark.slow
-def test_the_second_time_the_run_stops_and_says_where(tmp_path):
+def test_a_second_rollback_to_the_same_checkpoint_stops_the_run(tmp_path):
     c, images = config_of_one_epoch(), spoiled(range(9, 17))
     c.train.log_every = 1
     records = ", ".join(map(str, np.sort(data.records(images, BATCH, 0, 14))))
-    with pytest.raises(InputError, match=f"nan at step 15.* images {records}; step 8 was gone back to before"):
+    with pytest.raises(InputError, match=f"nan at step 15.* images {records}; the run already rolled back to step 8"):
         loop.fit(c, images, tmp_path)
     with checkpoint.Checkpoints(tmp_path, c) as checkpoints:
         assert checkpoints.latest_step == 8
     with pytest.raises(
-        InputError, match=r"nan at step 3.*; there is no checkpoint to go back to: lower config.optimizer"
+        InputError, match=r"nan at step 3.*; there is no checkpoint to roll back to: lower config.optimizer"
     ):
         loop.fit(c, spoiled(range(1, 17)), tmp_path / "new")
     assert not checkpoint.has_checkpoint(tmp_path / "new")
@@ -194,7 +191,7 @@ def test_bfloat16_trains_without_a_loss_scale():
         c.network = dict(name="unet", channels=8, multipliers=(1,), blocks=1, attention=(), resolution=8, dtype=dtype)
         c.optimizer.update(warmup_steps=1, decay=False, learning_rate=3e-3)
         state = init_state(c, DIGITS.shape[1:], jax.random.key(0))
-        step, batches, means = jax.jit(make_train_step(c)), data.batches(DIGITS, 16, 12, 0), []
+        step, batches, means = jax.jit(make_train_step(c)), data.batches(DIGITS, 16, 0), []
         for _ in range(40):
             state, metrics = step(state, next(batches), jax.random.key(1))
             means.append(float(metrics["loss"]))
@@ -218,7 +215,7 @@ def test_the_bound_and_its_own_rate_keep_a_learned_weight_from_switching_the_dia
         c.network.width, c.train.batch_size = 64, 64
         c.optimizer.update(warmup_steps=1, decay=False)
         state = init_state(c, DIGITS.shape[1:], jax.random.key(0))
-        step, batches, diagonal = jax.jit(make_train_step(c)), data.batches(DIGITS, 64, 48, 0), []
+        step, batches, diagonal = jax.jit(make_train_step(c)), data.batches(DIGITS, 64, 0), []
         for _ in range(600):
             state, metrics = step(state, next(batches), jax.random.key(1))
             diagonal.append(metrics["diagonal"])

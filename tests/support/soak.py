@@ -20,7 +20,8 @@ import tensorstore
 from orbax.checkpoint._src.serialization import tensorstore_utils
 
 from configs import digits
-from fmdp import main
+from fmdp.cli.run import run_config
+from fmdp.io.run_dir import RunDir
 
 STEPS = 20  # a round
 AMOUNTS = ("memory", "allocated", "objects")  # reported as mean, slope a round and its standard error
@@ -95,7 +96,7 @@ def soak(minutes: float) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         while not rows or rows[-1]["minutes"] < minutes:
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                main.run(config_of_round(len(rows)), pathlib.Path(folder), "train_and_evaluate")
+                run_config(config_of_round(len(rows)), RunDir(pathlib.Path(folder)), "train_and_evaluate")
             rows.append({"minutes": (time.monotonic() - began) / 60} | held())
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     late = [row for row in rows if row["minutes"] > minutes / 2]

@@ -43,7 +43,7 @@ class Named:
 
 @contextlib.contextmanager
 def invented_modules():
-    """Modules invented by `Named` go again, so that nobody takes them for the real ones."""
+    """Removes the modules that `Named` invents, so that nobody takes them for the real ones."""
     before = set(sys.modules)
     try:
         yield
@@ -103,9 +103,9 @@ def stream(value, storages):
 def torch_zip(arrays, wrap=lambda x: x):
     """What torch.save writes of a dict of arrays."""
     storages = [Storage(str(i), array) for i, array in enumerate(arrays.values())]
-    tree = wrap(dict(zip(arrays, map(tensor, storages), strict=True)))
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
+    with invented_modules(), zipfile.ZipFile(file, "w") as archive:
+        tree = wrap(dict(zip(arrays, map(tensor, storages), strict=True)))
         archive.writestr("archive/data.pkl", dump(tree))
         archive.writestr("archive/version", "3\n")
         for storage in storages:

@@ -7,11 +7,13 @@ import sys
 import textwrap
 from collections import namedtuple
 
+import flax.traverse_util
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
 from fmdp.errors import InputError
+from fmdp.io.weights import read_weights
 from fmdp.training import checkpoint, loop
 from tests.cli.test_main import command
 from tests.training.test_loop import IMAGES, leaves, small_config
@@ -24,11 +26,21 @@ def steps(run):
 
 
 @pytest.mark.slow
-def test_the_last_and_every_nth_are_kept(tmp_path):
+def test_the_last_and_every_nth_are_kept_with_their_weights(tmp_path):
     c = small_config(steps=11)
     c.train.update(checkpoint_every=1, max_to_keep=2, keep_period=4)
-    loop.fit(c, IMAGES, tmp_path)
+    state, progress = loop.fit(c, IMAGES, tmp_path)
     assert steps(tmp_path) == [4, 8, 10, 11]
+    average = flax.traverse_util.flatten_dict(state.ema, sep="/")
+    for folder in (tmp_path, tmp_path / "weights" / "11"):
+        arrays, model, _ = read_weights(folder)
+        assert arrays.keys() == average.keys()
+        assert all((arrays[name] == average[name]).all() for name in average)
+        assert model["network"]["width"] == c.network.width
+        assert model["image_shape"] == SHAPE
+        assert model["about"]["train"] == progress
+    assert sorted(int(path.name) for path in (tmp_path / "weights").iterdir()) == [4, 8, 10, 11]
+    assert read_weights(tmp_path / "weights" / "4")[1]["about"]["steps"] == 4
 
 
 @pytest.mark.slow
@@ -54,7 +66,7 @@ TRAINED = """
     from fmdp.training import loop
     from tests.training.test_loop import IMAGES, small_config
     c = small_config(steps=100)
-    c.network.width = 64
+    c.network.width = 56
     c.train.max_to_keep = 3
     checkpoint.shutil.disk_usage = lambda path: type("Usage", (), {"free": 10**9})
     loop.fit(c, IMAGES, pathlib.Path(sys.argv[1]))
@@ -90,11 +102,13 @@ def test_a_disk_that_fills_up_leaves_the_old_checkpoints_whole(small_disk):
     assert "fmdp.errors.InputError: no room for a checkpoint in" in done.stderr, done.stderr[-2000:]
     assert "No space left" in done.stderr
     c = small_config()
-    c.network.width = 64
+    c.network.width = 56
     state, progress = loop.restore_state(c, SHAPE, run)
     assert progress["steps"] == max(steps(run)) == 8
     assert all(np.isfinite(x).all() for x in leaves(state))
     assert not list((run / "checkpoints").glob("*tmp*"))
+    assert {path.name for path in (run / "weights").iterdir()} == {"4", "8"}
+    read_weights(run)
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from fmdp.flow.times import kronecker_times
 from fmdp.parallel import train_modes
 from fmdp.training import checkpoint, loop
 from fmdp.training.checksum import checksums
-from fmdp.training.state import init_state
+from fmdp.training.state import init_state, make_field, make_network
 from fmdp.training.step import make_loss, make_train_step
 
 
@@ -44,10 +44,7 @@ def one_step(c, mode="jit", devices=None, fsdp=False):
     run = train_modes.make_train_mode(mode, devices, fsdp)
     state = run.place_state(init_state(c, IMAGES.shape[1:], jax.random.key(0)))
     step = run.compile(lambda spread: make_train_step(c, spread), state)
-    diagonal = data.diagonal_count(
-        c.train.batch_size, c.loss.diagonal_share, len(devices) * c.train.grad_accumulation_steps
-    )
-    batches = data.batches(IMAGES, c.train.batch_size, diagonal, 0)
+    batches = data.batches(IMAGES, c.train.batch_size, 0)
     for _ in range(3):
         state, metrics = step(state, run.place_batch(next(batches)), jax.random.key(1))
     return state, metrics
@@ -66,7 +63,7 @@ def test_a_step_reports_its_loss_and_moves_everything(weighting):
     """The metrics of a step are the loss it was taken on; parameters, average and step count all move."""
     c = small_config(weighting=weighting)
     state = init_state(c, IMAGES.shape[1:], jax.random.key(0))
-    batch = next(data.batches(IMAGES, 16, 12, 0))
+    batch = next(data.batches(IMAGES, 16, 0))
     key = jax.random.key(1)
     step = jax.jit(make_train_step(c))
     after, metrics = step(state, batch, key)
@@ -80,6 +77,30 @@ def test_a_step_reports_its_loss_and_moves_everything(weighting):
     assert any((a != b).any() for a, b in zip(leaves(after.ema), leaves(later.ema), strict=True))
 
 
+def test_dropout_is_drawn_for_every_example_and_only_in_training():
+    c = small_config(diagonal_share=1.0)
+    c.network = dict(name="unet", channels=4, multipliers=(1,), blocks=1, attention=(), resolution=8, dropout=0.5)
+    params = init_state(c, IMAGES.shape[1:], jax.random.key(0)).params
+    params = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(jax.random.key(1), x.shape), params)
+    batch, key = next(data.batches(IMAGES, 16, 0)), jax.random.key(2)
+    with_dropout = jax.jit(make_loss(c))
+    loss, _ = with_dropout(params, batch, key)
+    halves = [
+        with_dropout(params, jax.tree.map(lambda x, part=part: x[part], batch), key)[0]
+        for part in (slice(8), slice(8, 16))
+    ]
+    np.testing.assert_allclose(loss, np.mean(halves), rtol=1e-5)
+
+    network = make_network(c)
+    field = jax.jit(lambda x, key=None: make_field(network, params["network"], key)(x, 0.3, 0.8))
+    kept, *dropped = field(IMAGES[:1]), *(field(IMAGES[:1], jax.random.key(seed)) for seed in (0, 1))
+    c.network.dropout = 0.0
+    without = make_field(make_network(c), params["network"])
+    np.testing.assert_allclose(jax.jit(without)(IMAGES[:1], 0.3, 0.8), kept, rtol=1e-5)
+    assert not np.allclose(dropped[0], dropped[1], rtol=1e-2)
+    assert abs(jax.jit(make_loss(c))(params, batch, key)[0] / loss - 1) > 1e-3
+
+
 @pytest.mark.slow
 def test_average_follows_the_parameters_with_the_stated_half_life():
     c = small_config()
@@ -88,7 +109,7 @@ def test_average_follows_the_parameters_with_the_stated_half_life():
     state = init_state(c, IMAGES.shape[1:], jax.random.key(0))
     state = state.replace(step=jnp.asarray(10_000), ema=jax.tree.map(lambda x: x + 1.0, state.ema))
     step = jax.jit(make_train_step(c))
-    batch = next(data.batches(IMAGES, 16, 12, 0))
+    batch = next(data.batches(IMAGES, 16, 0))
     for _ in range(50):
         state, _ = step(state, batch, jax.random.key(0))
     gap = leaves(jax.tree.map(lambda a, b: a - b, state.ema, state.params["network"]))

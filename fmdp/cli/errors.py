@@ -1,0 +1,55 @@
+"""Programs of the command line: every mistake of a user ends in one line on standard error and exit code 2."""
+
+import os
+import pathlib
+import signal
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+import jax
+from absl import app
+
+from fmdp.cli.command_line import parse_flags
+from fmdp.data.decoding import ignore_metadata_warnings
+from fmdp.errors import InputError, printable
+from fmdp.io.files import is_disk_full
+from fmdp.parallel import cluster
+
+MAX_LENGTH = 1000  # of a message, in characters
+MIN_CACHED_SECONDS = "jax_persistent_cache_min_compile_time_secs"
+
+
+def run_program(program: Callable[[list[str]], None]) -> None:
+    """Parse the flags, run a program, and translate its errors."""
+    _use_compilation_cache()
+    ignore_metadata_warnings()
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # file names may hold any bytes
+    try:
+        cluster.run_process(lambda: app.run(program, flags_parser=parse_flags))
+    except InputError as error:
+        exit_with_message(str(error))
+    except KeyboardInterrupt:
+        print("fmdp: interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+    except OSError as error:
+        if is_disk_full(error):
+            exit_with_message(f"{error}: make room, and run the same command again to resume from the last checkpoint")
+        if error.filename is None:
+            raise
+        place = error.filename2 or error.filename
+        exit_with_message(f"{place}: {error.strerror}: see what is there and who may write to it, or name another path")
+
+
+def exit_with_message(message: str) -> NoReturn:
+    """End the program with one line on standard error and exit code 2."""
+    print(f"fmdp: {printable(message)[:MAX_LENGTH]}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _use_compilation_cache() -> None:
+    """Keep compiled programs in ~/.cache/fmdp/jax, unless the environment says otherwise."""
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", pathlib.Path.home() / ".cache" / "fmdp" / "jax")
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    if MIN_CACHED_SECONDS.upper() not in os.environ:  # many small programs take as long as a large one
+        jax.config.update(MIN_CACHED_SECONDS, 0.0)

@@ -1,0 +1,102 @@
+"""One run: train or restore a network, analyse it, and leave the results in the folder of the run."""
+
+import contextlib
+import dataclasses
+import time
+from typing import Any
+
+import jax
+from absl import logging
+from ml_collections import ConfigDict
+
+from fmdp import data
+from fmdp.cli.analyses import ANALYSES, Trained
+from fmdp.cli.compile_time import compile_seconds
+from fmdp.config.defaults import as_plain_dict
+from fmdp.errors import InputError
+from fmdp.evaluation.summary import SCHEMA_VERSION, Summary, read_summary
+from fmdp.io.dataclass_json import to_json
+from fmdp.io.files import write_json
+from fmdp.io.run_dir import RunDir
+from fmdp.parallel import batching
+from fmdp.reporting.pictures import Pictures
+from fmdp.reporting.report import write_report
+from fmdp.training import loop
+from fmdp.training.state import TrainState, make_field, make_network
+
+
+def run_config(config: ConfigDict, run: RunDir, mode: str) -> None:
+    """Train and analyse what the configuration describes.
+
+    Args:
+      config: validated.
+      run: the folder for the results.
+      mode: a key of `ANALYSES`. The modes that do not train read the newest checkpoint and need no lock.
+
+    Raises:
+      InputError: the data, the folder or a checkpoint cannot be used.
+    """
+    began, compiled = time.monotonic(), compile_seconds()
+    if mode == "inverse" and not (config.inverse.protocol or config.inverse.tasks):
+        raise InputError(
+            "config.inverse names no tasks: set config.inverse.protocol, or tasks as configs/digits.py does"
+        )
+    split = data.load_split(config.data)
+    trains = mode.startswith("train")
+    with run.lock() if trains else contextlib.nullcontext():
+        state, progress = _train(config, split, run) if trains else _restore(config, split, run)
+        summary = start_summary(config, split, progress, previous_summary(run))
+        pictures: Pictures = {}
+        if ANALYSES[mode]:
+            field = make_field(make_network(config), batching.replicate(state.ema))
+            trained = Trained(config=config, split=split, field=field, run=run, began=began, compiled=compiled)
+            for analysis in ANALYSES[mode]:
+                summary, more = analysis(trained, summary)
+                pictures |= more
+        run.write_summary(to_json(summary))
+        if ANALYSES[mode]:
+            write_report(run.path, summary, pictures)
+            print(f"open {run / 'report.html'} in a browser and move the slider", flush=True)
+    print(f"results in {run.path}", flush=True)
+
+
+def _train(config: ConfigDict, split: data.Split, run: RunDir) -> tuple[TrainState, dict[str, Any]]:
+    data.pin_split(split, run / "split.json")
+    write_json(run / "config.json", as_plain_dict(config))
+    return loop.fit(config, split.train, run.path)
+
+
+def _restore(config: ConfigDict, split: data.Split, run: RunDir) -> tuple[TrainState, dict[str, Any]]:
+    restored = loop.restore_state(config, split.train.shape[1:], run.path)
+    data.pin_split(split, run / "split.json")
+    return restored
+
+
+def start_summary(config: ConfigDict, split: data.Split, progress: dict[str, Any], previous: Summary | None) -> Summary:
+    """The summary before any analysis. What an earlier run measured stays if it measured the same network."""
+    facts: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "config": config.name,
+        "backend": jax.default_backend(),
+        "devices": jax.device_count(),
+        "data": {
+            "train_images": len(split.train),
+            "test_images": len(split.test),
+            "split_hash": split.hash,
+            "left_out": len(split.left_out),
+        },
+        "train": progress,
+    }
+    if previous is None or previous.train != progress:
+        return Summary(**facts)
+    return dataclasses.replace(previous, **facts)
+
+
+def previous_summary(run: RunDir) -> Summary | None:
+    """What an earlier run left in summary.json; None, with a warning, where that is not the summary of a run."""
+    try:
+        found = run.read_summary()
+        return None if found is None else read_summary(found)
+    except InputError as error:
+        logging.warning("%s is ignored, as it is not the summary of a run: %s", run / "summary.json", error)
+        return None

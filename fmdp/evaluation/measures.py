@@ -1,0 +1,92 @@
+"""The measures of restorations: distortion per image, perception against real images, and its null interval."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.tree_util import Partial
+
+from fmdp.data import Split
+from fmdp.evaluation.network_metrics import NetworkMetrics
+from fmdp.metrics import distortion, perception
+from fmdp.metrics.features import features
+from fmdp.metrics.perception import NullInterval
+from fmdp.types import PRNGKey
+
+MAX_SET_SIZE = 1500  # images on either side of a perception measure; its cost grows with their square
+
+
+@jax.jit
+def _perception(restored: Array, real: Array, clean: Array, width: Array) -> dict[str, Array]:
+    """Perception measures of [k, n, H, W, C] restorations, [k] each."""
+    real_features, clean_features = features(real), features(clean)
+
+    def one(x):
+        x = features(x)
+        return {
+            "variance_ratio": perception.variance_ratio(x, clean_features),
+            "kernel_distance": perception.kernel_distance(x, real_features, width),
+            "frechet_distance": perception.frechet_distance(x, real_features),
+        }
+
+    return jax.lax.map(one, restored)
+
+
+@jax.jit
+def measure_distortion(restored: Array, clean: Array) -> dict[str, Array]:
+    """Distortion measures of [..., n, H, W, C] restorations, [..., n] each."""
+    return {name: getattr(distortion, name)(restored, clean) for name in ("mse", "psnr", "ssim")}
+
+
+def measure_restorations(
+    restored: np.ndarray, clean: Array, real: np.ndarray, width: Array, networks: NetworkMetrics
+) -> list[dict[str, float]]:
+    """The measures of [points, draws, n, H, W, C] restorations of clean [n, H, W, C], one dict a point.
+
+    Every distortion measure comes with its mean, its standard deviation over images (`_std`) and the standard deviation
+    of the mean over the draws of the noise (`_draw_std`). A perception measure needs a set of images, and comes with
+    its mean and `_draw_std`.
+    """
+    points, draws, n = restored.shape[:3]
+    sets = restored.reshape(-1, *restored.shape[2:])
+    few = min(n, MAX_SET_SIZE)
+    by_point = [jax.device_get(measure_distortion(x, clean)) for x in restored]  # one at a time to save memory
+    per_image = {name: np.stack([row[name] for row in by_point]) for name in by_point[0]}
+    per_image |= networks.per_image(restored, np.asarray(clean))
+    per_set = jax.device_get(_perception(sets[:, :few], real, clean[:few], width)) | networks.per_set(sets)
+    rows: list[dict[str, float]] = [{} for _ in range(points)]
+    for point, row in enumerate(rows):
+        for name, value in per_image.items():
+            row[name] = float(value[point].mean())
+            row[f"{name}_std"] = float(value[point].mean(0).std())
+            row[f"{name}_draw_std"] = float(value[point].mean(1).std())
+        for name, value in per_set.items():
+            over_draws = value.reshape(points, draws)[point]
+            row[name], row[f"{name}_draw_std"] = float(over_draws.mean()), float(over_draws.std())
+    return rows
+
+
+def null_intervals(split: Split, width: Array, resamplings: int, key: PRNGKey) -> dict[str, NullInterval]:
+    """What each perception measure comes to between two sets of real images.
+
+    The test and training images of the split are dealt out anew, class by class, as the split itself was made.
+    """
+    real, labels = reference_images(split)
+    test = split.test[:MAX_SET_SIZE]
+    vectors = features(jnp.asarray(np.concatenate([test, real])))
+    strata = np.concatenate([split.test_labels[: len(test)], labels])
+    measures = {
+        "kernel_distance": Partial(perception.kernel_distance, width=width),
+        "frechet_distance": perception.frechet_distance,
+        "variance_ratio": perception.variance_ratio,
+    }
+    return {
+        name: perception.null_interval(measure, key, vectors, strata, len(test), resamplings)
+        for name, measure in measures.items()
+    }
+
+
+def reference_images(split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """The training images, and their classes, that serve as the real images of the perception measures."""
+    chosen = np.random.default_rng(0).permutation(len(split.train))[:MAX_SET_SIZE]
+    return split.train[chosen], split.train_labels[chosen]

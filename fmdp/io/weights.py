@@ -1,0 +1,94 @@
+"""The weights of a network as files: named arrays in weights.safetensors, and what describes them in model.json.
+
+Reading them executes nothing. `model.json` is an object with `format` (1), `network` (the options of the network, its
+`name` among them), `image_shape` ([height, width, channels]) and `about` (an object of anything worth knowing).
+"""
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.flax import save_file
+
+from fmdp.errors import InputError, reason
+from fmdp.io.files import atomic_write, read_json, write_json
+
+FORMAT = 1
+WEIGHTS, MODEL = "weights.safetensors", "model.json"
+MAX_IMAGE_SIDE = 2**20  # pixels a side of the images of a network
+
+
+def write_weights(folder: pathlib.Path, arrays: Mapping[str, Any], model: Mapping[str, Any]) -> None:
+    """Write both files into a folder that exists, each complete or not at all; process 0 writes.
+
+    Args:
+      arrays: by name.
+      model: `network`, `image_shape` and `about`, as plain JSON.
+    """
+    with atomic_write(folder / WEIGHTS) as temporary:
+        save_file(dict(arrays), temporary, {"sha256": _digest(arrays), "model_sha256": _digest_model(model)})
+    write_json(folder / MODEL, {"format": FORMAT, **model})
+
+
+def read_weights(folder: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any], bool]:
+    """The arrays by name, the contents of model.json, and whether both are as they were written together.
+
+    Raises:
+      InputError: a file is missing or damaged, or of a newer format.
+    """
+    model = _read_model(folder / MODEL)
+    path = folder / WEIGHTS
+    try:
+        with safe_open(path, "np") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except Exception as error:  # safetensors raises many kinds for a damaged file
+        raise InputError(f"{path} cannot be read ({reason(error)}): get the checkpoint anew") from error
+    if metadata.get("sha256") not in (None, _digest(arrays)):  # version 0.1.0 wrote no digest
+        raise InputError(f"{path} is damaged (an array was changed): get the checkpoint anew")
+    return arrays, model, metadata.get("model_sha256") == _digest_model(model)
+
+
+def _read_model(path: pathlib.Path) -> dict[str, Any]:
+    model = read_json(path)
+    for key, kind in (("format", int), ("network", dict), ("about", dict)):
+        if not isinstance(model.get(key), kind):
+            raise InputError(f"{path} is damaged ({key!r} is missing or of another kind): get the checkpoint anew")
+    if model["format"] != FORMAT:
+        raise InputError(
+            f"{path.parent} is of format {model['format']}, this fmdp reads {FORMAT}: install a newer fmdp"
+        )
+    return model | {"image_shape": check_image_shape(model.get("image_shape"), path)}
+
+
+def check_image_shape(value: Any, path: pathlib.Path) -> tuple[int, int, int]:
+    """The image shape (H, W, C) that a file names.
+
+    Raises:
+      InputError: it is not a list of three sizes.
+    """
+    sizes = value if isinstance(value, list | tuple) else ()
+    if len(sizes) != 3 or not all(type(n) is int and 1 <= n <= MAX_IMAGE_SIDE for n in sizes):
+        raise InputError(f"{path} is damaged (images of shape {str(value)[:60]}): get it anew")
+    height, width, channels = sizes
+    return (height, width, channels)
+
+
+def _digest(arrays: Mapping[str, Any]) -> str:
+    """The SHA-256 of all names and arrays."""
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        x = np.asarray(array)
+        digest.update(f"{name} {x.dtype} {x.shape}".encode())
+        digest.update(np.ascontiguousarray(x).tobytes())
+    return digest.hexdigest()
+
+
+def _digest_model(model: Mapping[str, Any]) -> str:
+    """The SHA-256 of what says which arrays there must be."""
+    described = json.dumps([model["network"], list(model["image_shape"])], sort_keys=True)
+    return hashlib.sha256(described.encode()).hexdigest()

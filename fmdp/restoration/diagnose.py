@@ -1,0 +1,40 @@
+"""What is known about a restoration: its noise level, its error, its residual, its tiles, notes."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from fmdp.flow.interpolant import time_of_sigma
+from fmdp.flow.tiling import Shape, corners
+from fmdp.metrics.distortion import psnr
+from fmdp.restoration.prepare import Prepared
+from fmdp.restoration.request import Request
+from fmdp.restoration.solve import Solution
+
+
+def diagnose(prepared: Prepared, solution: Solution, request: Request, tile: Shape) -> dict[str, Any]:
+    """The facts about a restoration, as plain JSON.
+
+    Returns:
+      sigma, sigma_estimated: the noise, where it was asked for; s: its time, where the image is denoised.
+      evaluations: of the field; data_residual: [lookaheads, samples], the root mean square of y - H(x) at the end.
+      tiles, tile: how many tiles, and their shape (H, W, C).
+      psnr: [lookaheads] in dB, of the mean of the samples, where the clean image is known; psnr_of_samples:
+        [lookaheads, samples], where there are several.
+      notes: the texts of the notes.
+    """
+    facts: dict[str, Any] = {"sigma_estimated": prepared.sigma_estimated, "evaluations": solution.evaluations}
+    if request.denoises or not request.degraded:
+        facts["sigma"] = prepared.sigma
+    if request.denoises:
+        facts["s"] = float(time_of_sigma(prepared.sigma))
+    if solution.residual is not None:
+        facts["data_residual"] = np.asarray(solution.residual).tolist()
+    facts |= {"tiles": len(corners(prepared.canvas, tile)), "tile": list(tile)}
+    if prepared.clean is not None:
+        clean = jnp.asarray(prepared.clean)
+        facts["psnr"] = psnr(jnp.clip(solution.images.mean(1), -1, 1), clean).tolist()
+        if request.num_samples > 1:
+            facts["psnr_of_samples"] = psnr(jnp.clip(solution.images, -1, 1), clean).tolist()
+    return facts | {"notes": [note.text for note in prepared.notes]}

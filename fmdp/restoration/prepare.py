@@ -1,0 +1,178 @@
+"""One image made ready to be restored: its channels, its operator, its measurement and the noise in it."""
+
+import warnings
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from fmdp import operators
+from fmdp.errors import InputError
+from fmdp.flow.tiling import Shape, canvas_shape
+from fmdp.operators import Operator
+from fmdp.operators.color import REC_601, luma
+from fmdp.operators.noise import GaussianNoise, observe
+from fmdp.restoration.request import Request
+from fmdp.types import PRNGKey
+
+DEFAULT_SIGMA = 0.05  # of the noise that is added
+MIN_SIGMA = 1 / 255  # below it, 8 bits cannot hold the noise
+CLIPPED_SHARE = 0.05  # of the pixels at black or white, above which an estimate of the noise may be too low
+MAX_ABS_VALUE = 10.0  # of an image in [-1, 1] with its noise; larger values are on another scale, such as 0 to 255
+MAX_PIXELS = 2**30 // 12  # of an image that is read or restored: 256 MiB in colour at 8 bits
+DOWNSCALING_OPERATORS = ("super_resolution", "decimation")  # by `factor` along each axis
+MASKING_OPERATORS = ("box_inpainting", "random_inpainting", "brush_inpainting")
+
+
+class Note(NamedTuple):
+    """Something to know about a restoration, and the parameter of the request that it concerns, "" where none does."""
+
+    text: str
+    parameter: str = ""
+
+
+class Prepared(NamedTuple):
+    """An image ready to be restored.
+
+    Attributes:
+      operator: what measured it; its `image_shape` is that of the restoration.
+      canvas: (H, W, C) of the tiles that cover the restoration.
+      measured: y.
+      clean: [H, W, C], the image before it was measured, where it is known.
+      sigma: standard deviation of the noise in y; `DEFAULT_SIGMA` where plug-and-play, which does not ask for it,
+        restores a degraded image.
+      sigma_estimated: whether `sigma` was estimated from the image.
+      solver_key: for the noise of the solver.
+      notes: what was changed or noticed.
+    """
+
+    operator: Operator
+    canvas: Shape
+    measured: Array
+    clean: np.ndarray | None
+    sigma: float
+    sigma_estimated: bool
+    solver_key: PRNGKey
+    notes: tuple[Note, ...]
+
+
+def prepare(image: ArrayLike, request: Request, tile: Shape) -> Prepared:
+    """An image made ready to be restored by a prior of images of shape `tile`.
+
+    Raises:
+      InputError: an array that is not an image in [-1, 1], or a request that this image cannot meet.
+    """
+    operator_key, noise_key, solver_key = jax.random.split(jax.random.key(request.seed), 3)
+    notes: list[Note] = []
+    given = _as_float_image(image, request)
+    operator, fitted = _fit_to_operator(given, request, tile, operator_key, notes)
+    estimated = False
+    if not request.degraded:
+        sigma = float(request.sigma or DEFAULT_SIGMA)
+        measured = observe(operator, GaussianNoise(sigma=sigma), jnp.asarray(fitted), noise_key).y
+    else:
+        measured = jnp.asarray(fitted)
+        if request.operator in MASKING_OPERATORS:
+            measured = operator(measured)  # hidden pixels were not measured, whatever their values are
+        sigma, estimated = _noise_level(fitted, request, given.shape[2:] == (3,) and tile[2] == 1, notes)
+    shape = operator.image_shape
+    canvas = canvas_shape(shape, tile)
+    if canvas[:2] != shape[:2]:
+        notes.append(Note(f"padded from {shape[0]}x{shape[1]} to {canvas[0]}x{canvas[1]}, and cropped again"))
+    clean = None if request.degraded else fitted
+    return Prepared(operator, canvas, measured, clean, sigma, estimated, solver_key, tuple(notes))
+
+
+def estimate_noise(image: np.ndarray) -> float:
+    """The standard deviation of the noise in an image [H, W, C], at least `MIN_SIGMA`, on the scale of the image.
+
+    Donoho's estimator: the median of the absolute wavelet coefficients of the finest diagonal details. It mistakes fine
+    texture for noise, and finds too little where noise was clipped at black and white.
+    """
+    from skimage.restoration import estimate_sigma  # takes half a second to import
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # images too small for an estimate give NaN
+        found = [float(estimate_sigma(channel)) for channel in np.moveaxis(image, -1, 0)]
+    return max(float(np.nan_to_num(np.mean(found))), MIN_SIGMA)
+
+
+def _noise_level(image: np.ndarray, request: Request, to_gray: bool, notes: list[Note]) -> tuple[float, bool]:
+    """The noise in a degraded image, and whether it is estimated."""
+    if not request.denoises:
+        if request.sigma is not None:
+            text = "the noise level has no effect: plug-and-play scales its data step by the gain instead"
+            notes.append(Note(text, "sigma"))
+        return DEFAULT_SIGMA, False
+    if request.sigma is not None:
+        # The noise of the channels was averaged together with them.
+        return float(request.sigma) * (float(np.linalg.norm(REC_601)) if to_gray else 1.0), False
+    clipped = float(np.mean(np.abs(image) >= 1))
+    if clipped > CLIPPED_SHARE:
+        share = f"{clipped:.0%} of the pixels are black or white, where noise is clipped"
+        notes.append(Note(f"{share}: if the estimate is too low, set the noise level yourself", "sigma"))
+    return estimate_noise(image), True
+
+
+def _as_float_image(image: ArrayLike, request: Request) -> np.ndarray:
+    """The image as float32 [H, W, C], or the measurement by the user's own operator in its shape."""
+    array = np.asarray(image)
+    if not np.issubdtype(array.dtype, np.floating) or not np.isfinite(array).all():
+        raise InputError(f"an image of {array.dtype}: give finite floating-point numbers in [-1, 1] (x / 127.5 - 1)")
+    array = array.astype(np.float32)
+    own = isinstance(request.operator, Operator)
+    if own and request.degraded:
+        return array
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.size and np.abs(array).max() > MAX_ABS_VALUE:
+        raise InputError(f"an image of values up to {np.abs(array).max():.3g}: give [-1, 1] (x / 127.5 - 1)")
+    if not own and (array.ndim != 3 or array.shape[-1] not in (1, 3) or not array.size):
+        raise InputError(f"an image of shape {array.shape}: give [height, width, 1 or 3]")
+    return array
+
+
+def _fit_to_operator(
+    image: np.ndarray, request: Request, tile: Shape, key: PRNGKey, notes: list[Note]
+) -> tuple[Operator, np.ndarray]:
+    """The operator, and the image with the channels and the size that it takes or, where degraded, measures."""
+    if isinstance(request.operator, Operator):
+        if request.operator.image_shape[2] != tile[2]:
+            wanted = request.operator.image_shape
+            raise InputError(f"{request.name} takes images of shape {wanted}, but the prior's have {tile[2]} channels")
+        return request.operator, image
+    image = _fit_channels(image, tile[2], request, notes)
+    height, width = image.shape[:2]
+    shape = _restored_shape(height, width, tile[2], request)
+    if not request.degraded and shape[:2] != (height, width):
+        factor = request.parameters["factor"]
+        notes.append(Note(f"cropped from {height}x{width} to {shape[0]}x{shape[1]}, which {factor} divides"))
+        image = image[: shape[0], : shape[1]]
+    return operators.make(request.operator, shape, key, **request.parameters), image
+
+
+def _fit_channels(image: np.ndarray, wanted: int, request: Request, notes: list[Note]) -> np.ndarray:
+    """The image with the channels of the prior, or of what colorization measures."""
+    if request.degraded and request.operator == "colorization":
+        return image.mean(-1, keepdims=True)
+    if image.shape[-1] == wanted:
+        return image
+    if wanted == 1:
+        notes.append(Note("converted to gray, as this prior has no colour"))
+        return luma(image)
+    notes.append(Note("gray, restored in colour"))
+    return np.repeat(image[..., :1], wanted, -1)
+
+
+def _restored_shape(height: int, width: int, channels: int, request: Request) -> Shape:
+    """The shape (H, W, C) of the restoration of an image by a named operator, which may change the resolution."""
+    factor = max(request.parameters["factor"], 1) if request.operator in DOWNSCALING_OPERATORS else 1
+    if not request.degraded:
+        return (height - height % factor, width - width % factor, channels)
+    shape = (height * factor, width * factor, channels)
+    if shape[0] * shape[1] > MAX_PIXELS:
+        raise request.error("parameters", f"they make {shape[0]}x{shape[1]}, more than {MAX_PIXELS:,} pixels")
+    return shape

@@ -1,0 +1,77 @@
+"""Saving a run: its progress, its checkpoint and its weights."""
+
+import math
+import time
+from typing import Any
+
+import flax.traverse_util
+import grain
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from fmdp import networks
+from fmdp.config.defaults import as_plain_dict
+from fmdp.parallel import batching
+from fmdp.training.checkpoint import Checkpoints, Weights
+from fmdp.training.state import TrainState, make_network
+
+LOSSES = ("loss", "diagonal", "off_diagonal")
+
+
+class Saver:
+    """Saves the state of a run at a step, with everything that resuming and loading it needs."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        checkpoints: Checkpoints,
+        batches: grain.DatasetIterator,
+        image_shape: tuple,
+        seconds: float,
+    ):
+        """Save the run that a configuration describes, which trained for so many seconds before."""
+        self._config, self._checkpoints, self._batches, self._image_shape = config, checkpoints, batches, image_shape
+        self._began = time.monotonic() - seconds
+
+    def is_due(self, step: int) -> bool:
+        """Whether a checkpoint belongs at this step."""
+        return step % self._config.train.checkpoint_every == 0 or step == self._config.train.steps
+
+    def save(self, step: int, state: TrainState, scalars: dict[str, float]) -> dict[str, Any]:
+        """Save the state after a step; its metrics as numbers go into the progress.
+
+        Args:
+          state: over all devices of the run.
+
+        Returns:
+          The progress: what summary.json says of the training.
+
+        Raises:
+          InputError: there is no room on the disk.
+        """
+        seconds = time.monotonic() - self._began
+        progress = {
+            "steps": step,
+            "seconds": seconds,
+            "examples_per_second": step * self._config.train.batch_size / seconds,
+            "skipped": int(scalars["skipped"]),
+            **{name: x for name, x in scalars.items() if name in LOSSES and math.isfinite(x)},
+        }
+        weights = average_weights(self._config, self._image_shape, state.ema, progress)
+        self._checkpoints.save(step, state.saved(), self._batches, progress, weights)
+        return progress
+
+
+def average_weights(config: ConfigDict, image_shape: tuple[int, ...], ema: Any, progress: dict[str, Any]) -> Weights:
+    """The averaged network as named arrays of this host, and its description for `io.weights.write_weights`.
+
+    Args:
+      ema: the average of the network's parameters, over all devices of the run.
+      progress: what is known of the training so far, as plain JSON.
+    """
+    params = flax.traverse_util.flatten_dict(batching.single_device(batching.replicate(ema)), sep="/")
+    about = {"name": config.name, "steps": progress["steps"], "train": progress, "config": as_plain_dict(config)}
+    network = networks.backbone_options(make_network(config))
+    model = {"network": network, "image_shape": list(image_shape), "about": about}
+    return {name: np.asarray(x) for name, x in jax.device_get(params).items()}, model

@@ -1,0 +1,183 @@
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fmdp.errors import InputError
+from fmdp.restoration import image_files
+from fmdp.restoration.request import Request
+from tests.support.exact_priors import PRIOR
+from tests.support.image_folders import restore_all
+
+
+def save(path, pixels, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    image.save(path, **options)
+
+
+def load(path):
+    with Image.open(path) as image:
+        return np.asarray(image, float)
+
+
+def test_a_folder_of_mixed_files(tmp_path, capsys):
+    """As the issue has it: sizes, 16 bits, a palette with alpha, an EXIF rotation, twins by name, and broken files."""
+    source, output = tmp_path / "in", tmp_path / "out"
+    rng = np.random.default_rng(0)
+    save(source / "digit.png", rng.integers(0, 256, (8, 8), np.uint8))
+    save(source / "deep.png", rng.integers(0, 65536, (9, 10), np.uint16))
+    palette = Image.fromarray(rng.integers(0, 256, (8, 12, 3), np.uint8)).quantize(8)
+    palette.info["transparency"] = 0
+    save(source / "palette.png", palette)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    save(source / "sub" / "photo.jpg", rng.integers(0, 256, (8, 14, 3), np.uint8), exif=exif.tobytes())
+    save(source / "digit.bmp", rng.integers(0, 256, (4, 4), np.uint8))
+    (source / "broken.png").write_bytes((source / "digit.png").read_bytes()[:60])
+    (source / "<script>alert(1)<script>.png").write_bytes(b"")
+    (source / "notes.txt").write_text("no picture")
+    request = Request(degraded=True, sigma=0.1, lookaheads=(0.0, 1.0))
+    done, faults = restore_all(PRIOR, request, source, output)
+    assert done == 5
+    assert len(faults) == 2
+    assert any("broken.png: damaged" in line for line in faults)
+    assert any("an empty file" in line for line in faults)
+    made = {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
+    stems = ["digit_png", "digit_bmp", "deep", "palette", "sub/photo"]
+    endings = ["_r0.00.png", "_r1.00.png", "_measured.png", "_sheet.png", ".json"]
+    assert made == {stem + ending for stem in stems for ending in endings}
+    assert load(output / "sub" / "photo_r0.00.png").shape == (14, 8)
+    assert "converted to gray" in json.loads((output / "sub" / "photo.json").read_text())["notes"][0]
+    assert not {"num_samples", "steps", "gain"} & json.loads((output / "deep.json").read_text()).keys()
+    clear = load(source / "palette.png") == 0  # indices
+    assert 0 < clear.sum() < clear.size
+    averaged = 0.01 * np.square([0.299, 0.587, 0.114]).sum()  # the variance of the noise, once in gray
+    white = 127.5 * (1 + 0.25 / (0.25 + averaged))
+    np.testing.assert_allclose(load(output / "palette_r0.00.png")[clear], white, atol=1)
+    deep = load(source / "deep.png") / 257
+    np.testing.assert_allclose(load(output / "deep_r0.00.png"), 127.5 + (deep - 127.5) * 0.25 / 0.26, atol=1.1)
+
+
+def test_several_samples_leave_their_mean_and_spread(tmp_path):
+    save(tmp_path / "x.png", np.full((8, 8), 90, np.uint8))
+    request = Request(operator="box_inpainting", parameters={"size": 4}, num_samples=4, steps=20, lookaheads=(1.0,))
+    restore_all(PRIOR, request, tmp_path / "x.png", tmp_path / "out")
+    spread = load(tmp_path / "out" / "x_std.png")
+    assert spread[2:6, 2:6].mean() > 3 * spread[:2].mean()
+    assert spread.max() == 255
+    (white,) = json.loads((tmp_path / "out" / "x.json").read_text())["white_of_std"]
+    assert white * spread[2:6, 2:6].mean() / 255 == pytest.approx(0.5, rel=0.4)  # of the prior, from 4 samples
+    assert (tmp_path / "out" / "x.png").exists()
+
+
+def test_folders_that_cannot_be_used(tmp_path):
+    for source, output, message in [
+        (tmp_path / "nowhere", tmp_path / "out", f"restore_files(source='{tmp_path}/nowhere'): it does not exist"),
+        (tmp_path, tmp_path / "out", f"restore_files(output='{tmp_path}/out'): it lies inside the folder of the"),
+        (tmp_path, tmp_path.parent / "out", f"restore_files(source='{tmp_path}'): it holds no images"),
+    ]:
+        with pytest.raises(InputError) as refused:
+            image_files.find_images(source, output)
+        assert message in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
+    photo = tmp_path / "photo.png"
+    save(photo, np.full((8, 8), 90, np.uint8))
+    before = photo.read_bytes()
+    for output, message in [(tmp_path, "it is the folder of the image"), (photo, "it is a file: name a folder")]:
+        with pytest.raises(InputError, match=message):
+            restore_all(PRIOR, Request(), photo, output)
+    assert list(tmp_path.iterdir()) == [photo]
+    assert photo.read_bytes() == before
+
+
+def flat(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((8, 8), 90, np.uint8)).save(path, "PNG")
+
+
+def test_restoring_writes_nothing_outside_its_output(tmp_path):
+    source, output, elsewhere = tmp_path / "in", tmp_path / "out", tmp_path / "elsewhere"
+    for name in ("plain.png", "inner/a.png", "link/b.png"):
+        flat(source / name)
+    shutil.move(source / "link", elsewhere)
+    (source / "link").symlink_to("../elsewhere")
+    (source / "inner" / "up.png").symlink_to("../../in/plain.png")
+    output.mkdir()
+    (output / "inner").symlink_to(elsewhere)  # made by somebody who knows what will be written
+    (output / "plain.png").symlink_to(elsewhere / "b.png")
+    before = {path: path.read_bytes() for path in [*elsewhere.rglob("*"), *source.rglob("*")] if path.is_file()}
+    done, faults = restore_all(PRIOR, Request(degraded=True, sigma=0.1), source, output)
+    assert done == 1
+    assert sum("leads out of it" in line for line in faults) == 2
+    assert sum("out/plain.png is not from restoring" in line for line in faults) == 1
+    after = {path: path.read_bytes() for path in [*elsewhere.rglob("*"), *source.rglob("*")] if path.is_file()}
+    assert after == before
+    assert {path.name for path in (output / "link").iterdir()} == {"b.png", "b_measured.png", "b.json"}
+
+
+def test_nothing_but_earlier_restorations_is_replaced(tmp_path):
+    """Not what a link leads to, nor what lies where the results shall be."""
+    originals = tmp_path / "originals"
+    for name in ("a.png", "sub/c.png"):
+        flat(originals / name)
+    source = tmp_path / "links"
+    source.mkdir()
+    (source / "a.png").symlink_to(originals / "a.png")
+    (source / "sub").symlink_to(originals / "sub")
+    request = Request(degraded=True, sigma=0.1)
+    done, faults = restore_all(PRIOR, request, source, originals)
+    assert (done, len(faults)) == (0, 2)
+    assert all("is not from restoring" in line for line in faults)
+    assert {path.name for path in originals.rglob("*")} == {"a.png", "sub", "c.png"}
+    for _ in range(2):
+        assert restore_all(PRIOR, request, source, tmp_path / "out") == (2, [])
+    (tmp_path / "out" / "a.json").write_text("{}")
+    assert restore_all(PRIOR, request, source, tmp_path / "out")[0] == 1
+
+
+def test_no_two_pictures_are_restored_into_one_file(tmp_path):
+    names = ["a.png", "a.PNG", "A.png", "a.bmp", "a_png.png", "a_bmp.png", "a_measured.png", "a_std.png", "a_png_2.png"]
+    names += [
+        "a_r0.50.png",
+        "a_r0.50_std.png",
+        "a_sheet.png",
+        "...png",
+        "x..png",
+        "y" * 240 + ".png",
+        "y" * 239 + "z.png",
+    ]
+    for name in names:
+        flat(tmp_path / "in" / name)
+    wanted = [name for name in names if not name.startswith(".")]
+    for request in (
+        Request(degraded=True, sigma=0.1),
+        Request(degraded=True, sigma=0.1, lookaheads=(0.0, 0.5)),
+        Request(operator="box_inpainting", parameters={"size": 4}, degraded=True, sigma=0.1, num_samples=2, steps=2),
+    ):
+        output = tmp_path / f"{len(request.lookaheads)}{request.num_samples}"
+        done, faults = restore_all(PRIOR, request, tmp_path / "in", output)
+        assert (done, faults) == (len(wanted), [])
+        inputs = [json.loads(path.read_text())["input"] for path in output.glob("*.json")]
+        assert sorted(inputs) == sorted(wanted)
+        each = len(request.lookaheads) * (1 + (request.num_samples > 1)) + 2 + (len(request.lookaheads) > 1)
+        assert len(list(output.iterdir())) == each * len(wanted)
+        assert len({path.name.casefold() for path in output.iterdir()}) == each * len(wanted)
+    done, faults = restore_all(PRIOR, Request(degraded=True, sigma=0.1), tmp_path / "in" / "...png", output)
+    assert (done, faults) == (1, [])
+    assert (output / "picture.json").exists()
+
+
+def test_reading_files_needs_no_plots_and_restoring_arrays_no_files():
+    program = """
+import sys
+import fmdp.restoration.restore
+assert not {"PIL", "grain", "skimage", "matplotlib", "ml_collections"} & sys.modules.keys(), sys.modules.keys()
+import fmdp.restoration.image_files
+assert not {"skimage", "matplotlib"} & sys.modules.keys()
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
