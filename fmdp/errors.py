@@ -41,9 +41,9 @@ class ParameterError(InputError):
 
 @contextlib.contextmanager
 def translating(message: Callable[[str], str], *kinds: type[BaseException]) -> Iterator[None]:
-    """Raises errors of these kinds as an InputError, with a message made of the reason that they give.
+    """Turns errors of these kinds in the block into an InputError, with `message` of the reason that they give.
 
-    An InputError is passed on as it is, unless it is one of the kinds.
+    An InputError is raised unchanged, unless it is one of the kinds.
     """
     try:
         yield
@@ -57,7 +57,7 @@ def translating(message: Callable[[str], str], *kinds: type[BaseException]) -> I
 
 
 def kind_fault(value: Any, kind: type, limit: int | float = MAX_NUMBER) -> str:
-    """What a value should be instead, where it is not of this kind; "" where it is.
+    """What a value should be instead if it is not of this kind; "" if it is.
 
     Args:
       kind: bool, str, int or float (which whole numbers are, too).
@@ -73,14 +73,14 @@ def kind_fault(value: Any, kind: type, limit: int | float = MAX_NUMBER) -> str:
 
 
 class Range(NamedTuple):
-    """Numbers from `low` to `high`, of which `excluded`, one of the two or neither, is not one."""
+    """Numbers from `low` to `high`, both included, except for `excluded`, which is one of the two or None."""
 
     low: int | float
     high: int | float = math.inf
     excluded: int | float | None = None
 
     def fault(self, value: Any) -> str:
-        """What a number should be instead, where it is outside; "" where it is inside."""
+        """What a number should be instead if it is outside; "" if it is inside."""
         if self.low <= value <= self.high and value != self.excluded:
             return ""
         least = f"{'above' if self.excluded == self.low else 'that is at least'} {self.low:g}"

@@ -26,7 +26,7 @@ def run_program(program: Callable[[list[str]], None]) -> None:
     ignore_metadata_warnings()
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # file names may hold any bytes
     try:
-        cluster.run(lambda: app.run(program, flags_parser=parse_flags))
+        cluster.run_process(lambda: app.run(program, flags_parser=parse_flags))
     except InputError as error:
         exit_with_message(str(error))
     except KeyboardInterrupt:

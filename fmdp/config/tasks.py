@@ -1,4 +1,4 @@
-"""The tasks of the two published comparisons, scaled to the size of the images."""
+"""The tasks of two published comparisons, scaled to the size of the images."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ Task = dict[str, Any]
 
 
 def fmd(image_shape: tuple[int, int, int]) -> dict[str, Task]:
-    """The protocol of flow map denoisers (arXiv 2606.19802); sizes are those at 128 pixels, in proportion."""
+    """The protocol of flow map denoisers (arXiv 2606.19802); sizes scale with the image, from those at 128 pixels."""
     scale = min(image_shape[:2]) / 128
     kernel, box = _odd(31 * scale), max(round(60 * scale), 1)
     tasks: dict[str, Task] = {
@@ -28,7 +28,7 @@ def fmd(image_shape: tuple[int, int, int]) -> dict[str, Task]:
 
 
 def pnpflow(image_shape: tuple[int, int, int]) -> dict[str, Task]:
-    """The protocol of PnP-Flow (arXiv 2410.02423); sizes are those at 128 pixels, in proportion."""
+    """The protocol of PnP-Flow (arXiv 2410.02423); sizes scale with the image, from those at 128 pixels."""
     scale = min(image_shape[:2]) / 128
     kernel = _odd(61 * scale)
     return {
@@ -46,7 +46,7 @@ PROTOCOLS = {"fmd": fmd, "pnpflow": pnpflow}
 
 
 def tasks_of_protocol(name: str, image_shape: tuple[int, int, int]) -> dict[str, Task]:
-    """The tasks of a protocol, or none, for images [H, W, C]; InputError where it is not known."""
+    """The tasks of a protocol for images [H, W, C], without a name none; InputError if the name is unknown."""
     if name and name not in PROTOCOLS:
         raise InputError(f"config.inverse.protocol = {name!r}: must be one of {', '.join(PROTOCOLS)}, or empty")
     return PROTOCOLS[name](image_shape) if name else {}

@@ -1,8 +1,8 @@
-"""From what a person wants (decibels they will give up, or a perceptual quality) to the setting of the knob.
+"""The setting of the knob for a budget in decibels or for a perceptual quality.
 
-Fitted on held-out images at each noise level: the measured loss, made monotone in the knob by isotonic regression and
-interpolated by PCHIP, is solved for the knob. The knob is any that starts at the minimum-error estimate, such as the
-relative lookahead r in [0, 1].
+At each noise level, the loss on held-out images is made monotone in the knob by isotonic regression, interpolated by
+PCHIP, and solved for the knob. The knob can be any that starts at the minimum-error estimate, such as the relative
+lookahead r in [0, 1].
 """
 
 import itertools
@@ -16,16 +16,16 @@ from scipy.interpolate import PchipInterpolator
 from scipy.optimize import brentq
 from sklearn.isotonic import isotonic_regression
 
-from fmdp.errors import InputError, reason
+from fmdp.errors import InputError, translating
 
 Numbers: TypeAlias = ArrayLike | Sequence
 
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
-    """One noise level: ascending knobs, the decibels lost at each (from 0 up) and, if measured, the perception (down).
+    """One noise level: ascending knobs with the ascending loss in decibels and, if measured, descending perception.
 
-    `loss_error` is the greatest held-out error of the loss in decibels over the knobs, None until measured.
+    `loss_error` is the largest held-out error of the loss in decibels over the knobs, or None if it was not measured.
     """
 
     noise_level: float
@@ -54,22 +54,20 @@ class Calibration:
         Args:
           noise_levels: [A], in any order.
           knobs: [J], ascending; the first is the minimum-error estimate.
-          mse: [A, J] or, per image, [A, N, J]; then the loss is the difference of the mean PSNRs, and the error is
-            measured by two-fold cross-validation.
+          mse: [A, J] or, per image, [A, N, J]; then the loss is the difference of the mean PSNRs, and two-fold
+            cross-validation measures its error.
           perception: [A, J], smaller is better.
 
         Raises:
-          InputError: shapes that do not fit, knobs that do not ascend, errors that are not positive.
+          InputError: shapes do not fit, knobs do not ascend, or errors are not positive.
         """
         mse, grid = np.asarray(mse, np.float64), np.asarray(knobs, np.float64)
         noise = np.asarray(noise_levels, np.float64)
         if grid.ndim != 1 or len(grid) < 2 or np.any(np.diff(grid) <= 0):
             raise InputError(f"knobs {grid.tolist()} must ascend and be at least two: sort them and drop repeats")
         if mse.ndim not in (2, 3) or (len(mse), mse.shape[-1]) != (len(noise), len(grid)):
-            raise InputError(
-                f"errors of shape {mse.shape} do not fit {len(noise)} noise levels and {len(grid)} knobs: "
-                "pass [levels, knobs] or [levels, images, knobs]"
-            )
+            fault = f"errors of shape {mse.shape} do not fit {len(noise)} noise levels and {len(grid)} knobs"
+            raise InputError(f"{fault}: pass [levels, knobs] or [levels, images, knobs]")
         if not np.all(mse > 0):
             raise InputError(f"a mean squared error of {np.min(mse):g} has no PSNR: all must be positive")
         if perception is not None and np.shape(perception) != (len(noise), len(grid)):
@@ -89,20 +87,20 @@ class Calibration:
         return cls(tuple(levels))
 
     def knob_for_loss(self, noise_level: float, decibels: float) -> float:
-        """The largest knob whose PSNR is at most `decibels` below the minimum-error estimate's.
+        """The largest knob whose PSNR is at most `decibels` below that of the minimum-error estimate.
 
         Raises:
-          InputError: a negative budget, one beyond what the whole knob loses (the message says how much that is), or
-            a noise level outside the calibrated ones.
+          InputError: the budget is negative or larger than the loss over the whole knob (which the message states), or
+            the noise level is outside the calibrated range.
         """
         return self._between(noise_level, lambda level: _invert_loss(level, decibels))
 
     def knob_for_perception(self, noise_level: float, target: float) -> float:
-        """The smallest knob whose perception is at most `target`, so the least distortion that attains it.
+        """The smallest knob whose perception is at most `target`, and hence the least distortion for it.
 
         Raises:
-          InputError: a target no knob attains (the message says what can be), perception that was not measured, or a
-            noise level outside the calibrated ones.
+          InputError: no knob attains the target (the message states the range), perception was not measured, or the
+            noise level is outside the calibrated range.
         """
         return self._between(noise_level, lambda level: _invert_perception(level, target))
 
@@ -111,7 +109,7 @@ class Calibration:
         return self._between(noise_level, lambda level: float(_curve(level.knobs, level.loss)(knob)))
 
     def with_error(self, mse: Numbers) -> "Calibration":
-        """The same maps with `loss_error` measured on other images' errors, shaped as in `fit`, ascending levels."""
+        """The same maps with `loss_error` from the errors of other images, shaped as in `fit`, at ascending levels."""
         measured = [
             float(np.abs(np.subtract(_raw_loss(np.asarray(errors)), level.loss)).max())
             for errors, level in zip(np.asarray(mse, np.float64), self.levels, strict=True)
@@ -127,8 +125,9 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, saved: dict) -> "Calibration":
-        """The inverse of `to_dict`; InputError where it is not one."""
-        try:
+        """The inverse of `to_dict`; InputError if the dictionary is not a stored calibration."""
+        kinds = KeyError, TypeError, AttributeError, ValueError
+        with translating(lambda why: f"not a stored calibration ({why}): calibrate again", *kinds):
             levels: list[dict] = [
                 {k: tuple(v) if isinstance(v, list) else v for k, v in x.items()} for x in saved["levels"]
             ]
@@ -144,16 +143,13 @@ class Calibration:
                     "perception that does not descend",
                 )
             return found
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise InputError(f"not a stored calibration ({reason(error)}): calibrate again") from error
 
     def _between(self, noise_level: float, ask) -> float:
-        """Answers of the neighbouring calibrated levels, linearly interpolated in the noise level."""
+        """The results of `ask` at the neighbouring calibrated levels, linearly interpolated in the noise level."""
         levels = [level.noise_level for level in self.levels]
         if not levels[0] - 1e-9 <= noise_level <= levels[-1] + 1e-9:
-            raise InputError(
-                f"noise level {noise_level:g} was not calibrated: choose one in {levels[0]:g}..{levels[-1]:g}"
-            )
+            allowed = f"{levels[0]:g}..{levels[-1]:g}"
+            raise InputError(f"noise level {noise_level:g} was not calibrated: choose one in {allowed}")
         right = int(np.clip(np.searchsorted(levels, noise_level - 1e-9), 0, len(levels) - 1))
         left = right if abs(levels[right] - noise_level) <= 1e-9 else right - 1
         needed = range(left, right + 1)
@@ -161,7 +157,7 @@ class Calibration:
 
 
 def _ascends(values: Sequence[float], least: float = 0.0) -> bool:
-    """Whether these are finite numbers, each above the one before by at least so much."""
+    """Whether these are finite numbers, each larger than the one before by at least `least`."""
     numbers = all(isinstance(x, int | float) and not isinstance(x, bool) and abs(x) < 1e300 for x in values)
     return numbers and all(b - a >= least for a, b in itertools.pairwise(values))
 
@@ -186,7 +182,7 @@ def _monotone(values: np.ndarray, increasing: bool) -> tuple[float, ...]:
 
 
 def _cross_validate(mse: np.ndarray) -> float | None:
-    """Greatest difference over the knobs between one half's fitted loss and the other half's measured one."""
+    """The largest difference over the knobs between the fitted loss of one half and the measured loss of the other."""
     if mse.ndim == 1 or len(mse) < 4:
         return None
     halves = mse[::2], mse[1::2]
@@ -200,22 +196,20 @@ def _curve(knobs, values) -> PchipInterpolator:
 def _invert_loss(level: Level, decibels: float) -> float:
     most = level.loss[-1]
     if not 0 <= decibels <= most + 1e-9:
-        raise InputError(
-            f"a budget of {decibels:g} dB cannot be spent at noise level {level.noise_level:g}: the knob loses "
-            f"from 0 to {most:.3g} dB, ask for a budget in that range"
-        )
+        remedy = f"the knob loses from 0 to {most:.3g} dB, choose a budget in that range"
+        raise InputError(f"a budget of {decibels:g} dB cannot be spent at noise level {level.noise_level:g}: {remedy}")
     return _last_below(level.knobs, level.loss, decibels)
 
 
 def _invert_perception(level: Level, target: float) -> float:
     if level.perception is None:
-        raise InputError("no perception was measured in this calibration: ask for a loss in decibels")
+        raise InputError("no perception was measured in this calibration: choose a loss in decibels")
     if target < level.perception[-1]:
+        reach = f"{level.perception[-1]:.4g} at best and {level.perception[0]:.4g} at the minimum-error estimate"
         raise InputError(
-            f"a perception of {target:g} cannot be met at noise level {level.noise_level:g}: the knob reaches "
-            f"{level.perception[-1]:.4g} at best and {level.perception[0]:.4g} at the minimum-error estimate"
+            f"a perception of {target:g} cannot be met at noise level {level.noise_level:g}: the knob reaches {reach}"
         )
-    # Seen from the far end of the knob, perception rises and the last setting below the target is wanted.
+    # From the far end of the knob, perception increases, and the last setting below the target is the result.
     return -_last_below([-k for k in level.knobs[::-1]], level.perception[::-1], target)
 
 

@@ -1,4 +1,4 @@
-"""Targets whose fields are known exactly: the oracle that learned fields, solvers and metrics are measured against."""
+"""Targets whose fields are known exactly, as references for learned fields, solvers and metrics."""
 
 from fmdp.exact.gaussian import Gaussian
 from fmdp.exact.mixture import GaussianMixture

@@ -22,8 +22,7 @@ STATIC = ("image_shape", "tolerance", "chunk", "adjoint")
 class Components:
     """What the functions below use of a mixture, as a pytree; mixtures of equal shape share one compilation.
 
-    `bases` are [n, K, n], all side by side so that one product rotates into all of them; `rotated` are the means in
-    their bases, [K, n].
+    `bases` is [n, K, n], so that one product rotates into all bases; `rotated` are the means in their bases, [K, n].
     """
 
     log_weights: Array
@@ -54,12 +53,12 @@ def prepare(mixture: Any, xp: ModuleType, dtype) -> Components:
 
 @partial(jax.jit, static_argnums=0)
 def in_chunks(function: Callable, c: Components, x: Array, *each: Array, shared: Array | None = None) -> Array:
-    """`function(c, x [n], *each)` for every query, in equal chunks of at most `c.chunk`; vectors become images."""
+    """`function(c, x [n], *each)` for all queries, in equal chunks of at most `c.chunk`; vectors become images."""
     batch = x.shape[:-3]
     size = math.prod(batch)
     count = max(1, -(-size // c.chunk))
     width = -(-size // count)
-    # The last chunk is filled up with repeats, so that one program serves all.
+    # Repeats fill the last chunk, so that one program serves all chunks.
     fill = jnp.minimum(jnp.arange(count * width), size - 1).reshape(count, width)
     queries = [a.reshape(size, *a.shape[len(batch) :])[fill] for a in (x.reshape(*batch, -1), *each)]
     extra = () if shared is None else (shared,)
@@ -75,7 +74,7 @@ def draw(c: Components, noise: Array, label: Array) -> Array:
 
 
 def along(c: Components, x: Array, s: Array, times: Array) -> Array:
-    """D_{s,t}(x) at all times [T], [T, n]: v(x, s, t) is what has been gathered by then, divided by the share."""
+    """D_{s,t}(x) at all times [T], [T, n]: v(x, s, t) is the integral so far, divided by its share of the interval."""
     shares = jnp.clip((times - s) / jnp.where(s < 1, 1 - s, 1), 0, 1)
     gathered = _mean_velocity(c, x, s, jnp.ones_like(s), shares)
     near = shares[:, None] > 0
@@ -84,7 +83,7 @@ def along(c: Components, x: Array, s: Array, times: Array) -> Array:
 
 
 def _posterior(c: Components, x: Array, t: Array) -> tuple[Array, Array, Array]:
-    """Responsibilities [K], E[x1 - x0 | x, k] less the component's mean in its basis [K, n], and q [K, n]."""
+    """Responsibilities [K], E[x1 - x0 | x, k] minus the mean of component k in its basis [K, n], and q [K, n]."""
     q = marginal_variance(c.eigenvalues, t)
     y = jnp.einsum("i,ikj->kj", x, c.bases) - t * c.rotated
     share = jax.nn.softmax(c.log_weights - (y**2 / q + jnp.log(q)).sum(-1) / 2)
@@ -114,7 +113,7 @@ def average(c: Components, x: Array, s: Array, t: Array) -> Array:
 def _mean_velocity(c: Components, x: Array, s: Array, t: Array, shares: Array | None) -> Array:
     """dv/du = b(x + (t - s) v, s + u (t - s)) for u from 0 to 1, at the `shares` u or at the end: [T, n] or [1, n].
 
-    There is no division by t - s, so that the end is exact at t = s. Steps end on every share: nothing is interpolated.
+    There is no division by t - s, so that the end is exact at t = s. A step ends at every share, without interpolation.
     """
 
     def speed(u, v, _):

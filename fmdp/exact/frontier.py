@@ -1,17 +1,17 @@
 """The optimal distortion-perception frontier of a known target, and how far above it an estimator lies.
 
-With perception P the W2 distance between the law of the estimates and the data's, no estimator of x1 from x_s has a
-mean squared error below D(P) = MMSE + [(P* - P)_+]^2, P* = W2(law of E[x1 | x_s], data) (Freirich et al., 2021).
-Squared errors and squared distances are means per pixel. Where a distance is known only to lie between two numbers,
-it is an `Interval`, and so is what follows from it.
+Let the perception P be the W2 distance between the distributions of the estimates and of the data. Then no estimator
+of x1 from x_s has a mean squared error below D(P) = MMSE + [(P* - P)_+]^2, P* = W2(law of E[x1 | x_s], data) (Freirich
+et al., 2021). Squared errors and squared distances are means per pixel. A distance that is known only up to bounds is
+an `Interval`, and so is everything computed from it.
 
 >>> import jax.numpy as jnp
 >>> target = Gaussian(jnp.zeros((8, 8, 1)), 0.25)
 >>> best = gaussian_frontier(target, s=0.5)
->>> best.distortion(jnp.array([0.0, 0.5])).low.round(4)  # at perfect perception, and where perception is of no concern
+>>> best.distortion(jnp.array([0.0, 0.5])).low.round(4)  # at perfect perception, and at minimum error
 array([0.2764, 0.2   ])
 >>> points = gaussian_points(target, 0.5, jnp.array([0.5, 0.8, 1.0]))  # the lookahead at three times t
->>> bool(abs(excess(points, best).low).max() < 1e-6)  # is optimal for such a target
+>>> bool(abs(excess(points, best).low).max() < 1e-6)  # it is optimal for this target
 True
 """
 
@@ -35,7 +35,7 @@ GROUPS = 20
 
 
 class Interval(NamedTuple):
-    """A quantity between low and high, each with its Monte Carlo standard error (zero where it is exact)."""
+    """A quantity between two bounds, each with its Monte Carlo standard error (zero if the bound is exact)."""
 
     low: np.ndarray
     high: np.ndarray
@@ -44,14 +44,14 @@ class Interval(NamedTuple):
 
     @classmethod
     def exactly(cls, value: ArrayLike, error: ArrayLike = 0.0) -> "Interval":
-        """The interval of a quantity that is known: low = high."""
+        """The interval of a known quantity, with low = high."""
         value, error = np.asarray(value, np.float64), np.asarray(error, np.float64)
         return cls(value, value, error, error)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Points:
-    """Estimators in the plane: mean squared errors [T], their standard errors, and squared W2 distances [T]."""
+    """Estimators in the plane: mean squared errors [T], squared W2 distances [T], and standard errors of the former."""
 
     mse: np.ndarray
     squared_w2: Interval
@@ -60,7 +60,7 @@ class Points:
 
 @dataclass(frozen=True, kw_only=True)
 class Frontier:
-    """D(P) = mmse + [(P* - P)_+]^2, with P*^2 an interval and `floor` the sampling error in any squared W2."""
+    """D(P) = mmse + [(P* - P)_+]^2 with P*^2 an interval, and `floor` the sampling error of any squared W2."""
 
     mmse: float
     squared_p_star: Interval
@@ -68,7 +68,7 @@ class Frontier:
     floor: float = 0.0
 
     def distortion(self, perception: ArrayLike) -> Interval:
-        """The least mean squared error at a W2 distance of `perception` >= 0, of its shape."""
+        """The least mean squared error at W2 distances of `perception` >= 0, with their shape."""
         bounds = (optimal_distortion(self.mmse, squared, perception) for squared in self.squared_p_star[:2])
         return Interval(*bounds)
 
@@ -81,12 +81,12 @@ def optimal_distortion(mmse: ArrayLike, squared_p_star: ArrayLike, perception: A
 def excess(points: Points, frontier: Frontier, away: float = 4.0) -> Interval:
     """Mean squared error above the optimum at equal perception, relative to the optimum, [T].
 
-    NaN for points whose squared W2 is below `away` sampling floors, where the estimate is mostly sampling error. The
-    standard errors are those of the mean squared errors and of the distances, taken as independent;
-    `bracket` propagates them jointly.
+    It is NaN for points whose squared W2 is below `away` sampling floors, where the estimate is mostly sampling error.
+    The errors of the mean squared errors and of the distances are treated as independent; `bracket` propagates them
+    jointly.
     """
     bounds = []
-    for near, star in ((0, 1), (1, 0)):  # the least excess has the nearest point and the furthest P*
+    for near, star in ((0, 1), (1, 0)):  # the least excess belongs to the nearest point and the farthest P*
         inputs = points.mse, points.squared_w2[near], frontier.mmse, frontier.squared_p_star[star]
         errors = points.mse_error, points.squared_w2[near + 2], frontier.mmse_error, frontier.squared_p_star[star + 2]
         bounds.append(_propagate(inputs, errors))
@@ -101,7 +101,7 @@ def _relative_excess(mse, squared_w2, mmse, squared_p_star) -> np.ndarray:
 
 
 def _propagate(inputs: Sequence, errors: Sequence) -> tuple[np.ndarray, np.ndarray]:
-    """The relative excess and its standard error: each input moved by its own in turn, the changes added in squares."""
+    """The relative excess and its standard error: the root sum of squares of the changes by each input's error."""
     value = _relative_excess(*inputs)
     variance = np.zeros_like(value)
     for i, error in enumerate(errors):
@@ -116,17 +116,17 @@ def gaussian_frontier(target: Gaussian, s: float) -> Frontier:
 
 
 def gaussian_points(target: Gaussian, s: float, times: Time) -> Points:
-    """The lookahead's points at the times t [T], in closed form."""
+    """The points of the lookahead at the times t [T], in closed form."""
     mse, squared = (np.asarray(value, np.float64) for value in (target.mse(s, times), target.squared_w2(s, times)))
     return Points(mse=mse, squared_w2=Interval.exactly(squared))
 
 
 def even_lookaheads(s: float, n: int, variance: float = 1.0) -> np.ndarray:
-    """Times t [n] from s to 1 uniform in theta = 1 - P / P*, so that their points lie evenly along the frontier.
+    """Times t [n] from s to 1 that are uniform in theta = 1 - P / P*: their points are evenly spaced on the frontier.
 
-    Exact for an isotropic Gaussian of the given variance per pixel: there L(s, t) is linear in theta, and
-    L(s, t) = 1 + (1 - s) k is a linear equation in t - s once the root t = s of q_t = q_s (1 + k (t - s))^2 is
-    divided out. On images, with their mean variance, a grid that is dense where quality moves fastest.
+    This is exact for an isotropic Gaussian with the given variance per pixel. There, L(s, t) is linear in theta, and
+    L(s, t) = 1 + (1 - s) k becomes a linear equation in t - s when the root t = s of q_t = q_s (1 + k (t - s))^2 is
+    divided out. For images, with their mean variance, the grid is dense where the quality changes fastest.
     """
     check_times(s)
     if s >= 1 or n < 2 or variance <= 0:
@@ -139,10 +139,10 @@ def even_lookaheads(s: float, n: int, variance: float = 1.0) -> np.ndarray:
 
 
 def assignment_squared_w2(a: ArrayLike, b: ArrayLike) -> float:
-    """W2^2 per pixel between two samples [N, ...] of equal size, by optimal assignment; biased upwards by the floor.
+    """W2^2 per pixel between two samples [N, ...] of equal size, by optimal assignment; the floor is its upward bias.
 
     Raises:
-      InputError: samples of different shapes, or of more than 3 dimensions, where the answer is mostly bias.
+      InputError: samples with different shapes, or with more than 3 dimensions, where the result is mostly bias.
     """
     a, b = (np.asarray(sample, np.float64) for sample in (a, b))
     if a.shape != b.shape or a.ndim < 2 or len(a) < 2:
@@ -152,10 +152,8 @@ def assignment_squared_w2(a: ArrayLike, b: ArrayLike) -> float:
     a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)
     dimensions = a.shape[1]
     if dimensions > ASSIGNMENT_DIMENSIONS:
-        raise InputError(
-            f"assignment in {dimensions} dimensions measures its own sampling error: project to at most "
-            f"{ASSIGNMENT_DIMENSIONS} (for instance principal components), or use `bracket`"
-        )
+        remedy = f"project to at most {ASSIGNMENT_DIMENSIONS} (for instance principal components), or use `bracket`"
+        raise InputError(f"assignment in {dimensions} dimensions measures its own sampling error: {remedy}")
     cost = np.square(a[:, None] - b[None]).sum(-1) if dimensions > 1 else np.square(np.subtract.outer(a[:, 0], b[:, 0]))
     return float(cost[linear_sum_assignment(cost)].mean() / dimensions)
 
@@ -163,19 +161,20 @@ def assignment_squared_w2(a: ArrayLike, b: ArrayLike) -> float:
 def assignment_curve(
     estimates: ArrayLike, truth: ArrayLike, posterior_mean: ArrayLike, first: ArrayLike, second: ArrayLike
 ) -> tuple[Points, Frontier]:
-    """The points of a curve and the optimal frontier from samples in at most 3 dimensions.
+    """The points of a curve and the optimal frontier, from samples in at most 3 dimensions.
 
     Args:
       estimates: [T, N, ...], of `truth` [N, ...] from its noisy versions.
-      posterior_mean: [N, ...], E[x1 | x_s] at the same noisy versions.
-      first, second: [N, ...], two fresh samples of the target, best stratified (`GaussianMixture.sample`). Distances
-        are to the first; the distance between the two is the sampling floor, subtracted and reported.
+      posterior_mean: [N, ...], E[x1 | x_s] for the same noisy versions.
+      first, second: [N, ...], two new samples of the target, preferably stratified (`GaussianMixture.sample`).
+        Distances are to the first one. The distance between the two is the sampling floor, which is subtracted and
+        reported.
     """
     estimates, truth, posterior_mean = (np.asarray(a, np.float64) for a in (estimates, truth, posterior_mean))
     axes = tuple(range(1, truth.ndim))
     floor = assignment_squared_w2(first, second)
     error = np.square(truth - posterior_mean).mean(axes)
-    # E||x1 - D||^2 = MMSE + E||D - E[x1|x_s]||^2 spreads less than the squared error itself.
+    # E||x1 - D||^2 = MMSE + E||D - E[x1|x_s]||^2 has a smaller variance than the squared error itself.
     added = np.square(estimates - posterior_mean).mean(tuple(a + 1 for a in axes))
     squared = np.array([assignment_squared_w2(estimate, first) for estimate in estimates])
     mmse = error.mean()
@@ -196,7 +195,7 @@ def assignment_curve(
 
 @dataclass(frozen=True, kw_only=True)
 class Bracket:
-    """What `bracket` finds: the points, the frontier, and the points' relative excess, with joint standard errors."""
+    """The result of `bracket`: points, frontier and the relative excess of the points, with joint standard errors."""
 
     points: Points
     frontier: Frontier
@@ -210,20 +209,21 @@ def bracket(
     target: Gaussian | GaussianMixture,
     mmse: tuple[float, float],
 ) -> Bracket:
-    """Points and frontier in any dimension, each distance between two bounds, rigorous up to Monte Carlo error.
+    """Points and frontier in any dimension; each distance has two bounds, which are rigorous up to Monte Carlo error.
 
-    From below, Gelbrich's bound between means and covariances, the target's being exact. From above, couplings on the
-    same noisy images: P*^2 <= E||D_{s,s} - D_{s,1}||^2 and W2^2(D, p) <= E||D - D_{s,1}||^2, since D_{s,1} has the
-    law of the data. Sample moments bias the first; a jackknife over groups takes that out and gives every error.
+    The lower bound is Gelbrich's, from means and covariances, which are exact for the target. The upper bounds are
+    couplings on the same noisy images: P*^2 <= E||D_{s,s} - D_{s,1}||^2 and W2^2(D, p) <= E||D - D_{s,1}||^2, because
+    D_{s,1} has the distribution of the data. Sample moments bias the lower bound; a jackknife over groups removes this
+    bias and gives all errors.
 
     Args:
-      estimates: [T, N, ...], the estimators to place (learned, exact, chord, ...), at N noisy images.
+      estimates: [T, N, ...], the estimators to place (learned, exact, chord, ...) at N noisy images.
       posterior_mean, transported: [N, ...], the *exact* D_{s,s} and D_{s,1} at the same noisy images.
       target: its mean and covariance are used.
       mmse: the exact MMSE per pixel and its standard error (`GaussianMixture.mmse`, or `Gaussian.mmse` and 0).
 
     Raises:
-      InputError: fewer samples than ten per dimension, where sample covariances say little.
+      InputError: fewer than ten samples per dimension, too few for sample covariances.
     """
     estimates, anchor, ideal = (np.asarray(a, np.float64) for a in (estimates, posterior_mean, transported))
     count, n = len(anchor), anchor[0].size
@@ -242,24 +242,17 @@ def bracket(
         cov = (second - first[..., None] * first[:, None]) * size / (size - 1)
         return np.stack([added, squared_w2(mean, covariance, first, cov) / n, coupled])
 
-    def statistics(distances, mmse) -> np.ndarray:
-        added, low, high = distances
-        low, mse = np.clip(low, 0, high), mmse + added
-        least = _relative_excess(mse, low, mmse, high[0])
-        most = _relative_excess(mse, high, mmse, low[0])
-        return np.maximum(np.stack([mse, low, high, least, most]), 0)
-
     partial = np.stack(
         [
             distances([t - p for t, p in zip(total, parts, strict=True)], count - size)
             for parts, size in zip(sums, sizes, strict=True)
         ]
     )
-    # The bias of the sample moments goes before the square roots are taken, where it would count most near P = 0.
+    # The bias of the sample moments is removed before taking square roots, which would amplify it near P = 0.
     corrected = GROUPS * distances(total, count) - (GROUPS - 1) * partial.mean(0)
-    value = statistics(corrected, mmse[0])
-    moved = np.stack([statistics(corrected + deviation, mmse[0]) for deviation in partial - partial.mean(0)])
-    variance = (GROUPS - 1) * moved.var(0) + (statistics(corrected, sum(mmse)) - value) ** 2
+    value = _statistics(corrected, mmse[0])
+    moved = np.stack([_statistics(corrected + deviation, mmse[0]) for deviation in partial - partial.mean(0)])
+    variance = (GROUPS - 1) * moved.var(0) + (_statistics(corrected, sum(mmse)) - value) ** 2
     mse, low, high, least, most = value[:, 1:]
     mse_error, *errors = np.sqrt(variance)[:, 1:]
     star = Interval(*value[1:3, 0], *np.sqrt(variance)[1:3, 0])
@@ -271,13 +264,22 @@ def bracket(
 
 
 def _moments(curves: np.ndarray, ideal: np.ndarray):
-    """Sums over samples, per curve: of x, of x x', of the squared distances to the posterior mean and to D_{s,1}."""
+    """Sums over samples for each curve: of x, x x', and the squared distances to the posterior mean and to D_{s,1}."""
     return (
         curves.sum(1),
         np.einsum("tni,tnj->tij", curves, curves, optimize=True),
         np.square(curves - curves[0]).mean(-1).sum(-1),
         np.square(curves - ideal).mean(-1).sum(-1),
     )
+
+
+def _statistics(distances: np.ndarray, mmse: float) -> np.ndarray:
+    """For each curve: mean squared error, both bounds of its squared W2, and both bounds of its relative excess."""
+    added, low, high = distances
+    low, mse = np.clip(low, 0, high), mmse + added
+    least = _relative_excess(mse, low, mmse, high[0])
+    most = _relative_excess(mse, high, mmse, low[0])
+    return np.maximum(np.stack([mse, low, high, least, most]), 0)
 
 
 def _target_moments(target: Gaussian | GaussianMixture) -> tuple[np.ndarray, np.ndarray]:

@@ -1,12 +1,12 @@
-"""A Gaussian target N(mu, Sigma): everything about its flow is closed form, one eigenvalue at a time.
+"""A Gaussian target N(mu, Sigma): its flow is known in closed form, for each eigenvalue of Sigma.
 
 With lam an eigenvalue of Sigma and q_t = (1 - t)^2 + t^2 lam the variance of x_t along it,
 
     X_{s,t}(x) = t mu + sqrt(q_t / q_s) (x - s mu),      D_{s,t}(x) = mu + L(s, t) (x - s mu).
 
-The lookahead is on the optimal distortion-perception frontier exactly when Sigma is isotropic; otherwise each
-eigenvalue moves at its own rate and a small excess remains. The chord is on the frontier for every Sigma.
-Errors and squared distances are means per pixel: sums over the coordinates, divided by n = H W C.
+The lookahead is on the optimal distortion-perception frontier exactly if Sigma is isotropic. Otherwise each eigenvalue
+moves at a rate of its own, and a small excess remains. The chord is on the frontier for every Sigma. Errors and squared
+distances are means per pixel: sums over the coordinates, divided by n = H W C.
 """
 
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ from fmdp.types import AverageField, Images, PRNGKey, Time
 
 
 def marginal_variance(lam: Array, t: Array) -> Array:
-    """q_t = (1 - t)^2 + t^2 lam, kept off zero so that lam = 0 at t = 1 has finite values and derivatives."""
+    """q_t = (1 - t)^2 + t^2 lam, kept away from zero so that values and derivatives at lam = 0, t = 1 are finite."""
     return jnp.maximum((1 - t) ** 2 + t**2 * lam, jnp.finfo(lam.dtype).eps ** 2)
 
 
@@ -39,10 +39,10 @@ class Gaussian:
       mean: [H, W, C].
       covariance: a scalar variance, an array of the mean's shape (diagonal), or the full [n, n] matrix, n = H W C.
       eigenvalues: [n] of the covariance, float64.
-      basis: [n, n], its eigenvectors as columns, or None where the covariance is diagonal.
+      basis: [n, n], its eigenvectors as columns, or None for a diagonal covariance.
 
     Raises:
-      InputError: a covariance of another shape, or not symmetric positive semidefinite.
+      InputError: a covariance with another shape, or one that is not symmetric positive semidefinite.
     """
 
     mean: ArrayLike
@@ -60,10 +60,8 @@ class Gaussian:
         elif covariance.shape == (mean.size, mean.size):
             eigenvalues, basis = eigendecomposition(covariance)
         else:
-            raise InputError(
-                f"the covariance has shape {covariance.shape}: pass a variance, an array of the mean's shape "
-                f"{mean.shape}, or a matrix {(mean.size, mean.size)}"
-            )
+            remedy = f"pass a variance, an array of shape {mean.shape}, or a matrix {(mean.size, mean.size)}"
+            raise InputError(f"the covariance has shape {covariance.shape}: {remedy}")
         for name, value in dict(mean=mean, covariance=covariance, eigenvalues=eigenvalues, basis=basis).items():
             object.__setattr__(self, name, value)
 
@@ -86,13 +84,13 @@ class Gaussian:
         return self.average_field(x, t, t)
 
     def gain(self, s: Time, t: Time) -> Array:
-        """L(s, t) for each eigenvalue, [..., n]: D_{s,t} multiplies x - s mu by it, D_{s,s} is Wiener's filter."""
+        """L(s, t) for each eigenvalue, [..., n], by which D_{s,t} multiplies x - s mu; D_{s,s} is Wiener's filter."""
         check_times(s, t)
         s, t = jnp.asarray(s, float), jnp.asarray(t, float)
         return 1 + (1 - s[..., None]) * self._slope(s, t)
 
     def mmse(self, s: Time) -> Array:
-        """E||x1 - D_{s,s}||^2 / n, the least mean squared error per pixel, of the shape of s."""
+        """E||x1 - D_{s,s}||^2 / n, the least mean squared error per pixel, with the shape of s."""
         check_times(s)
         s = jnp.asarray(s, float)[..., None]
         lam = self._lam(s.dtype)
@@ -120,14 +118,14 @@ class Gaussian:
         return marginal_variance(self._lam(s.dtype), s)
 
     def _slope(self, s: Array, t: Array) -> Array:
-        """(sqrt(q_t / q_s) - 1) / (t - s) per eigenvalue; the factor t - s of q_t - q_s is cancelled by hand."""
+        """(sqrt(q_t / q_s) - 1) / (t - s) for each eigenvalue, with the factor t - s of q_t - q_s cancelled by hand."""
         s, t = s[..., None], t[..., None]
         lam = self._lam(s.dtype)
         root_s, root_t = (jnp.sqrt(marginal_variance(lam, time)) for time in (s, t))
         return ((s + t) * lam - (2 - s - t)) / (root_s * (root_s + root_t))
 
     def _spectral(self, x: Array, gains: Array) -> Array:
-        """The matrix with the given eigenvalues [..., n] in the covariance's basis, applied to images x."""
+        """The matrix with the given eigenvalues [..., n] in the basis of the covariance, applied to images x."""
         flat = x.reshape(*x.shape[:-3], -1)
         if self.basis is None:
             return (flat * gains).reshape(x.shape)

@@ -42,8 +42,7 @@ class GaussianMixture:
       eigenvalues, bases: [K, n] and [K, n, n] (columns), float64.
 
     Raises:
-      InputError: shapes that do not fit, weights that are not positive, or a covariance that is not symmetric
-        positive semidefinite.
+      InputError: shapes do not fit, weights are not positive, or a covariance is not symmetric positive semidefinite.
     """
 
     weights: np.ndarray
@@ -62,10 +61,8 @@ class GaussianMixture:
         if weights.ndim != 1 or not np.all(weights > 0):
             raise InputError(f"mixture weights {weights} must be a vector of positive numbers: drop empty components")
         if np.size(self.means) != k * n or covariances.shape != (k, n, n):
-            raise InputError(
-                f"means {np.shape(self.means)} and covariances {covariances.shape} do not fit {k} components of "
-                f"images {self.image_shape}: they must be {(k, n)} and {(k, n, n)}"
-            )
+            given = f"means {np.shape(self.means)} and covariances {covariances.shape} do not fit {k} components"
+            raise InputError(f"{given} of images {self.image_shape}: they must be {(k, n)} and {(k, n, n)}")
         eigenvalues, bases = zip(*map(eigendecomposition, covariances), strict=True)
         values = dict(
             weights=weights / weights.sum(),
@@ -79,13 +76,13 @@ class GaussianMixture:
 
     @classmethod
     def fit(cls, images: ArrayLike, components: int = 10, *, ridge: float = 0.01, seed: int = 0, **kwargs):
-        """The maximum-likelihood mixture of full covariances, by scikit-learn's EM.
+        """The maximum-likelihood mixture with full covariances, by the EM algorithm of scikit-learn.
 
         Args:
           images: [N, H, W, C].
           components: number of Gaussians.
-          ridge: added to every covariance's diagonal (on the [-1, 1] scale, 0.01 suits the digits).
-          seed: of the k-means start.
+          ridge: added to the diagonals of the covariances; 0.01 suits the digits on the [-1, 1] scale.
+          seed: of the k-means initialisation.
           kwargs: further attributes of the mixture.
 
         Raises:
@@ -93,10 +90,8 @@ class GaussianMixture:
         """
         images = np.asarray(images, np.float64)
         if images.ndim != 4 or len(images) < 2 * components:
-            raise InputError(
-                f"images of shape {images.shape} are too few for {components} components: "
-                f"pass at least {2 * components} images [N, H, W, C], or ask for fewer components"
-            )
+            remedy = f"pass at least {2 * components} images [N, H, W, C], or choose fewer components"
+            raise InputError(f"images of shape {images.shape} are too few for {components} components: {remedy}")
         import sklearn.mixture  # slow to import, and needed only here
 
         em = sklearn.mixture.GaussianMixture(components, reg_covar=ridge, random_state=seed, max_iter=500)
@@ -128,8 +123,8 @@ class GaussianMixture:
         """Draws images [n, H, W, C], in random order.
 
         Args:
-          stratified: gives every component its share of the n labels to within one, which takes the largest part of
-            the sampling error out of distances between distributions.
+          stratified: whether to give every component its share of the n labels, to within one. This removes most of the
+            sampling error from distances between distributions.
         """
         label_key, order_key, noise_key = jax.random.split(key, 3)
         points = jax.random.uniform(label_key, () if stratified else (n,))
@@ -139,7 +134,7 @@ class GaussianMixture:
         return self._solve(components.draw, jax.random.normal(noise_key, (n, *self.image_shape)), labels)
 
     def posterior_mean(self, x: Images, s: Time) -> Images:
-        """E[x1 | x_s = x], the minimum-error estimate D_{s,s}, of the shape of x."""
+        """E[x1 | x_s = x], the minimum-error estimate D_{s,s}, with the shape of x."""
         return x + (1 - jnp.asarray(s, x.dtype))[..., None, None, None] * self.velocity(x, s)
 
     def velocity(self, x: Images, t: Time) -> Images:
@@ -148,9 +143,9 @@ class GaussianMixture:
         return self._solve(components.velocity, x, _spread(t, x))
 
     def denoise_along(self, x: Images, s: Time, times: ArrayLike) -> Array:
-        """D_{s,t}(x) for all of the ascending `times` [T] (all >= s) from a single trajectory: [T, ..., H, W, C].
+        """D_{s,t}(x) at all of the ascending `times` [T] >= s, from a single trajectory: [T, ..., H, W, C].
 
-        Its steps end on every one of the times, so nothing is interpolated; ten times cost about two single solves.
+        A step ends at each of the times, so that nothing is interpolated. Ten times cost about as much as two solves.
         """
         check_times(s, *np.asarray(times).tolist())
         estimates = self._solve(components.along, x, _spread(s, x), shared=jnp.asarray(times, x.dtype))
@@ -174,7 +169,7 @@ class GaussianMixture:
         return components.in_chunks(function, self._components(x.dtype), x, *each, shared=shared)
 
     def _components(self, dtype) -> components.Components:
-        """The components as arrays of this type, on the device; kept where the mixture's own values are known."""
+        """The components as arrays of this type on the device, computed once if the values are known."""
         if isinstance(self.bases, jax.core.Tracer):
             return components.prepare(self, jnp, dtype)
         kept = self.__dict__.setdefault("_kept", {})

@@ -1,4 +1,4 @@
-"""What an average field can do: carry points along the flow, denoise with a lookahead, and sample.
+"""The uses of an average field: carry points along the flow, denoise with a lookahead, and sample.
 
 An average field v(x, s, t) is the mean velocity of the flow from time s to time t (see `fmdp.types.AverageField`).
 On the diagonal it is the instantaneous velocity b(x, t) = v(x, t, t) = E[x1 - x0 | x_t = x].
@@ -23,21 +23,21 @@ def flow_map(field: AverageField, x: Images, s: Time, t: Time) -> Images:
 
 
 def denoise(field: AverageField, x: Images, s: Time, t: Time) -> Images:
-    """D_{s,t}(x) = x + (1 - s) v(x, s, t): the clean image seen from the noisy point x at time s.
+    """D_{s,t}(x) = x + (1 - s) v(x, s, t): the estimate of the clean image from the noisy point x at time s.
 
-    The lookahead t walks from the minimum-error estimate E[x1 | x_s = x] at t = s to the
-    flow's end point X_{s,1}(x), whose law is that of the data, at t = 1 (arXiv 2606.19802).
+    The lookahead t leads from the minimum-error estimate E[x1 | x_s = x] at t = s to the end point X_{s,1}(x) of the
+    flow at t = 1, which has the distribution of the data (arXiv 2606.19802).
 
     >>> from fmdp.exact import Gaussian
-    >>> field = Gaussian(jnp.zeros((8, 8, 1)), 0.25).average_field  # of pixels of standard deviation 0.5
+    >>> field = Gaussian(jnp.zeros((8, 8, 1)), 0.25).average_field  # pixels with standard deviation 0.5
     >>> y = 0.25 * jnp.ones((8, 8, 1))  # with noise of standard deviation 0.5, so s = 1 / (1 + 0.5)
     >>> s = 2 / 3
     >>> [round(float(denoise(field, s * y, s, t).mean()), 3) for t in (s, 1.0)]  # y / 2, y / sqrt(2)
     [0.125, 0.177]
 
     Args:
-      x: [..., H, W, C], s x1 + (1 - s) noise. A picture y with additive noise of standard
-        deviation sigma enters as s y with s = `interpolant.time_of_sigma(sigma)`.
+      x: [..., H, W, C], s x1 + (1 - s) noise. For a picture y with additive noise of standard deviation sigma, pass
+        s y with s = `interpolant.time_of_sigma(sigma)`.
       s, t: times with 0 <= s <= t <= 1, scalars or of the leading shape of x.
     """
     return x + expand(1 - jnp.asarray(s), x) * field(x, s, t)
@@ -52,7 +52,7 @@ def lookahead_time(s: Time, r: Time) -> Array:
 def chord(field: AverageField, x: Images, s: Time, r: Time) -> Images:
     """(1 - r) D_{s,s}(x) + r D_{s,1}(x): the straight line between the two ends of the lookahead.
 
-    On the distortion-perception frontier for every Gaussian; costs two evaluations of the field.
+    It is on the distortion-perception frontier for every Gaussian, and takes two evaluations of the field.
 
     Args:
       x: [..., H, W, C].
@@ -63,7 +63,7 @@ def chord(field: AverageField, x: Images, s: Time, r: Time) -> Images:
 
 
 def sample(field: AverageField, key: PRNGKey, shape: tuple[int, ...], steps: int = 1) -> Images:
-    """New images of the given shape [..., H, W, C]: noise carried to time 1 in `steps` equal jumps."""
+    """New images of the given shape [..., H, W, C]: noise that is carried to time 1 in `steps` equal jumps."""
     times = jnp.linspace(0.0, 1.0, steps + 1)
 
     def jump(x, interval):

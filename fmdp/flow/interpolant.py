@@ -7,13 +7,13 @@ from fmdp.types import Images, Time
 
 
 def expand(t: Time, x: Images) -> Array:
-    """Times t (a scalar or of the leading shape of x) with the axes added that let them multiply x."""
+    """Times t, a scalar or of the leading shape of x, with axes added so that they broadcast against x."""
     t = jnp.asarray(t, x.dtype)
     return t[..., None, None, None] if t.ndim else t
 
 
 def interpolate(x0: Images, x1: Images, t: Time) -> Images:
-    """The point x_t between the noise x0 and the data x1, of their shape; t in [0, 1]."""
+    """The point x_t between the noise x0 and the data x1, with their shape; t in [0, 1]."""
     t = expand(t, x1)
     return (1 - t) * x0 + t * x1
 
@@ -24,7 +24,7 @@ def conditional_velocity(x0: Images, x1: Images) -> Images:
 
 
 def time_of_sigma(sigma: Time) -> Array:
-    """The time s at which y = x1 + sigma n, scaled to s y, lies on the path: s = 1 / (1 + sigma).
+    """The time s = 1 / (1 + sigma) at which s y lies on the path, where y = x1 + sigma n.
 
     sigma >= 0 is the standard deviation of the noise on the [-1, 1] scale.
     """

@@ -1,4 +1,4 @@
-"""Images of any size for a field that was trained at one: overlapping tiles on a canvas that they cover."""
+"""Fields on images of any size from a field of one size, by overlapping tiles that cover a canvas."""
 
 import itertools
 import math
@@ -12,11 +12,11 @@ from fmdp.parallel.batching import map_rows
 from fmdp.types import AverageField
 
 Shape = tuple[int, int, int]
-TILES_AT_ONCE = 64  # tiles on a device, so that memory does not grow with the picture
+TILES_AT_ONCE = 64  # on a device, so that memory does not grow with the picture
 
 
 def canvas_shape(image: Shape, tile: Shape) -> Shape:
-    """The least shape that holds an image of shape (H, W, C) and that tiles, each half over the next, cover exactly."""
+    """The smallest shape that contains an image of shape (H, W, C) and that half-overlapping tiles cover exactly."""
 
     def length(wanted, side):
         stride = max(side // 2, 1)
@@ -34,13 +34,13 @@ def corners(canvas: Shape, tile: Shape) -> list[tuple[int, int]]:
 
 
 def tiled(field: AverageField, canvas: Shape, tile: Shape) -> AverageField:
-    """The average field on images [..., H, W, C] of the canvas's shape: that of the tiles, blended where they overlap.
+    """The average field on images [..., H, W, C] with the shape of the canvas, blended from overlapping tiles.
 
-    Each tile counts most in its middle (a Hann window), so that no seam shows. The devices share out the tiles. On a
-    canvas of one tile it is the field itself.
+    Each tile has most weight in its middle (a Hann window), so that no seams are visible. The devices share the tiles.
+    If the canvas is one tile, the result is the field itself.
 
     Args:
-      field: for images of the shape of a tile; a pytree, on every device (`parallel.everywhere`).
+      field: for images with the shape of a tile; a pytree on every device (`batching.replicate_local`).
       canvas: as from `canvas_shape`.
       tile: (H, W, C).
     """
@@ -67,13 +67,13 @@ def tiled(field: AverageField, canvas: Shape, tile: Shape) -> AverageField:
 
 
 def crop(x: Array, shape: Shape) -> Array:
-    """The middle [..., h, w, C] of images on a canvas."""
+    """The central part [..., h, w, C] of images on a canvas."""
     top, left = ((have - want) // 2 for have, want in zip(x.shape[-3:-1], shape[:2], strict=True))
     return lax.slice_in_dim(lax.slice_in_dim(x, top, top + shape[0], axis=-3), left, left + shape[1], axis=-2)
 
 
 def pad(x: Array, canvas: Shape) -> Array:
-    """Images [..., h, w, C] in the middle of a canvas that goes on as their mirror image."""
+    """Images [..., h, w, C] in the middle of a canvas, continued by reflection."""
     sides = [
         ((have - want) // 2, have - want - (have - want) // 2) for have, want in zip(canvas, x.shape[-3:], strict=True)
     ]

@@ -1,4 +1,4 @@
-"""The order of times, checked where their values are known (not under a transformation)."""
+"""The order of times, checked if their values are known (not under a transformation), and the times of training."""
 
 from itertools import pairwise
 
@@ -36,7 +36,7 @@ def kronecker_times(key: PRNGKey, row: Array) -> tuple[Array, Array]:
     """Two uniform numbers for the example in this row of the batch.
 
     The rows of one batch fill the unit square evenly (a Kronecker lattice with one random shift per batch), which
-    takes the luck of the draw of times out of the loss; each row by itself is uniform.
+    reduces the variance of the loss. Each single row is uniformly distributed.
     """
     steps = jnp.array([0.7548776662466927, 0.5698402909980532])  # 1/g, 1/g^2 with g^3 = g + 1
     u = (jax.random.uniform(key, (2,)) + row * steps) % 1.0

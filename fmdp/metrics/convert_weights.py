@@ -1,4 +1,4 @@
-"""The arrays of the published weight files as parameters of our metric networks."""
+"""Conversion of the published weight files to parameters of the metric networks."""
 
 from collections.abc import Mapping
 
@@ -11,14 +11,14 @@ from fmdp.metrics.inception import FEATURES, Inception
 from fmdp.metrics.lpips import LPIPS
 
 EPSILON = 1e-3  # of Inception's batch normalisation
-CLASSES = 1008  # of the TensorFlow release; the later ones have 1000
+CLASSES = 1008  # in the TensorFlow release; later ones have 1000
 
 
 def inception_params(arrays: Mapping[str, np.ndarray]) -> dict:
     """The parameters of `Inception` from the state dict that pytorch-fid publishes.
 
     Raises:
-      InputError: an array is missing or has another shape; the file may hold another Inception-v3.
+      InputError: an array is missing or has another shape, as in other versions of Inception-v3.
     """
     _take(arrays, "fc.weight", (CLASSES, FEATURES))  # unused, but only this Inception-v3 has it
 
@@ -35,7 +35,7 @@ def inception_params(arrays: Mapping[str, np.ndarray]) -> dict:
 
 
 def lpips_params(network: LPIPS, arrays: Mapping[str, np.ndarray]) -> dict:
-    """The parameters of `LPIPS` from its backbone's and its linear layers' published state dicts, merged into one.
+    """The parameters of `LPIPS` from the merged published state dicts of its backbone and its linear layers.
 
     Raises:
       InputError: an array is missing or has another shape.
@@ -51,7 +51,7 @@ def lpips_params(network: LPIPS, arrays: Mapping[str, np.ndarray]) -> dict:
 
 
 def params_shapes(network: Inception | LPIPS) -> dict:
-    """The parameters of a network as shapes and types."""
+    """The shapes and types of the parameters of a network."""
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
     images = (image,) if isinstance(network, Inception) else (image, image)
     return jax.eval_shape(network.init, jax.random.key(0), *images)["params"]

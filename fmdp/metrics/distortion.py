@@ -1,4 +1,4 @@
-"""How far restored images are from the clean ones, one number per image."""
+"""Distortion: how far restored images are from the clean ones, as one number per image."""
 
 import dm_pix
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ def psnr(x: BroadcastImages, reference: BroadcastImages) -> Array:
 def ssim(x: BroadcastImages, reference: BroadcastImages) -> Array:
     """Structural similarity, at most 1, [...] for images [..., H, W, C] in [-1, 1], clipped to that range.
 
-    The usual Gaussian window of 11 pixels and width 1.5; in smaller images the largest odd one that fits.
+    The window is the usual Gaussian of 11 pixels and width 1.5, or the largest odd one that fits a smaller image.
     """
     size = min(11, *(side - 1 + side % 2 for side in x.shape[-3:-1]))
     x, reference = jnp.broadcast_arrays(x, reference)

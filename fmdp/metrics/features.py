@@ -11,7 +11,7 @@ SIDE = 8
 
 
 def features(images: Images) -> Array:
-    """Images [..., H, W, C] as vectors [..., d]: their pixels, reduced (antialiased) to at most 8 x 8 of them."""
+    """Images [..., H, W, C] as vectors [..., d]: their pixels, after antialiased reduction to at most 8 x 8."""
     *batch, height, width, channels = images.shape
     shape = (*batch, min(height, SIDE), min(width, SIDE), channels)
     reduced = images if shape == images.shape else jax.image.resize(images, shape, "linear", antialias=True)

@@ -1,4 +1,4 @@
-"""How generative models are scored: distances between two sets of a network's features, restored and real."""
+"""Scores of generative models: distances between two sets of network features, of restored and of real images."""
 
 from functools import partial
 from typing import NamedTuple
@@ -14,15 +14,15 @@ from fmdp.exact.wasserstein import squared_w2_of_factors
 from fmdp.metrics.perception import Vectors, squared_distances
 from fmdp.types import PRNGKey
 
-FID_IMAGES = 2048  # fewer leave the covariance of 2,048 features singular, and the distance is mostly its error
+FID_IMAGES = 2048  # with fewer, the covariance of 2,048 features is singular and the distance is mostly error
 SUBSETS = 100
 SUBSET_SIZE = 1000
 NEIGHBOURS = 3
-ROWS = 512  # of a matrix of distances, held at a time
+ROWS = 512  # of a matrix of distances, in memory at a time
 
 
 class Moments(NamedTuple):
-    """What the Fréchet distance needs of features [n, d], in float64.
+    """The moments of features [n, d] for the Fréchet distance, in float64.
 
     Attributes:
       images: n.
@@ -47,10 +47,11 @@ def moments(x: ArrayLike) -> Moments:
 def fid(x: Moments, y: Moments, small: bool = False) -> float:
     """The Fréchet distance of two sets of features, from their moments (Heusel et al. 2017, arXiv 1706.08500).
 
-    It is biased upwards by the size of the sets: compare values for one size only, and beside real against real.
+    Its upward bias depends on the size of the sets: compare only values for equal sizes, and show the value between two
+    sets of real images beside them.
 
     Raises:
-      InputError: a set has fewer than 2,048 images and `small` does not ask for it all the same.
+      InputError: a set has fewer than 2,048 images, and `small` is False.
     """
     least = min(x.images, y.images)
     if least < FID_IMAGES and not small:
@@ -59,17 +60,18 @@ def fid(x: Moments, y: Moments, small: bool = False) -> float:
 
 
 def kid(key: PRNGKey, x: Vectors, y: Vectors, size: int | None = None, subsets: int = SUBSETS) -> tuple[float, float]:
-    """Mean and standard deviation over random subsets of the kernel inception distance (Binkowski et al. 2018).
+    """The kernel inception distance (Binkowski et al. 2018): mean and standard deviation over random subsets.
 
-    That is the unbiased squared maximum mean discrepancy with the kernel (x . y / d + 1)^3.
+    It is the unbiased squared maximum mean discrepancy with the kernel (x . y / d + 1)^3.
 
     Args:
-      key: of the subsets, drawn without replacement.
+      key: of the subsets, which are drawn without replacement.
       x, y: features [n, d] and [m, d].
-      size: of a subset, of x and of y; 1,000, or half of the smaller set if that is less, unless given. A subset must
-        leave some out, else all are the same and their deviation says nothing. Over halves it is the standard error
-        of the mean where the sets differ, sqrt(3) times that where they do not; over smaller parts it is larger.
-      subsets: how many.
+      size: of the subsets of x and of y; by default 1,000, or half of the smaller set if that is less. A subset has to
+        leave out some images, or all subsets are equal and their deviation means nothing. With halves, the deviation is
+        the standard error of the mean if the sets differ, and sqrt(3) times it if they do not; with smaller subsets it
+        is larger.
+      subsets: their number.
 
     Raises:
       InputError: the size is not between 2 and that of the smaller set.
@@ -77,9 +79,7 @@ def kid(key: PRNGKey, x: Vectors, y: Vectors, size: int | None = None, subsets: 
     least = min(len(x), len(y))
     size = min(SUBSET_SIZE, least // 2) if size is None else size
     if not 2 <= size < least:
-        raise InputError(
-            f"KID of subsets of {size} out of {least} images: a subset must be of 2 or more, and not of all"
-        )
+        raise InputError(f"KID of subsets of {size} out of {least} images: a subset must have 2 or more, but not all")
     values = np.asarray(_polynomial_distances(key, x, y, size, subsets), np.float64)
     return float(values.mean()), float(values.std())
 
@@ -102,7 +102,7 @@ def _polynomial_distances(key: PRNGKey, x: Array, y: Array, size: int, subsets: 
 
 
 class Manifold(NamedTuple):
-    """The balls about every vector of a set [n, d] that reach to its k-th neighbour, of squared radius [n]."""
+    """A ball around every vector of a set [n, d] with the distance to its k-th neighbour as radius, squared [n]."""
 
     centres: Array
     squared_radii: Array
@@ -110,10 +110,10 @@ class Manifold(NamedTuple):
 
 @partial(jax.jit, static_argnames="neighbours")
 def manifold(x: Array, neighbours: int = NEIGHBOURS) -> Manifold:
-    """The estimated support of the law of vectors [n, d].
+    """The estimated support of the distribution of vectors [n, d].
 
     Raises:
-      InputError: there are no more vectors than neighbours.
+      InputError: there are not more vectors than neighbours.
     """
     if len(x) <= neighbours:
         raise InputError(f"precision and recall of {len(x)} images: {neighbours + 1} or more are needed")
@@ -127,7 +127,7 @@ def manifold(x: Array, neighbours: int = NEIGHBOURS) -> Manifold:
 
 @jax.jit
 def covered(x: Array, support: Manifold) -> Array:
-    """The share of vectors [n, d] in a manifold: precision of restored in real ones, recall of real in restored ones.
+    """The share of vectors [n, d] inside a manifold: precision for restored in real, recall for real in restored ones.
 
     Kynkäänniemi et al. 2019 (arXiv 1904.06991), eq. 2.
     """

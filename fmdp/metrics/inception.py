@@ -1,8 +1,8 @@
-"""Inception-v3 as the Fréchet Inception distance was published with, up to its features.
+"""The Inception-v3 with which the Fréchet Inception distance was published, up to its features.
 
-The network of Szegedy et al. 2015 (arXiv 1512.00567) in the TensorFlow release of 2015-12-05 that Heusel et al. 2017
-(arXiv 1706.08500) measured with and pytorch-fid ported. It differs from the Inception-v3 of model libraries: average
-pools leave the padding out of the mean, and the last block pools by maximum.
+This is the network of Szegedy et al. 2015 (arXiv 1512.00567) in the TensorFlow release of 2015-12-05, which Heusel et
+al. 2017 (arXiv 1706.08500) used and pytorch-fid ported. It differs from the Inception-v3 of model libraries: average
+pools exclude the padding from the mean, and the last block uses a max pool.
 """
 
 import flax.linen as nn
@@ -15,15 +15,15 @@ from fmdp.types import Images
 
 SIDE = 299
 FEATURES = 2048
-LAST = ((3, 3), 2, "VALID")  # kernel, stride and padding where a block halves its input
-WIDE, TALL = (1, 7), (7, 1)
+HALVING = ((3, 3), 2, "VALID")  # kernel, stride and padding of the convolutions that halve their input
+ROW, COLUMN = (1, 7), (7, 1)
 
 
 class Inception(nn.Module):
     """The 2,048 features [..., 2048] after the last average pool, of images [..., H, W, 3] in [-1, 1] of any size.
 
     Images are resized to 299 x 299, bilinearly between pixel centres and without antialiasing, as published. The
-    convolutions carry the names of the published weights; their batch normalisation is folded into kernel and bias.
+    convolutions have the names of the published weights; batch normalisation is folded into their kernels and biases.
     """
 
     @nn.compact
@@ -31,7 +31,7 @@ class Inception(nn.Module):
         *batch, _, _, colours = images.shape
         x = jax.image.resize(images, (*batch, SIDE, SIDE, colours), "bilinear", antialias=False)
         x = x.reshape(-1, SIDE, SIDE, colours)
-        x = _conv(x, "Conv2d_1a_3x3", 32, *LAST)
+        x = _conv(x, "Conv2d_1a_3x3", 32, *HALVING)
         x = _conv(x, "Conv2d_2a_3x3", 32, (3, 3), padding="VALID")
         x = _conv(x, "Conv2d_2b_3x3", 64, (3, 3))
         x = _conv(_halved(x), "Conv2d_3b_1x1", 80)
@@ -49,12 +49,12 @@ class Inception(nn.Module):
 
 
 def _conv(x: Array, name: str, channels: int, kernel=(1, 1), stride=1, padding="SAME") -> Array:
-    # A measure must not depend on the device, whose fast matrix products would show in its third digit.
+    # A measure must not depend on the device: fast matrix products would change its third digit.
     return nn.relu(nn.Conv(channels, kernel, stride, padding, precision="highest", name=name)(x))
 
 
 def _chain(x: Array, name: str, *layers: tuple) -> Array:
-    """Convolutions one after the other, called name_1, name_2 and so on."""
+    """Consecutive convolutions with the names name_1, name_2 and so on."""
     for i, layer in enumerate(layers, 1):
         x = _conv(x, f"{name}_{i}", *layer)
     return x
@@ -87,17 +87,17 @@ def _block_a(x: Array, name: str, pooled: int) -> Array:
 
 def _block_b(x: Array, name: str) -> Array:
     return _join(
-        _conv(x, f"{name}.branch3x3", 384, *LAST),
-        _chain(x, f"{name}.branch3x3dbl", (64,), (96, (3, 3)), (96, *LAST)),
+        _conv(x, f"{name}.branch3x3", 384, *HALVING),
+        _chain(x, f"{name}.branch3x3dbl", (64,), (96, (3, 3)), (96, *HALVING)),
         _halved(x),
     )
 
 
 def _block_c(x: Array, name: str, inner: int) -> Array:
-    double = (inner,), (inner, TALL), (inner, WIDE), (inner, TALL), (192, WIDE)
+    double = (inner,), (inner, COLUMN), (inner, ROW), (inner, COLUMN), (192, ROW)
     return _join(
         _conv(x, f"{name}.branch1x1", 192),
-        _chain(x, f"{name}.branch7x7", (inner,), (inner, WIDE), (192, TALL)),
+        _chain(x, f"{name}.branch7x7", (inner,), (inner, ROW), (192, COLUMN)),
         _chain(x, f"{name}.branch7x7dbl", *double),
         _conv(_average(x), f"{name}.branch_pool", 192),
     )
@@ -105,8 +105,8 @@ def _block_c(x: Array, name: str, inner: int) -> Array:
 
 def _block_d(x: Array, name: str) -> Array:
     return _join(
-        _chain(x, f"{name}.branch3x3", (192,), (320, *LAST)),
-        _chain(x, f"{name}.branch7x7x3", (192,), (192, WIDE), (192, TALL), (192, *LAST)),
+        _chain(x, f"{name}.branch3x3", (192,), (320, *HALVING)),
+        _chain(x, f"{name}.branch7x7x3", (192,), (192, ROW), (192, COLUMN), (192, *HALVING)),
         _halved(x),
     )
 

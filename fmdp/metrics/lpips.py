@@ -11,18 +11,18 @@ from jaxtyping import Float
 from fmdp.errors import InputError
 from fmdp.types import Images
 
-# Images in [-1, 1] to the scale that both backbones were trained on.
+# From images in [-1, 1] to the scale on which both backbones were trained.
 SHIFT = (-0.030, -0.088, -0.188)
 SCALE = (0.458, 0.448, 0.450)
 
 
 class Convolutions(NamedTuple):
-    """A run of convolutions of one kind, each followed by a ReLU; the last one's output is compared.
+    """Consecutive convolutions of one kind, each followed by a ReLU; the output of the last one is compared.
 
     Attributes:
-      places: of each in the published network, which counts ReLUs and pools, too.
+      places: the position of each in the published network, which also counts ReLUs and pools.
       channels, kernel, stride, padding: of all of them.
-      pool: side of the max pool of stride 2 before the first; 0 for none.
+      pool: side of the max pool with stride 2 before the first one; 0 means no pool.
     """
 
     places: Sequence[int]
@@ -49,17 +49,17 @@ STAGES = {
         Convolutions((24, 26, 28), 512, pool=2),
     ),
 }
-MIN_SIDE = {"alex": 31, "vgg": 16}  # pixels a side, below which a pool has nothing left
+MIN_SIDE = {"alex": 31, "vgg": 16}  # pixels a side; in smaller images a pool would have no input
 
 
 class LPIPS(nn.Module):
-    """The distance [...] between images [..., H, W, 3] in [-1, 1]; zero, up to rounding, where they agree.
+    """The distance [...] between images [..., H, W, 3] in [-1, 1]; zero, up to rounding, for equal images.
 
     Attributes:
       backbone: "alex" or "vgg".
 
     Raises:
-      InputError: the images have fewer pixels a side than the backbone's pools need.
+      InputError: the images are smaller than the pools of the backbone allow.
     """
 
     backbone: str
@@ -72,7 +72,7 @@ class LPIPS(nn.Module):
                     (stage.kernel, stage.kernel),
                     stage.stride,
                     stage.padding,
-                    precision="highest",  # of the device's fast ones, whose errors a small distance would show
+                    precision="highest",  # errors of fast products would be visible in small distances
                     name=f"features.{place}",
                 )
                 for place in stage.places
@@ -85,7 +85,7 @@ class LPIPS(nn.Module):
         ]
 
     def features(self, images: Images) -> list[Array]:
-        """The backbone's five feature maps [n, h, w, channels] of n = prod(...) images, of length 1 in every pixel."""
+        """The five feature maps [n, h, w, channels] of n = prod(...) images, normalised to length 1 in every pixel."""
         height, width = images.shape[-3:-1]
         if min(height, width) < MIN_SIDE[self.backbone]:
             least = MIN_SIDE[self.backbone]
@@ -101,7 +101,7 @@ class LPIPS(nn.Module):
         return maps
 
     def compare(self, features: list[Array], reference: list[Array]) -> Float[Array, "n"]:
-        """The distance of n images from n others, of both of which `features` are given."""
+        """The distances of n images from n others, given the `features` of both."""
         layers = zip(features, reference, self.linear, strict=True)
         parts = [jnp.mean(jnp.sum((a - b) ** 2 * weights, -1), (1, 2)) for a, b, weights in layers]
         return jnp.sum(jnp.stack(parts), 0)

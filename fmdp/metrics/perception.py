@@ -1,4 +1,4 @@
-"""How far the law of restored images is from the law of real ones, measured between two sets of feature vectors."""
+"""Perception: how far the distribution of restored images is from that of real ones, between two sets of features."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -20,12 +20,12 @@ WIDTHS = (0.5, 1.0, 2.0)
 
 def squared_distances(x: Array, y: Array) -> Array:
     """||x_i - y_j||^2, [n, m] for x [n, d] and y [m, d]."""
-    products = jnp.matmul(x, y.T, precision="highest")  # of which most cancels
+    products = jnp.matmul(x, y.T, precision="highest")  # most of it cancels below
     return jnp.maximum(jnp.sum(x**2, -1)[:, None] + jnp.sum(y**2, -1) - 2 * products, 0.0)
 
 
 def median_distance(x: Vectors) -> Array:
-    """The median distance between two different vectors of a set, the natural width of a kernel on it."""
+    """The median distance between two different vectors of a set, a natural width for a kernel."""
     i, j = np.triu_indices(len(x), 1)
     return jnp.sqrt(jnp.median(squared_distances(x, x)[i, j]))
 
@@ -33,8 +33,8 @@ def median_distance(x: Vectors) -> Array:
 def kernel_distance(x: Vectors, y: Vectors, width: Scalar) -> Array:
     """Unbiased squared maximum mean discrepancy MMD^2 between two samples (Gretton et al. 2012, eq. 3).
 
-    The kernel is the mean of three Gaussians of 0.5, 1 and 2 times `width`. Zero on average where the laws agree, and
-    then as often below zero as above.
+    The kernel is the mean of three Gaussians with 0.5, 1 and 2 times `width`. If the distributions agree, the mean is
+    zero, and single values are negative as often as positive.
     """
 
     def kernel(a, b):
@@ -50,20 +50,20 @@ def kernel_distance(x: Vectors, y: Vectors, width: Scalar) -> Array:
 def frechet_distance(x: Vectors, y: Vectors) -> Array:
     """||m_x - m_y||^2 + tr(C_x + C_y - 2 (C_x C_y)^{1/2}): squared W2 between the Gaussians fitted to the samples.
 
-    Biased upwards by the size of the samples: read it beside its floor.
+    Its upward bias depends on the sizes of the samples: compare it with its floor.
     """
     (mean_x, cov_x), (mean_y, cov_y) = ((jnp.mean(a, 0), jnp.cov(a, rowvar=False)) for a in (x, y))
     return jnp.asarray(squared_w2(mean_x, cov_x, mean_y, cov_y, xp=jnp))
 
 
 def variance_ratio(x: Array, y: Array) -> Array:
-    """The total variance of the vectors x [n, d] over that of y [m, d]; 1 where nothing is lost."""
+    """The total variance of the vectors x [n, d] over that of y [m, d]; 1 if no variance is lost."""
     return jnp.sum(jnp.var(x, 0)) / jnp.sum(jnp.var(y, 0))
 
 
 @dataclass(frozen=True)
 class NullInterval:
-    """What a distance between two sets of real images comes to by chance: mean and central 95 % interval."""
+    """A distance between two sets of real images, which is due to chance: mean and central 95 % interval."""
 
     mean: float
     low: float
@@ -71,19 +71,19 @@ class NullInterval:
 
 
 def null_interval(distance, key: Array, real: Vectors, strata: np.ndarray, size: int, resamplings: int) -> NullInterval:
-    """The floor of `distance(x, y)` for the first `size` real vectors against the remaining ones.
+    """The floor of `distance(x, y)`, between the first `size` real vectors and the remaining ones.
 
-    The vectors are dealt out anew within their strata, without replacement, `resamplings` times. (Drawing them with
-    replacement would widen the interval of a U-statistic beyond what chance does; dealing across strata would lift the
-    floor of a split that was made class by class.)
+    The vectors are permuted within their strata `resamplings` times. (Drawing them with replacement would make the
+    interval of a U-statistic too wide; permuting across strata would raise the floor of a split that was made class by
+    class.)
 
     Args:
       distance: a function of two sets of vectors.
-      key: of the dealing.
+      key: of the permutations.
       real: [n, d].
-      strata: [n], the class of each vector; all equal where there are none.
+      strata: [n], the class of each vector; all equal if there are no classes.
       size: of the first set.
-      resamplings: how often.
+      resamplings: the number of permutations.
     """
     distance = distance if isinstance(distance, Partial) else Partial(distance)
     return interval_of(_dealt(distance, jax.random.split(key, resamplings), real, jnp.asarray(strata), size))
@@ -99,7 +99,7 @@ def _dealt(distance, keys: Array, real: Vectors, strata: Array, size: int) -> Ar
 
 
 def deal(key: PRNGKey, strata: ArrayLike) -> Array:
-    """A random order [n] of the indices of n vectors in which every index is one of the same stratum as its place."""
+    """A random permutation [n] of the indices of n vectors within their strata."""
     by_stratum, labels = jnp.argsort(jnp.asarray(strata), stable=True), jnp.sort(jnp.asarray(strata))
     within = jnp.lexsort((jax.random.uniform(key, labels.shape), labels))
     return jnp.zeros_like(by_stratum).at[by_stratum].set(by_stratum[within])

@@ -1,7 +1,7 @@
-"""The published weights of the metric networks: where they are found, how they are checked and taken in.
+"""The published weights of the metric networks: finding, verifying and converting them.
 
-Nothing is downloaded. A published file is converted once into an .npz of our parameters in the cache, which is what
-later runs read; neither file can run code when it is read.
+Nothing is downloaded. A published file is converted once to an .npz with the parameters in the cache, which later runs
+read. Reading either file cannot run code.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ import flax.traverse_util
 import jax.numpy as jnp
 import numpy as np
 
-from fmdp.errors import InputError
+from fmdp.errors import InputError, translating
 from fmdp.io.archives import load_npz
 from fmdp.io.files import atomic_write
 from fmdp.metrics.convert_weights import inception_params, lpips_params, params_shapes
@@ -29,7 +29,7 @@ NETWORKS = {"inception": ("inception",), "lpips": ("lpips_alex", "lpips_vgg")}  
 
 
 class File(NamedTuple):
-    """A published file: the name it is looked for by, the first digits of its SHA-256, and where it comes from."""
+    """A published file: the pattern of its name, the first digits of its SHA-256, and its origin."""
 
     pattern: str
     digest: str
@@ -37,7 +37,7 @@ class File(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A network, the published files that hold its weights, and what makes parameters of their arrays."""
+    """A network, the published files that hold its weights, and the function that converts their arrays."""
 
     network: Inception | LPIPS
     files: Sequence[File]
@@ -45,7 +45,7 @@ class Source(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """A network with its parameters, and the names of the files they came from."""
+    """A network with its parameters and the names of the files that they came from."""
 
     network: Inception | LPIPS
     params: dict
@@ -58,7 +58,7 @@ def _lpips(backbone: str, trunk: File, linear: str) -> Source:
     return Source(network, (trunk, calibration), partial(lpips_params, network))
 
 
-# Files of the hub carry the digest in their names, which differ otherwise between those who publish them.
+# Files of the torch hub have the digest in their names; the rest of a name depends on the publisher.
 SOURCES = {
     "inception": Source(
         Inception(),
@@ -77,16 +77,16 @@ SOURCES = {
 
 
 def cache_folder() -> pathlib.Path:
-    """The folder of converted weights, which is also the place to put published ones."""
+    """The folder of converted weights, where published ones can be put as well."""
     return pathlib.Path.home() / ".cache" / "fmdp" / "weights"
 
 
 def find_weights(name: str, where: str) -> list[pathlib.Path]:
-    """The files with the weights of a network, converted (one .npz) or published; [] where there are none.
+    """The files with the weights of a network, converted (one .npz) or published; [] if there are none.
 
     Args:
       name: one of SOURCES.
-      where: a folder, a file that holds all of them, or "auto" for the cache, the torch hub's and an installed lpips.
+      where: a folder, a file that holds all weights, or "auto": the cache, the torch hub's and an installed lpips.
     """
     files, path = SOURCES[name].files, pathlib.Path(where).expanduser()
     if where != AUTO and path.is_file():
@@ -101,19 +101,19 @@ def find_weights(name: str, where: str) -> list[pathlib.Path]:
 
 
 def describe_wanted(name: str) -> str:
-    """The published files of a network, in words."""
+    """A description of the published files of a network."""
     return " and ".join(file.source for file in SOURCES[name].files)
 
 
 def check_weights_setting(key: str, where: str) -> None:
-    """Refuse weights that could not be loaded later, before a run spends its time.
+    """Refuse weights that could not be loaded later, before a run takes any time.
 
     Args:
       key: of config.evaluate, one of NETWORKS.
-      where: its value, as for `find`, or "" for none.
+      where: its value, as for `find_weights`, or "" for no weights.
 
     Raises:
-      InputError: none of the key's networks has weights there, or a file is not the published one.
+      InputError: there are no weights for any network of the key, or a file is not the published one.
     """
     found = {name: find_weights(name, where) for name in NETWORKS[key] if where}
     if where not in ("", AUTO) and not any(found.values()):
@@ -124,16 +124,16 @@ def check_weights_setting(key: str, where: str) -> None:
 
 
 def _folders() -> list[pathlib.Path]:
-    """Where weights usually are, ours first."""
+    """The usual folders of weights, starting with the cache."""
     home = os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")
     hub = pathlib.Path(os.environ.get("TORCH_HOME", pathlib.Path(home) / "torch")) / "hub" / "checkpoints"
-    spec = importlib.util.find_spec("lpips")  # looks without importing
+    spec = importlib.util.find_spec("lpips")  # does not import it
     packages = spec.submodule_search_locations if spec is not None else None
     return [cache_folder(), hub, *(pathlib.Path(folder) / "weights" / "v0.1" for folder in packages or ())]
 
 
 def load_weights(name: str, where: str) -> Weights | None:
-    """A network with its weights, from where `find` finds them; None where it finds none.
+    """A network with the weights that `find_weights` finds, or None if it finds none.
 
     Raises:
       InputError: a file is not the published one, is damaged, or does not fit the network.
@@ -148,54 +148,48 @@ def load_weights(name: str, where: str) -> Weights | None:
     for path in paths:
         arrays |= read_torch(path)
     weights = Weights(source.network, source.convert(arrays), " + ".join(path.name for path in paths))
-    with contextlib.suppress(OSError):  # a cache that cannot be written costs the next run a conversion
+    with contextlib.suppress(OSError):  # without a writable cache the next run converts again
         cache_folder().mkdir(parents=True, exist_ok=True)
         save_weights(cache_folder() / f"{name}.npz", weights)
     return weights
 
 
 def _verify(name: str, paths: Sequence[pathlib.Path]) -> None:
-    """Refuse published files whose SHA-256 is another than theirs; a converted one has been through this."""
+    """Refuse published files with a wrong SHA-256. Converted files were verified before the conversion."""
     for path, file in zip(paths, SOURCES[name].files, strict=False):
         if path.suffix == ".npz":
             continue
         with path.open("rb") as content:
             digest = hashlib.file_digest(content, "sha256").hexdigest()
         if not digest.startswith(file.digest):
-            raise InputError(
-                f"{path} is damaged or another file: its SHA-256 starts with {digest[:8]} and should with"
-                f" {file.digest[:8]}; get {file.source}"
-            )
+            digests = f"its SHA-256 starts with {digest[:8]} instead of {file.digest[:8]}"
+            raise InputError(f"{path} is damaged or another file: {digests}; get {file.source}")
 
 
 def read_torch(path: pathlib.Path) -> Mapping[str, np.ndarray]:
-    """The named arrays of a torch file; the one place that knows who reads those.
+    """The named arrays of a torch file, by the one reader of such files.
 
     Raises:
       InputError: it cannot be read.
     """
-    try:
+    message = f"{path} cannot be read: this fmdp has no reader of torch files; convert it elsewhere"
+    with translating(lambda why: message, ImportError):
         from fmdp.io.torch_files import read_state_dict
-    except ImportError as error:
-        raise InputError(
-            f"{path} cannot be read: this fmdp has no reader of torch files; convert it elsewhere"
-        ) from error
     return read_state_dict(path)
 
 
 def save_weights(path: pathlib.Path, weights: Weights) -> None:
-    """Write the parameters of a network where `find` finds them: as NAME.npz in some folder."""
+    """Write the parameters of a network to a file, which `find_weights` finds if it is called NAME.npz."""
     flat = flax.traverse_util.flatten_dict(weights.params, sep="/")
     with atomic_write(path, by_all=True) as temporary:
         np.savez(temporary, origin=np.array(weights.origin), **flat)
 
 
 def _read(name: str, path: pathlib.Path) -> Weights:
-    """What `save` wrote."""
-    try:
+    """The weights that `save_weights` wrote."""
+    remedy = "remove it, and the published file will be converted again"
+    with translating(lambda why: f"{path} is damaged ({why}); {remedy}", InputError):
         flat = load_npz(path)
-    except InputError as error:
-        raise InputError(f"{path} is damaged ({error}); remove it, and the published file is converted anew") from error
     origin, network = str(flat.pop("origin", "")), SOURCES[name].network
     shapes = flax.traverse_util.flatten_dict(params_shapes(network), sep="/")
     if {key: x.shape for key, x in flat.items()} != {key: x.shape for key, x in shapes.items()}:

@@ -1,4 +1,4 @@
-"""Times as features that vary smoothly where t meets s."""
+"""Features of times that vary smoothly near t = s."""
 
 import jax.numpy as jnp
 from jax import Array
@@ -7,7 +7,7 @@ from jax import Array
 def fourier_features(time: Array, frequencies: int) -> Array:
     """[time, cos(k time), sin(k time)] for k = 1..frequencies, as [..., 2 frequencies + 1].
 
-    The frequencies are low on purpose: an embedding of t - s with fast ones lets the field jump beside the diagonal,
+    The frequencies are low on purpose. With high ones in the embedding of t - s, the field can jump near the diagonal,
     and the lookahead would not be continuous where it starts.
     """
     time = time[..., None]

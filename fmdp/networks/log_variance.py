@@ -9,7 +9,7 @@ from fmdp.types import Time
 
 
 class LogVariance(nn.Module):
-    """log-variance w(s, t) of the loss, of the shape of s and t; zero at initialisation."""
+    """The log-variance w(s, t) of the loss, with the shape of s and t; zero at initialisation."""
 
     width: int = 64
     frequencies: int = 4

@@ -1,4 +1,4 @@
-"""A residual multilayer perceptron for images of few pixels."""
+"""A residual multilayer perceptron for small images."""
 
 import math
 
@@ -29,10 +29,10 @@ class Block(nn.Module):
 class MLP(nn.Module):
     """The average field v(x, s, t) of images [..., H, W, C] as a residual MLP over all their pixels.
 
-    The times enter every block as an affine map of its normalised input and a gate (adaLN), computed
-    from `fourier_features` of s and of t - s. Returns v of the shape of x; zero at initialisation.
-    With `output_gain` they also scale the unnormalised stream before it is read out: the field of a Gaussian, linear
-    in x with gains that vary in time, is then within reach without any block.
+    The times determine an affine map of the normalised input of every block, and a gate (adaLN), from
+    `fourier_features` of s and of t - s. v has the shape of x and is zero at initialisation. With `output_gain`, they
+    also scale the unnormalised stream before the output layer: the field of a Gaussian, which is linear in x with gains
+    that vary in time, can then be represented without any block.
     """
 
     width: int = 256

@@ -1,7 +1,7 @@
-"""The two-time U-Net of the DDPM++ family, whose weights are those of the released checkpoints.
+"""The two-time U-Net of the DDPM++ family, which can load the weights of the released checkpoints.
 
-fmdp.pretrained.pytorch_unet maps them; what the arithmetic has to match is Song et al. 2021 (DDPM++, arXiv 2011.13456)
-as rearranged by Karras et al. 2022 (arXiv 2206.00364), with the second time of a flow map in the embedding.
+`fmdp.pretrained.pytorch_unet` converts them. The arithmetic follows Song et al. 2021 (DDPM++, arXiv 2011.13456) in the
+form of Karras et al. 2022 (arXiv 2206.00364), with the second time of a flow map in the embedding.
 """
 
 import functools
@@ -28,7 +28,7 @@ def _positions(time: Array, channels: int) -> Array:
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
-# Resampling is a handful of shifted sums: elementwise, so that it fuses, where a depthwise convolution would not.
+# Resampling is a sum of a few shifted arrays. It is elementwise, so that XLA fuses it, unlike a depthwise convolution.
 
 
 def halve(x: Array, taps: Sequence[float], axis: int) -> Array:
@@ -40,12 +40,12 @@ def halve(x: Array, taps: Sequence[float], axis: int) -> Array:
 
 
 def double(x: Array, taps: Sequence[float], axis: int) -> Array:
-    """Twice the transpose of halve along this axis, so that a constant stays one."""
+    """Twice the transpose of `halve` along this axis, so that constants are preserved."""
     size, pad, reach = x.shape[axis], (len(taps) - 1) // 2, len(taps) // 2
     padded = jnp.pad(x, [(reach, reach) if a == axis else (0, 0) for a in range(x.ndim)])
 
     def pixels(parity):
-        """The even or the odd ones of y[i] = 2 sum_j taps[i + pad - 2j] x[j]."""
+        """The even or the odd elements of y[i] = 2 sum_j taps[i + pad - 2j] x[j]."""
         starts = {k: reach + (parity + pad - k) // 2 for k in range(len(taps)) if (parity + pad - k) % 2 == 0}
         terms = (2 * taps[k] * lax.slice_in_dim(padded, i, i + size, axis=axis) for k, i in starts.items())
         return functools.reduce(operator.add, terms)
@@ -62,8 +62,8 @@ def _resampler(step: Callable[[Array, Sequence[float], int], Array], taps: Seque
 class GroupNorm(nn.Module):
     """x normalised over space and groups of channels, then times (1 + scale) plus shift, in float32.
 
-    The moments are taken per channel first and over the group afterwards: a reduction over the two axes of
-    space is what XLA does well, and everything else is one multiplication and addition per pixel.
+    The moments are computed per channel first and over the group afterwards. XLA is fast at a reduction over the two
+    spatial axes, and all that remains is one multiplication and one addition per pixel.
     """
 
     @nn.compact
@@ -85,7 +85,7 @@ class GroupNorm(nn.Module):
 
 
 class Block(nn.Module):
-    """A residual block, resampled by `resample`, with attention over all its pixels behind it where asked."""
+    """A residual block, resampled by `resample`, optionally followed by attention over all its pixels."""
 
     channels: int
     attention: bool = False
@@ -119,35 +119,35 @@ class Block(nn.Module):
 
         pixels = GroupNorm(name="norm2")(x).astype(dtype).reshape(len(x), -1, 1, self.channels)
         q, k, v = jnp.split(dense(3 * self.channels, "qkv")(pixels), 3, axis=-1)
-        # The fused kernels have no jvp, which the Lagrangian and Eulerian losses need; softmax is in float32.
+        # The fused kernels have no jvp, which the Lagrangian and Eulerian losses need. Softmax is in float32.
         h = jax.nn.dot_product_attention(q, k, v, implementation="xla")
         return (x + dense(self.channels, "proj", _zeros)(h).reshape(x.shape)) * math.sqrt(0.5)
 
 
 class UNet(nn.Module):
-    """The average field v(x, s, t) of images [..., H, W, C] as a U-Net: v of the shape and type of x, zero at first.
+    """The average field v(x, s, t) of images [..., H, W, C] as a U-Net.
 
-    H and W are whatever the coarsest level divides, 2^(levels - 1); the network is convolutional but for
-    attention, which is over all pixels of a level.
+    v has the shape and type of x and is zero at initialisation. H and W must be multiples of 2^(levels - 1). The
+    network is convolutional except for attention, which covers all pixels of a level.
 
     Attributes:
       channels: of the finest level; the embedding of the times has four times as many.
-      multipliers: of `channels`, level by level, finest first; each level has half the pixels a side.
-      blocks: residual blocks a level on the way down; one more on the way up.
-      attention: levels with attention, as pixels a side in a picture of `resolution`.
-      resolution: pixels a side in training; says only which levels `attention` means.
-      resampling: filter along each axis between levels, up to a factor; of even length where it is symmetric.
-      time_scale: factor of the times before their embedding. With a large one the field varies faster in time.
-      adaptive: the times shift the features, too, and not only scale them.
-      dropout: rate; dropout happens only where a `dropout` rng is given.
-      dtype: of convolutions and matrix products ("bfloat16"), None for that of the input. Norms, softmax, the
-        embedding and the last convolution are in float32 regardless.
-      middle_attention: attention in the middle of the network, as in the released weights. Without it and with
-        attention=() the network is fully convolutional.
-      remat: recompute the blocks in the backward pass instead of keeping what is inside them.
+      multipliers: of `channels` at each level, finest first; each level has half as many pixels a side.
+      blocks: residual blocks per level on the way down; there is one more on the way up.
+      attention: the levels with attention, as pixels a side for a picture of `resolution`.
+      resolution: pixels a side in training; it only defines which levels `attention` names.
+      resampling: filter along each axis between levels, up to a factor; symmetric filters have even length.
+      time_scale: factor of the times before their embedding; with a large one the field varies faster in time.
+      adaptive: whether the times also shift the features, instead of only scaling them.
+      dropout: rate of dropout, which takes place only if a `dropout` rng is passed.
+      dtype: of convolutions and matrix products ("bfloat16"); None means that of the input. Norms, softmax, the
+        embedding and the last convolution are always in float32.
+      middle_attention: whether there is attention in the middle of the network, as in the released weights. Without it
+        and with attention=(), the network is fully convolutional.
+      remat: whether to recompute the blocks in the backward pass instead of storing their activations.
 
     Raises:
-      InputError: H or W is not divisible, or resampling is no filter.
+      InputError: H or W is not such a multiple, or resampling is not a filter.
     """
 
     channels: int = 128

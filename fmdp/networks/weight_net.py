@@ -8,10 +8,10 @@ from fmdp.types import Time
 
 
 class WeightNet(nn.Module):
-    """log-variance w(s, t) of the training loss, of the shape of s and t.
+    """The log-variance w(s, t) of the training loss, with the shape of s and t.
 
-    A magnitude-preserving network (Karras et al. 2024, arXiv 2312.02696) of no bias, which sees the two times
-    as a picture of one pixel and two channels. Zero at s = t = 0, whatever the weights.
+    A magnitude-preserving network without biases (Karras et al. 2024, arXiv 2312.02696), whose input are the two times
+    as a picture of one pixel and two channels. It is zero at s = t = 0 for all weights.
     """
 
     width: int = 128
@@ -31,7 +31,7 @@ class WeightNet(nn.Module):
         return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
     def _weight(self, name: str, shape: tuple[int, ...]) -> Array:
-        """A parameter with every output's weights at norm one."""
+        """A parameter whose weights are normalised for every output."""
         weight = self.param(name, nn.initializers.normal(1.0), shape)
         inputs = tuple(range(len(shape) - 1))
         scale = 1e-4 + jnp.sqrt(jnp.mean(weight**2, inputs, keepdims=True))

@@ -1,7 +1,7 @@
-"""A forward operator: what turns one clean image into what was measured, before noise.
+"""Forward operators, which map one clean image to its measurement before noise.
 
-Operators are pytrees whose arrays (masks, kernels) are leaves: they pass through jit, and a batch of them through vmap.
-Adjoints are never written by hand, they are transposed or differentiated from the operator itself.
+Operators are pytrees with their arrays (masks, kernels) as leaves: jit accepts them, and vmap accepts batches of them.
+Adjoints are never written by hand, but obtained from the operator by transposition or differentiation.
 """
 
 from collections.abc import Callable
@@ -13,14 +13,15 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from fmdp.errors import InputError
+from fmdp.errors import InputError, translating
 from fmdp.types import Image, PRNGKey, Scalar
 
 T = TypeVar("T")
+ANY_ERROR = (Exception, InputError)  # InputError, too, is translated
 
 
 def static(**options: Any) -> Any:
-    """A field that belongs to the operator's type (a shape, a name), not to its arrays."""
+    """A static field of the pytree, such as a shape or a name."""
     return field(metadata=dict(static=True), **options)
 
 
@@ -35,7 +36,7 @@ class Operator:
 
     Attributes:
       name: as in `operators.make`.
-      image_shape: (H, W, C) of the images it takes.
+      image_shape: (H, W, C) of its input.
       linear: whether H(a x + b z) = a H(x) + b H(z).
     """
 
@@ -44,7 +45,7 @@ class Operator:
     linear: Any = True
 
     def __call__(self, x: Image) -> Array:
-        """The noiseless measurement of x. Raises InputError where x is not of `image_shape`."""
+        """The noiseless measurement of x. Raises InputError if x does not have `image_shape`."""
         if x.shape != self.image_shape:
             raise InputError(
                 f"{self.name} takes images of shape {self.image_shape}, got {x.shape}: vmap it over a batch"
@@ -52,16 +53,16 @@ class Operator:
         return self.measure(x)
 
     def surrogate(self, x: Image) -> Array:
-        """A differentiable stand-in for the measurement, for likelihoods; the measurement itself unless overridden."""
+        """A differentiable substitute for the measurement in likelihoods; by default the measurement itself."""
         return self(x)
 
     def measure(self, x: Array) -> Array:
-        """What subclasses define."""
+        """The measurement, which subclasses define."""
         raise NotImplementedError
 
     @property
     def output_shape(self) -> tuple[int, ...]:
-        """Shape of the measurement of one image."""
+        """The shape of the measurement of one image."""
         return jax.eval_shape(self, jax.ShapeDtypeStruct(self.image_shape, float)).shape
 
 
@@ -94,7 +95,7 @@ class Custom(Operator):
 def from_function(
     function: Callable[[Array], Array], image_shape: tuple[int, int, int], *, linear: bool = False, name: str = "custom"
 ) -> Operator:
-    """The operator of your own JAX function of one image.
+    """The operator that applies your own JAX function to one image.
 
     >>> rows = from_function(lambda x: x[::2], (8, 8, 1), linear=True, name="every_other_row")
     >>> rows(jnp.ones((8, 8, 1))).shape
@@ -104,43 +105,38 @@ def from_function(
     fmdp.errors.InputError: operator 'custom' has no transpose, it is not linear: pass linear=False
 
     Args:
-      function: [H, W, C] -> array of real numbers, of any shape. Arrays bound with `jax.tree_util.Partial(f, mask)`
+      function: [H, W, C] -> array of real numbers with any shape. Arrays bound with `jax.tree_util.Partial(f, mask)`
         become leaves.
-      linear: promise that it is linear, as some solvers require; adjoints are then transposes.
+      linear: whether it is linear, as some solvers require; adjoints are then transposes.
 
     Raises:
-      InputError: a function that fails on such images or does not return real numbers, or one promised linear that does
-        not map zero to zero.
+      InputError: the function fails on such images or does not return real numbers, or it is declared linear but has no
+        transpose or does not map zero to zero.
     """
     if not isinstance(function, jax.tree_util.Partial):
         function = jax.tree_util.Partial(function)
     made = Custom(function=function, image_shape=image_shape, name=name, linear=linear)
-    try:
+    # The user's function may raise errors of any kind, also by returning something that is not an array.
+    with translating(lambda why: f"operator {name!r} fails on images of shape {image_shape}: {why}", *ANY_ERROR):
         measured = jax.eval_shape(made, jax.ShapeDtypeStruct(image_shape, float))
         shape, kind = measured.shape, measured.dtype
-    except Exception as error:  # whatever the user's function raises
-        raise InputError(
-            f"operator {name!r} fails on images of shape {image_shape}: {error}".splitlines()[0]
-        ) from error
     if not jnp.issubdtype(kind, jnp.floating):
-        raise InputError(
-            f"operator {name!r} returns {kind}: return real floating-point numbers, such as jnp.stack([y.real, y.imag])"
-        )
+        remedy = "return real floating-point numbers, such as jnp.stack([y.real, y.imag])"
+        raise InputError(f"operator {name!r} returns {kind}: {remedy}")
     if linear:
-        try:
+        message = f"operator {name!r} has no transpose, it is not linear: pass linear=False"
+        with translating(lambda why: message, *ANY_ERROR):
             jax.eval_shape(partial(adjoint, made), jax.ShapeDtypeStruct(shape, float))
-        except Exception as error:  # JAX names the step that cannot be transposed, in many words
-            raise InputError(f"operator {name!r} has no transpose, it is not linear: pass linear=False") from error
         if jnp.any(made(jnp.zeros(image_shape)) != 0):
             raise InputError(f"operator {name!r} is not linear, it maps zero to something else: pass linear=False")
     return made
 
 
 def adjoint(operator: Operator, y: Array, at: Image | None = None) -> Image:
-    """H'y [H, W, C]; for a nonlinear operator J(x)'y with J the derivative of its surrogate at the image `at`.
+    """H'y [H, W, C]; for a nonlinear operator J(x)'y, with J the derivative of its surrogate at the image `at`.
 
     Raises:
-      InputError: a nonlinear operator without `at`.
+      InputError: the operator is nonlinear and `at` is missing.
     """
     if operator.linear:
         (x,) = jax.linear_transpose(operator, jax.ShapeDtypeStruct(operator.image_shape, y.dtype))(y)
@@ -150,9 +146,9 @@ def adjoint(operator: Operator, y: Array, at: Image | None = None) -> Image:
 
 
 def norm(operator: Operator, key: PRNGKey, steps: int = 100, at: Image | None = None) -> Scalar:
-    """The largest singular value of H (of its derivative at the image `at`) by power iteration on H'H.
+    """The largest singular value of H, or of its derivative at the image `at`, by power iteration on H'H.
 
-    Approached from below; `steps` costs as many applications of H and of H'.
+    The result is a lower bound. Each step applies H and H' once.
     """
     forward: Callable[[Array], Array] = operator
     if not operator.linear:
@@ -169,5 +165,5 @@ def norm(operator: Operator, key: PRNGKey, steps: int = 100, at: Image | None = 
 
 def _point(operator: Operator, at: Image | None) -> Image:
     if at is None:
-        raise InputError(f"{operator.name} is not linear: pass the image `at` which it is to be differentiated")
+        raise InputError(f"{operator.name} is not linear: pass the image `at` which to differentiate it")
     return at

@@ -1,7 +1,7 @@
-"""What was measured of one image: y = H(x) with noise. Every solver is given the same observation.
+"""Noise models, and the observation y = H(x) with noise that every solver receives.
 
-Noise models draw y and give the negative log-likelihood of it, from one and the same distribution. Images and
-measurements are on the [-1, 1] scale, and so are the sizes of the noise.
+A noise model draws y and computes its negative log-likelihood, from the same distribution. Images, measurements and
+noise levels are on the [-1, 1] scale.
 """
 
 from typing import Any, Protocol, runtime_checkable
@@ -19,11 +19,11 @@ from fmdp.types import Image, PRNGKey, Scalar
 
 @runtime_checkable
 class Noise(Protocol):
-    """The law of a measurement y given its noiseless prediction H(x), of the same shape."""
+    """The distribution of a measurement y given its noiseless prediction H(x), which has the same shape."""
 
     @property
     def variance(self) -> Any:
-        """Of one entry of y; where it depends on the signal, at mid-grey. 2 variance nll compares to ||y - H(x)||^2."""
+        """Of one entry of y (at mid-grey if it depends on the signal); 2 variance nll compares to ||y - H(x)||^2."""
 
     def draw(self, clean: Array, key: PRNGKey) -> Array:
         """A measurement."""
@@ -47,7 +47,7 @@ class GaussianNoise:
         return self.sigma**2
 
     def draw(self, clean: Array, key: PRNGKey) -> Array:
-        """The clean measurement and independent normal noise."""
+        """The clean measurement plus independent normal noise."""
         return clean + self.sigma * jax.random.normal(key, clean.shape, clean.dtype)
 
     def negative_log_likelihood(self, prediction: Array, y: Array) -> Scalar:
@@ -70,7 +70,7 @@ class LaplaceNoise:
         return 2 * self.scale**2
 
     def draw(self, clean: Array, key: PRNGKey) -> Array:
-        """The clean measurement and independent Laplace noise."""
+        """The clean measurement plus independent Laplace noise."""
         return clean + self.scale * jax.random.laplace(key, clean.shape, clean.dtype)
 
     def negative_log_likelihood(self, prediction: Array, y: Array) -> Scalar:
@@ -80,10 +80,10 @@ class LaplaceNoise:
 
 @operator
 class PoissonNoise:
-    """Photon counts k of mean peak (H(x) + 1) / 2 a pixel, as y = 2 k / peak - 1.
+    """Photon counts k with mean peak (H(x) + 1) / 2 per pixel, as y = 2 k / peak - 1.
 
-    `peak` > 0 is the mean count at white; the s.d. of y at mid-grey is sqrt(2 / peak).
-    Dark pixels weigh up to ten times as much, so descent needs smaller steps than with Gaussian noise: `pnp` a gain
+    `peak` > 0 is the mean count at white; the standard deviation of y at mid-grey is sqrt(2 / peak). Dark pixels have
+    up to ten times the weight, so that gradient descent needs smaller steps than with Gaussian noise: for `pnp`, a gain
     of 0.05.
     """
 
@@ -94,20 +94,21 @@ class PoissonNoise:
 
     @property
     def variance(self):
-        """2 / peak, that of y at mid-grey."""
+        """2 / peak, the variance of y at mid-grey."""
         return 2 / self.peak
 
     def draw(self, clean: Array, key: PRNGKey) -> Array:
-        """Counts on the [-1, 1] scale (white is `peak`); where the clean measurement is below black there are none."""
+        """Counts on the [-1, 1] scale (white is `peak`); they are zero where the clean measurement is below black."""
         counts = jax.random.poisson(key, jnp.maximum(self._counts(clean), 0))
         return 2 * counts.astype(clean.dtype) / self.peak - 1
 
     def negative_log_likelihood(self, prediction: Array, y: Array) -> Scalar:
-        """Sum of rate - k log rate + log k!, convex and of finite curvature everywhere.
+        """The sum of rate - k log rate + log k!, which is convex with finite curvature everywhere.
 
-        Exact where the predicted rate is at least `floor`, the larger of one count and the share `DARK` of the peak.
-        Below, and below zero which the prediction can reach, it goes on as the parabola of slope (rate - k) / floor:
-        the same value, slope and minimiser k, so that dark pixels neither stop nor explode at any peak.
+        It is exact if the predicted rate is at least `floor`, the larger of one count and the share `DARK` of the peak.
+        For lower rates, and for negative ones, which a prediction can have, it continues as a parabola with slope
+        (rate - k) / floor. Value, slope and minimiser k stay the same, so that dark pixels neither stall nor diverge at
+        any peak.
         """
         rate, k = self._counts(prediction), self._counts(y)
         floor = jnp.maximum(1.0, DARK * self.peak)
@@ -120,14 +121,14 @@ class PoissonNoise:
 
 
 DARK = 0.05
-"""Share of the peak below which the Poisson likelihood is continued by a parabola."""
+"""The share of the peak below which a parabola continues the Poisson likelihood."""
 
 
 @operator
 class Observation:
-    """One measurement: y, the operator that made it, and the law of its noise.
+    """One measurement: y, its operator, and its noise model.
 
-    A pytree; a batch of observations is one with a leading axis on its arrays, for `jax.vmap`.
+    It is a pytree. A batch of observations, for `jax.vmap`, has a leading axis on all arrays.
     """
 
     y: Any
@@ -135,24 +136,23 @@ class Observation:
     noise: Any
 
     def negative_log_likelihood(self, x: Image) -> Scalar:
-        """-log p(y | x) for an image x, through the operator's differentiable surrogate."""
+        """-log p(y | x) for an image x, with the differentiable surrogate of the operator."""
         return self.noise.negative_log_likelihood(self.operator.surrogate(x), self.y)
 
     def energy(self, x: Image) -> Scalar:
-        """2 variance nll up to a constant: ||y - H(x)||^2 for Gaussian noise, what published solvers descend."""
+        """2 variance nll up to a constant: ||y - H(x)||^2 for Gaussian noise, which published solvers minimise."""
         return 2 * self.noise.variance * self.negative_log_likelihood(x)
 
     def residual(self, x: Image) -> Scalar:
-        """Root mean square of y - H(x), with the operator itself, on the [-1, 1] scale (compare with sigma)."""
+        """The root mean square of y - H(x), with the operator itself, on the [-1, 1] scale; comparable to sigma."""
         return jnp.sqrt(jnp.mean(jnp.square(self.y - self.operator(x))))
 
-    def check(self) -> None:
-        """Raises InputError where y is not of the shape that the operator measures."""
-        if self.y.shape != self.operator.output_shape:
-            raise InputError(
-                f"y has shape {self.y.shape} but {self.operator.name} of an image {self.operator.image_shape} measures "
-                f"{self.operator.output_shape}: pass one measurement, and vmap over a batch"
-            )
+    def check_shape(self) -> None:
+        """Raises InputError if y does not have the shape of the operator's output."""
+        H = self.operator
+        if self.y.shape != H.output_shape:
+            fault = f"y has shape {self.y.shape} but {H.name} of an image {H.image_shape} measures {H.output_shape}"
+            raise InputError(f"{fault}: pass one measurement, and vmap over a batch")
 
 
 def observe(operator: Operator, noise: Noise, x: Image, key: PRNGKey) -> Observation:
@@ -161,9 +161,8 @@ def observe(operator: Operator, noise: Noise, x: Image, key: PRNGKey) -> Observa
 
 
 def _check_positive(noise: str, name: str, value: Any) -> None:
-    """Raises InputError for numbers known to be zero, negative or not a number; those under tracing cannot be read."""
-    known = isinstance(value, (int, float, np.ndarray, np.generic, jax.Array)) and not isinstance(
-        value, jax.core.Tracer
-    )
+    """Raises InputError unless all numbers are positive; traced values, and placeholders in a pytree, pass."""
+    numbers = isinstance(value, int | float | np.ndarray | np.generic | jax.Array)
+    known = numbers and not isinstance(value, jax.core.Tracer)
     if isinstance(value, str) or (known and not np.all(np.asarray(value) > 0)):
         raise InputError(f"{noise} noise: {name}={value} must be positive (images are in [-1, 1])")

@@ -1,6 +1,6 @@
-"""Work on batches sharded over all devices of the run, the parameters whole on each; every process gets all results.
+"""Work on batches that are sharded over all devices of the run, with the parameters replicated on each.
 
-So all processes go the same way, and only process 0 writes (`fmdp.io.files`).
+Every process gets all results. All processes therefore take the same path, and only process 0 writes (`fmdp.io.files`).
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from fmdp.parallel.mesh import AXIS, make_mesh
 
 
 def replicate(tree: Any) -> Any:
-    """A state or part of one, sharded over the devices of the run, whole on each of them."""
+    """A state, or part of one, that is sharded over the devices of the run, replicated on each of them."""
     return _copy(make_mesh(tuple(jax.devices())))(tree)
 
 
@@ -28,19 +28,19 @@ def _copy(mesh: Mesh) -> Callable[[Any], Any]:
 
 
 def single_device(tree: Any) -> Any:
-    """What is whole on every device as arrays of one device of this process, for work that is not shared out."""
+    """Replicated arrays as arrays on one device of this process, for work that is not shared."""
     return jax.tree.map(lambda x: x.addressable_data(0) if isinstance(x, Array) else x, tree)
 
 
 def in_batches(function: Callable[[Any], Any], inputs: Any, size: int, axis: int = 0) -> Any:
-    """`function` over inputs [n, ...], in batches of one size that all devices share; host arrays of all outputs.
+    """The outputs of `function` for inputs [n, ...] as host arrays, computed in equal batches that all devices share.
 
-    Batches start at the multiples of `size` whatever the number of devices. What is missing in the last, or up to a
-    multiple of the devices, is filled up with the first inputs again, and cut off from the outputs.
+    Batches start at multiples of `size` for any number of devices. The last batch, and batches whose size is not a
+    multiple of the devices, are padded with the first inputs; the padding is removed from the outputs.
 
     Args:
-      function: compiled, of a batch [size or a little more, ...], row by row.
-      inputs: a pytree of arrays, the same in every process.
+      function: compiled, for a batch [size or a little more, ...]; treats every row separately.
+      inputs: a pytree of arrays, equal in all processes.
       size: of a batch over all devices.
       axis: of the rows in the outputs.
     """
@@ -60,26 +60,26 @@ def in_batches(function: Callable[[Any], Any], inputs: Any, size: int, axis: int
 
 
 def replicate_local(tree: Any) -> Any:
-    """Arrays that this process has on any of its devices, whole on each of them."""
+    """Arrays on any devices of this process, replicated on each of them."""
     return jax.device_put(tree, NamedSharding(make_mesh(tuple(jax.local_devices())), P()))
 
 
 def shard_rows(
     function: Callable[[Any, Any], Any], devices: Sequence[jax.Device] | None = None
 ) -> Callable[[Any, Any], Any]:
-    """`function` of (shared, rows) by every device on its own rows, for what the compiler would not split by itself.
+    """`function` of (shared, rows), applied by every device to its own rows where the compiler would not split them.
 
     Args:
-      devices: all of the run unless given.
+      devices: by default all devices of the run.
     """
     mesh = make_mesh(tuple(devices or jax.devices()))
     return jax.shard_map(function, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(AXIS), check_vma=False)
 
 
 def map_rows(function: Callable[[Any, Array], Array], shared: Any, rows: Array, size: int) -> Array:
-    """`function(shared, row)` for all rows [n, ...], each device its own ones, at most `size` at once.
+    """`function(shared, row)` for all rows [n, ...]; each device handles its own rows, at most `size` at once.
 
-    For use within compiled functions of one process, whose `shared` arrays come from `everywhere`.
+    It is for compiled functions of one process, with `shared` arrays from `replicate_local`.
     """
 
     def several(shared, rows):

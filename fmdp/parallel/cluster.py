@@ -1,7 +1,7 @@
-"""Becoming one of the processes of a run; everything else that several of them need is in `fmdp.parallel`.
+"""Joining the other processes of a run, and leaving them.
 
-Who they are comes from three variables of the environment, which launch/local.py sets, or from what JAX itself finds
-out on SLURM, Cloud TPU, GKE and Open MPI.
+The processes are described by three environment variables, which launch/local.py sets, or detected by JAX on SLURM,
+Cloud TPU, GKE and Open MPI.
 """
 
 import os
@@ -16,21 +16,21 @@ from typing import Any, NoReturn
 
 import jax
 
-from fmdp.errors import InputError
+from fmdp.errors import InputError, reason, translating
 
 COORDINATOR, PROCESSES, PROCESS = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
-PATIENCE = 2.0  # seconds that process 0, the coordinator, stays for those who fail for the same reason
+PATIENCE = 2.0  # seconds for which process 0, the coordinator, waits for others that fail for the same reason
 
 
 def join(timeout: int) -> None:
-    """Meet the other processes of the run at their coordinator, and be silent on standard output unless the first.
+    """Meet the other processes of the run at their coordinator. All but the first then write no standard output.
 
     Args:
-      timeout: seconds to wait for all of them; then the program ends, with one line and exit code 2, as it does where
-        nothing says who they are.
+      timeout: seconds to wait for all processes. After that, or if no cluster is found, the program ends with one line
+        and exit code 2.
 
     Raises:
-      InputError: the environment says something impossible.
+      InputError: the environment describes an impossible run.
     """
     given = _given()
     if given.get("process_id") == 0:
@@ -40,14 +40,11 @@ def join(timeout: int) -> None:
     alarm.daemon = True
     alarm.start()
     try:
-        # JAX ends the process without a word of ours at its own time-out, so that it is never reached.
+        # At its own time-out JAX would end the process without our message, so that one must not be reached.
         jax.distributed.initialize(**given, initialization_timeout=timeout + 60)
     except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        leave(
-            f"--distributed=auto: no cluster was joined ({reason}): set {COORDINATOR}, {PROCESSES} and {PROCESS},"
-            " or leave --distributed out to run in one process"
-        )
+        remedy = f"set {COORDINATOR}, {PROCESSES} and {PROCESS}, or leave --distributed out to run in one process"
+        leave(f"--distributed=auto: no cluster was joined ({reason(error)}): {remedy}")
     finally:
         alarm.cancel()
     if jax.process_index() > 0:
@@ -55,14 +52,14 @@ def join(timeout: int) -> None:
 
 
 def _given() -> dict[str, Any]:
-    """What the environment says of the processes, as `jax.distributed.initialize` takes it; empty for nothing."""
+    """The processes in the environment, as arguments of `jax.distributed.initialize`; empty if there are none."""
     named = [name for name in (PROCESSES, PROCESS) if name in os.environ]
     if not named:
         return {}
     try:
         address, processes, process = os.environ[COORDINATOR], int(os.environ[PROCESSES]), int(os.environ[PROCESS])
     except KeyError as error:
-        raise InputError(f"{named[0]} is set but {error.args[0]} is not: set all three, or neither") from error
+        raise InputError(f"{named[0]} is set but {error.args[0]} is not: set all three, or none of them") from error
     except ValueError as error:
         raise InputError(f"{PROCESSES} and {PROCESS} must be whole numbers: {error}") from error
     if not 0 <= process < processes:
@@ -79,21 +76,18 @@ def _given() -> dict[str, Any]:
 
 
 def _check_port(address: str) -> None:
-    """Raises InputError where process 0 cannot listen; JAX would end the program with a dump of its stack."""
+    """Raises InputError if process 0 cannot listen; JAX would end the program with a stack dump."""
     port = int(address.rpartition(":")[2])
     with socket.socket(socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+        remedy = f"if another run, or another process with {PROCESS}=0, uses it already, name another port"
+        message = f"{COORDINATOR}={address}: process 0 cannot listen there"
+        with translating(lambda why: f"{message} ({why}): {remedy}", OSError):
             listening.bind(("", port))
-        except OSError as error:
-            raise InputError(
-                f"{COORDINATOR}={address}: process 0 cannot listen there ({error.strerror}): is another run, or another"
-                f" process of {PROCESS}=0, there already? Name another port"
-            ) from error
 
 
 def _missing(address: str, processes: int | None, timeout: int) -> str:
-    """Why the processes did not meet, as far as it can be seen from here."""
+    """Why the processes did not meet, as far as this process can find out."""
     host, _, port = address.rpartition(":")
     if host:
         try:
@@ -105,27 +99,26 @@ def _missing(address: str, processes: int | None, timeout: int) -> str:
             )
     return (
         f"not all {processes or ''} processes came to {address} in {timeout} s: start as many as {PROCESSES} says,"
-        " or give slow ones more time by --distributed_timeout"
+        " or give slow ones more time with --distributed_timeout"
     )
 
 
 def leave(message: str, code: int = 2, patience: float = 0) -> NoReturn:
-    """End this process with one line on standard error, and without waiting for the others, who may wait for it."""
+    """End this process with one line on standard error, without waiting for others, which may be waiting for it."""
     print(f"fmdp: {message}", file=sys.stderr, flush=True)
     time.sleep(patience)
     os._exit(code)
 
 
-def run(program: Callable[[], Any]) -> None:
-    """Run a program; where it fails in one of several processes, end that one at once, for the same reason."""
+def run_process(program: Callable[[], Any]) -> None:
+    """Run a program; if it fails in one of several processes, end that process at once, as `leave` does."""
     try:
         program()
     except Exception as error:
         if not jax.distributed.is_initialized():
             raise
-        told, code = str(error), 2
+        message, code = str(error), 2
         if not isinstance(error, InputError):
             traceback.print_exc()
-            told, code = f"process {jax.process_index()} failed, see above", 1
-        patience = PATIENCE if jax.process_index() == 0 else 0
-        leave(told, code, patience)
+            message, code = f"process {jax.process_index()} failed, see above", 1
+        leave(message, code, PATIENCE if jax.process_index() == 0 else 0)

@@ -1,4 +1,4 @@
-"""The devices of a run as a mesh, and how many a CPU is divided into."""
+"""The devices of a run as a mesh, and the division of a CPU into devices."""
 
 import os
 import re
@@ -11,22 +11,22 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
-from fmdp.errors import InputError, reason
+from fmdp.errors import InputError, translating
 
 AXIS = "data"
-MIN_SHARDED_SIZE = 2**12  # numbers in a parameter, below which sharding it costs more than it saves
-DEFAULT_CPU_DEVICES = 8  # CPU devices that are made unasked: every one keeps a state of its own
+MIN_SHARDED_SIZE = 2**12  # numbers in a parameter; sharding smaller ones costs more than it saves
+DEFAULT_CPU_DEVICES = 8  # the largest default number: each device keeps a copy of the state
 
 
 def divide_cpu(devices: int = 0, fits: Callable[[int], bool] = lambda devices: True) -> None:
-    """Divide the cores of this process into devices, before JAX starts: one convolution keeps few of them busy.
+    """Divide the cores of this process into devices before JAX starts, because one convolution uses few of them.
 
-    Where JAX_NUM_CPU_DEVICES or XLA_FLAGS says how many there shall be, there are. XLA gets more threads than cores
-    (NPROC), unless told otherwise: a device that waits in an exchange keeps a thread, and the others need theirs.
+    JAX_NUM_CPU_DEVICES or a number in XLA_FLAGS takes precedence. Unless NPROC is set, XLA gets more threads than
+    cores: a device that waits for the others occupies a thread, and with no spare threads the devices can deadlock.
 
     Args:
-      devices: how many; 0 for one each core, up to MOST, or as many fewer as fit.
-      fits: whether so many do.
+      devices: their number; 0 means one per core, up to DEFAULT_CPU_DEVICES, or the largest smaller number that fits.
+      fits: whether a number of devices is possible.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     flag = re.search(r"xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
@@ -39,38 +39,34 @@ def divide_cpu(devices: int = 0, fits: Callable[[int], bool] = lambda devices: T
 
 
 def count_devices() -> int:
-    """The devices of this run; JAX starts here.
+    """The number of devices of this run; JAX starts here.
 
     Raises:
-      InputError: it cannot start.
+      InputError: JAX cannot start.
     """
-    try:
+    wanted, remedy = os.environ.get("JAX_PLATFORMS") or "any", "install JAX for it, or set JAX_PLATFORMS=cpu"
+    message = "no device of JAX_PLATFORMS={} starts ({}): {}"
+    with translating(lambda why: message.format(wanted, why, remedy), RuntimeError, AssertionError):
         return jax.device_count()
-    except (RuntimeError, AssertionError) as error:
-        wanted = os.environ.get("JAX_PLATFORMS") or "any"
-        raise InputError(
-            f"no device of JAX_PLATFORMS={wanted} starts ({reason(error)}): install JAX for it, or JAX_PLATFORMS=cpu"
-        ) from error
 
 
 @lru_cache(maxsize=8)
 def make_mesh(devices: tuple[jax.Device, ...]) -> Mesh:
-    """The devices in a row, those of one process side by side, as the rows of its batch are.
+    """The devices in one row, with those of a process side by side, like the rows of its batch.
 
     Raises:
       InputError: the processes have different numbers of devices.
     """
     counts = Counter(device.process_index for device in devices)
     if len(set(counts.values())) > 1:
-        raise InputError(
-            f"the processes of this run have {', '.join(map(str, counts.values()))} devices: give every one as many"
-        )
+        each = ", ".join(map(str, counts.values()))
+        raise InputError(f"the processes of this run have {each} devices: give all processes the same number")
     ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
     return Mesh(np.array(ordered), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def fsdp_spec(shape: tuple[int, ...], devices: int) -> P:
-    """How FSDP shards a parameter: along its largest axis that the devices divide; small ones stay whole."""
+    """How FSDP shards a parameter: along the largest axis that the devices divide; small ones are replicated."""
     axes = [axis for axis, size in enumerate(shape) if size % devices == 0]
     if not axes or np.prod(shape) < MIN_SHARDED_SIZE:
         return P()

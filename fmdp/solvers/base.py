@@ -101,7 +101,7 @@ def solver(
 
         @wraps(solve)
         def checked(field: AverageField, observation: Observation, key: PRNGKey, **options: Any):
-            observation.check()
+            observation.check_shape()
             if linear:
                 require_linear(observation, name)
             for option, value in options.items():

@@ -4,6 +4,8 @@ L-BFGS on ||y - H(F(x0))||^2 + lam R(x0), where F is the flow by midpoint steps 
 r = ||x0|| is the negative log-density of the norm of n normal numbers.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -81,15 +83,8 @@ def solve(
         return x0, state, runs + optax.tree.get(state, "num_linesearch_steps")
 
     carry = (start, lbfgs.init(start), jnp.asarray(1))  # the first value is not part of a line search
-    (x0, _, runs), info = run_scan(
-        step,
-        carry,
-        jnp.arange(steps),
-        observation,
-        evaluations=0,
-        keep=keep,
-        view=lambda c: integrate(field, c[0], times),
-    )
+    options: dict[str, Any] = dict(evaluations=0, keep=keep, view=lambda c: integrate(field, c[0], times))
+    (x0, _, runs), info = run_scan(step, carry, jnp.arange(steps), observation, **options)
     each = 2 * (points - 1)
     # Beside the searches: backwards for the start, once a step for the report, and for the image itself.
     info = info._replace(evaluations=each * (runs + steps + 2), gradients=each * runs)

@@ -77,8 +77,7 @@ def solve(
         noise), by conjugate gradients.
       noise_draws: renoisings per step, over which D is averaged; each takes one evaluation.
       times: [steps] in [0, 1], the times s; 0, 1/steps, ..., 1 - 1/steps by default.
-      noise: [steps, H, W, C] (or [steps, noise_draws, H, W, C]), the noise of all renoisings; drawn from the key by
-        default.
+      noise: [steps, H, W, C] or [steps, noise_draws, H, W, C], of all renoisings; drawn from the key by default.
       keep: whether info holds all iterates.
 
     Raises:
@@ -86,9 +85,8 @@ def solve(
     """
     shape = observation.operator.image_shape
     draw_key, norm_key = jax.random.split(key)
-    renoise = (
-        jax.random.split(draw_key, steps) if noise is None else _as_noise_draws(noise, (steps, noise_draws, *shape))
-    )
+    draws = (steps, noise_draws, *shape)
+    renoise = jax.random.split(draw_key, steps) if noise is None else _as_noise_draws(noise, draws)
     if schedule == "safe":
         gain = gain / (2 * _norm(observation, norm_key) ** 2)
     s = jnp.arange(steps) / steps if times is None else times
@@ -98,9 +96,8 @@ def solve(
 
     def step(x, given):
         s, size, renoise = given
-        z = move(x, size)
         eps = jax.random.normal(renoise, (noise_draws, *shape)) if noise is None else renoise
-        z = s * z + (1 - s) * eps
+        z = s * move(x, size) + (1 - s) * eps
         if knob == "chord":
             estimates = chord(field, z, s, lookahead)
         else:

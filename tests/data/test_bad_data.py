@@ -214,7 +214,7 @@ def test_a_worker_process_that_dies_is_reported_at_once(tmp_path, workers):
         assert len(started) == workers
         began = time.monotonic()
         os.kill(started[0].pid, signal.SIGKILL)
-        ended = r"a process .* ended by itself \(.*exit code -9\)"
+        ended = r"a process .* ended unexpectedly \(.*exit code -9\)"
         with at_most(30), pytest.raises(InputError, match=ended) as refusal:
             all(next(batches) for _ in itertools.count())
         assert one_line(str(refusal.value))

@@ -102,7 +102,7 @@ def test_npz_of_bytes_or_floats_with_and_without_a_split(tmp_path):
         (dict(images=np.full((3, 6, 6, 1), np.nan)), "floats from -1 to 1"),
         (dict(images=np.ones((3, 6, 6, 1), int)), "bytes"),
         (dict(images=bytes_of(3), labels=np.arange(4)), "labels must hold one integer for each of the 3"),
-        (dict(images=bytes_of(3), test_images=bytes_of(3, 7)), "to test on"),
+        (dict(images=bytes_of(3), test_images=bytes_of(3, 7)), "training and test images have different shapes"),
         (dict(images=np.array([None])), "not an npz file of plain arrays"),
     ],
 )

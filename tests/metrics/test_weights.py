@@ -84,7 +84,7 @@ def test_one_publisher_s_name_is_as_good_as_the_other_s(home, tmp_path):
 
 def test_a_file_that_is_not_the_published_one_is_refused_before_the_run(home, files, tmp_path):
     folder = fill(tmp_path / "given", CONTENTS | {"alex.pth": b"another"})
-    message = r"alex.pth is damaged or another file: its SHA-256 starts with \w{8} and should with \w{8}; get "
+    message = r"alex.pth is damaged or another file: its SHA-256 starts with \w{8} instead of \w{8}; get "
     with pytest.raises(InputError, match=message):
         weights.load_weights("lpips_alex", str(folder))
     assert files == []

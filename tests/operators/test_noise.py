@@ -151,4 +151,4 @@ def test_bad_noise_is_one_clear_line(make, message):
 def test_a_measurement_of_another_shape():
     H = operators.make("decimation", (8, 8, 3), factor=2)
     with pytest.raises(InputError, match=r"y has shape \(8, 8, 3\) but decimation .* measures \(4, 4, 3\)"):
-        Observation(y=jnp.zeros((8, 8, 3)), operator=H, noise=NOISES["gaussian"]).check()
+        Observation(y=jnp.zeros((8, 8, 3)), operator=H, noise=NOISES["gaussian"]).check_shape()

@@ -1,0 +1,64 @@
+import math
+
+import numpy as np
+import pytest
+
+from fmdp.errors import InputError, Range, kind_fault, translating
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "fault"),
+    [
+        (3, int, ""),
+        (np.int32(3), int, ""),
+        (True, int, "a whole number"),
+        (3.0, int, "a whole number"),
+        (2**31, int, "a whole number below 2.15e+09"),
+        (3, float, ""),
+        (np.float32(0.5), float, ""),
+        ("3", float, "a finite number"),
+        (1j, float, "a finite number"),
+        (math.nan, float, "a finite number below 2.15e+09"),
+        (-math.inf, float, "a finite number below 2.15e+09"),
+        (10**400, float, "a finite number below 2.15e+09"),
+        (1, bool, "True or False"),
+        (False, bool, ""),
+        (None, str, "text"),
+        ("x", str, ""),
+    ],
+)
+def test_values_of_another_kind_are_described_by_what_they_should_be(value, kind, fault):
+    assert kind_fault(value, kind, 2**31) == fault
+
+
+@pytest.mark.parametrize(
+    ("limits", "value", "fault"),
+    [
+        (Range(0, 1), 1, ""),
+        (Range(0, 1), -0.1, "a number from 0 to 1"),
+        (Range(0, 1), math.nan, "a number from 0 to 1"),
+        (Range(0, 1, excluded=1), 1, "a number that is at least 0 and below 1"),
+        (Range(0, 1, excluded=0), 0, "a number above 0 and at most 1"),
+        (Range(0, excluded=0), 0.0, "a number above 0"),
+        (Range(1), 0, "a number that is at least 1"),
+        (Range(1), 10**400, ""),
+    ],
+)
+def test_numbers_outside_a_range_are_described_by_it(limits, value, fault):
+    assert limits.fault(value) == fault
+
+
+def test_errors_of_libraries_become_one_line_and_input_errors_pass():
+    def refused(error, *kinds):
+        with pytest.raises(InputError) as raised, translating(lambda why: f"x is bad ({why})", *kinds):
+            raise error
+        return str(raised.value)
+
+    assert refused(OSError(2, "No such file"), OSError) == "x is bad (No such file)"
+    assert refused(KeyError("a"), LookupError) == "x is bad ('a')"
+    assert refused(ValueError("one\ntwo"), ValueError) == "x is bad (one)"
+    assert refused(MemoryError(), Exception) == "x is bad (MemoryError)"
+    assert refused(InputError("y is bad"), Exception) == "y is bad"
+    assert refused(InputError("y is bad"), InputError) == "x is bad (y is bad)"
+    with pytest.raises(KeyError), translating(lambda why: why, OSError):
+        raise KeyError
