@@ -69,7 +69,7 @@ def from_pictures(
       InputError: no image can be used, one cannot with config.strict, or config.size is not set.
     """
     if not config.size:
-        raise InputError("config.data.size = 0: say how many pixels a side pictures shall have, such as 64")
+        raise InputError("config.data.size = 0: set the side length of the pictures in pixels, such as 64")
     preprocessor = ImagePreprocessor(size=config.size, channels=config.channels, max_pixels=config.max_pixels)
     files = [part for part in find(path) if part is not None]
     needed = sum(len(part.names) for part in files) * config.size**2 * config.channels

@@ -148,9 +148,9 @@ def test_batches_do_not_change_a_restoration_nor_settings_compile_anew():
     )
     assert solver_batches._solve._cache_size() == compiled + 1
     assert abs(other - parts).max() > 0.01
-    whole_number, _ = solver_comparison.solve_batch(FIELD, observations, KEY, "pnp", options | {"gain": 1}, 4)
-    same, _ = solver_comparison.solve_batch(FIELD, observations, KEY, "pnp", options | {"gain": 1.0}, 4)
-    assert solver_comparison._solve._cache_size() == compiled + 1
+    whole_number, _ = solver_batches.solve_batch(FIELD, observations, KEY, "pnp", options | {"gain": 1}, 4)
+    same, _ = solver_batches.solve_batch(FIELD, observations, KEY, "pnp", options | {"gain": 1.0}, 4)
+    assert solver_batches._solve._cache_size() == compiled + 1
     np.testing.assert_array_equal(whole_number, same)
 
 

@@ -28,6 +28,10 @@ from fmdp.restoration.request import Request
             dict(operator="decimation", parameters={"factor": "two"}),
             "Request(parameters={'factor': 'two'}): decimation: factor='two': pass a whole number",
         ),
+        (
+            dict(operator="decimation", parameters={"factor": 0}),
+            "Request(parameters={'factor': 0}): decimation: factor=0: pass a number that is at least 1",
+        ),
         (dict(operator="decimation"), "Request(parameters={}): decimation: missing parameter 'factor'"),
         (
             dict(operator="phase_retrieval", degraded=True),

@@ -154,7 +154,7 @@ def test_plug_and_play_needs_no_noise_level_and_hidden_pixels_are_not_measured()
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(operator="decimation", parameters={"factor": 0}), "factor=0: pass a number that is at least 1"),
+        (dict(operator="box_inpainting", parameters={"size": 9}), "box_inpainting: size=9 does not fit into 8x8"),
         (
             dict(operator="decimation", parameters={"factor": 10**6}, degraded=True),
             "Request(parameters={'factor': 1000000}): they make 8000000x8000000, more than",
