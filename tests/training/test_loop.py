@@ -16,6 +16,7 @@ from fmdp.errors import InputError
 from fmdp.flow.times import kronecker_times
 from fmdp.parallel import train_modes
 from fmdp.training import checkpoint, loop
+from fmdp.training import step as train_step
 from fmdp.training.checksum import checksums
 from fmdp.training.state import init_state, make_field, make_network
 from fmdp.training.step import make_loss, make_train_step
@@ -101,6 +102,24 @@ def test_dropout_is_drawn_for_every_example_and_only_in_training():
     np.testing.assert_allclose(jax.jit(without)(IMAGES[:1], 0.3, 0.8), kept, rtol=1e-5)
     assert not np.allclose(dropped[0], dropped[1], rtol=1e-2)
     assert abs(jax.jit(make_loss(c))(params, batch, key)[0] / loss - 1) > 1e-3
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_only_dropout_tells_keys_and_rows_apart_where_noise_and_times_are_the_same(dropout, monkeypatch):
+    monkeypatch.setattr(train_step, "kronecker_times", lambda key, row: (jnp.float32(0.3), jnp.float32(0.8)))
+    monkeypatch.setattr(train_step.jax.random, "normal", lambda key, shape: jnp.zeros(shape))
+    c = small_config(diagonal_share=1.0)
+    c.network = dict(name="unet", channels=4, multipliers=(1,), blocks=1, attention=(), resolution=8, dropout=dropout)
+    params = jax.tree.map(lambda x: x + 0.1, init_state(c, IMAGES.shape[1:], jax.random.key(0)).params)
+    loss = jax.jit(make_loss(c))
+
+    def of(row, seed):
+        batch = {"image": jnp.asarray(IMAGES[:1]), "row": jnp.array([row], jnp.int32)}
+        return float(loss(params, batch, jax.random.key(seed))[0])
+
+    first, *others = of(0, 0), of(0, 1), of(1, 0)
+    assert of(0, 0) == first
+    assert all((other == first) == (dropout == 0) for other in others)
 
 
 @pytest.mark.slow
