@@ -4,27 +4,18 @@ from functools import partial
 
 from absl import flags, logging
 
+from fmdp.cli import flags as run_flags
 from fmdp.cli import restore as restore_command
-from fmdp.cli.analyses import ANALYSES
-from fmdp.cli.command_line import CONFIG
 from fmdp.cli.errors import run_program
+from fmdp.cli.flags import CONFIG, DISTRIBUTED, MODE, TIMEOUT, WORKDIR
 from fmdp.cli.run import run_config
 from fmdp.config.validation import divides_batch, validate, validate_for_devices
 from fmdp.errors import InputError
 from fmdp.io.run_dir import RunDir
 from fmdp.parallel import cluster, mesh
 
-DISTRIBUTED = flags.DEFINE_enum(
-    "distributed",
-    "none",
-    ["none", "auto"],
-    "Be one of several processes: auto finds the others.",
-)
-TIMEOUT = flags.DEFINE_integer("distributed_timeout", 300, "Seconds to wait for all processes.", 1, 86_400)
-WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept; runs/<config name> unless given.")
-MODE = flags.DEFINE_enum("mode", "train_and_evaluate", [*ANALYSES, "restore"], "What to do.")
-flags.adopt_module_key_flags(restore_command)  # so that --help shows them
-flags.declare_key_flag("config")
+for module in (run_flags, restore_command):  # so that --help shows their flags
+    flags.adopt_module_key_flags(module)
 
 
 def main(_: list[str]) -> None:

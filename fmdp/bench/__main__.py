@@ -28,8 +28,8 @@ import jax
 from absl import flags
 
 from fmdp import bench
-from fmdp.cli.command_line import CONFIG
 from fmdp.cli.errors import run_program
+from fmdp.cli.flags import CONFIG
 from fmdp.config.validation import MAX_CPU_DEVICES, divides_batch, validate, validate_for_devices
 from fmdp.errors import InputError
 from fmdp.io.files import expand_path, write_json

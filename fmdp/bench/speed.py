@@ -17,7 +17,7 @@ from fmdp.errors import InputError
 from fmdp.evaluation import denoising
 from fmdp.flow import losses
 from fmdp.operators.noise import GaussianNoise, observe
-from fmdp.parallel import batching, train_modes
+from fmdp.parallel import batching, data_parallel
 from fmdp.parallel import mesh as parallel_modes
 from fmdp.training.step import make_train_step
 
@@ -184,7 +184,7 @@ def input_pipeline(subject: Workload) -> dict[str, Any]:
     except InputError as error:
         return {"not_measured": str(error)}
     iterator = data.batches(images, subject.size, 0, flip=config.data.flip, workers=config.data.workers)
-    place = train_modes.make_train_mode(config.parallel.mode, devices).place_batch
+    place = data_parallel.make_train_mode(config.parallel.mode, devices).place_batch
     steps = max(subject.rounds, 50)
     same, fresh = subject.run(devices), subject.run(devices, lambda: place(next(iterator)))
 

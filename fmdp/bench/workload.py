@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from fmdp import data
 from fmdp.flow.diagonal_rows import Rows
-from fmdp.parallel import train_modes
+from fmdp.parallel import data_parallel
 from fmdp.training.state import TrainState, init_state, make_field, make_network
 from fmdp.training.step import make_train_step
 
@@ -73,7 +73,7 @@ class Workload:
 
     def compile(self, devices: Sequence[jax.Device]) -> Compiled:
         """The training step over some devices, with a state and a batch placed there."""
-        mode = train_modes.make_train_mode(self.config.parallel.mode, devices, self.config.parallel.fsdp)
+        mode = data_parallel.make_train_mode(self.config.parallel.mode, devices, self.config.parallel.fsdp)
         state = mode.place_state(jax.tree.map(jnp.copy, self.state))
         step = mode.compile(partial(make_train_step, self.config), state)
         return Compiled(step, state, mode.place_batch(jax.device_get(self.batch())))

@@ -10,7 +10,7 @@ from typing import NoReturn
 import jax
 from absl import app
 
-from fmdp.cli.command_line import parse_flags
+from fmdp.cli.flags import parse_flags
 from fmdp.data.decoding import ignore_metadata_warnings
 from fmdp.errors import InputError, printable
 from fmdp.io.files import is_disk_full

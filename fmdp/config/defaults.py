@@ -53,7 +53,7 @@ TRAIN = dict(
 )
 
 PARALLEL = dict(
-    mode="jit",  # one of train_modes.MODES
+    mode="jit",  # one of data_parallel.MODES
     fsdp=False,  # shard the parameters over the devices, for models that do not fit on one
     devices=0,  # number that the run must find; 0: any
     cpu_devices=0,  # number that the CPU is divided into; 0: one per core, if the batch can be divided among them

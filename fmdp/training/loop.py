@@ -14,7 +14,7 @@ from fmdp import data
 from fmdp.data.pipeline import Batches
 from fmdp.errors import InputError
 from fmdp.parallel import preemption
-from fmdp.parallel.train_modes import TrainMode, make_train_mode
+from fmdp.parallel.data_parallel import TrainMode, make_train_mode
 from fmdp.training.checkpoint import Checkpoints, has_checkpoint
 from fmdp.training.reporter import Reporter
 from fmdp.training.rollback import Rollback

@@ -13,7 +13,7 @@ from fmdp.flow import losses
 from fmdp.flow.diagonal_rows import Rows, split_rows
 from fmdp.flow.times import kronecker_times
 from fmdp.networks.log_variance import LogVariance
-from fmdp.parallel.train_modes import GradientTransform
+from fmdp.parallel.data_parallel import GradientTransform
 from fmdp.training.state import TrainState, make_field, make_network, make_optimizer
 from fmdp.types import AverageField, PRNGKey
 

@@ -138,7 +138,7 @@ def test_one_gradient_is_exchanged_a_step_the_state_used_up_and_batches_do_not_f
         from fmdp import data
         from fmdp.bench import collectives
         from fmdp.parallel import batching
-        from fmdp.parallel import train_modes
+        from fmdp.parallel import data_parallel
         from fmdp.training.state import init_state
         from fmdp.training.step import make_train_step
         from tests.training.test_loop import IMAGES, small_config
@@ -147,7 +147,7 @@ def test_one_gradient_is_exchanged_a_step_the_state_used_up_and_batches_do_not_f
         c.loss.diagonal_share = 0.5
         c.network.width = 64  # kernels as large as parallel.SMALL
         for mode, n in itertools.product(("jit", "pmap", "fsdp"), (1, 2, 4, 8)):
-            run = train_modes.make_train_mode("pmap" if mode == "pmap" else "jit", jax.devices()[:n], mode == "fsdp")
+            run = data_parallel.make_train_mode("pmap" if mode == "pmap" else "jit", jax.devices()[:n], mode == "fsdp")
             state = run.place_state(init_state(c, IMAGES.shape[1:], jax.random.key(0)))
             step = run.compile(lambda spread: make_train_step(c, spread), state)
             batch = run.place_batch(next(data.batches(IMAGES, 32, 0)))

@@ -86,7 +86,7 @@ def test_all_devices_skip_what_one_of_them_finds_not_finite():
         import numpy as np
         from fmdp import data
         from fmdp.parallel import mesh
-        from fmdp.parallel import train_modes
+        from fmdp.parallel import data_parallel
         from fmdp.training.state import init_state
         from fmdp.training.step import make_train_step
         from tests.robustness.test_numerics import BATCH, assert_same, config_of_one_epoch, leaves, spoiled
@@ -96,7 +96,7 @@ def test_all_devices_skip_what_one_of_them_finds_not_finite():
         images, found = spoiled([3]), {}
         for mode, fsdp, parts in (("jit", False, 1), ("pmap", False, 1), ("jit", True, 1), ("jit", False, 2)):
             c.train.grad_accumulation_steps = parts
-            run = train_modes.make_train_mode(mode, jax.devices(), fsdp)
+            run = data_parallel.make_train_mode(mode, jax.devices(), fsdp)
             state = run.place_state(init_state(c, images.shape[1:], jax.random.key(0)))
             step = run.compile(lambda spread: make_train_step(c, spread), state)
             batches, states = data.batches(images, BATCH, 0), []

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import fmdp.main  # noqa: F401  # defines the flags
 from configs import digits
 from fmdp import networks, operators
-from fmdp.cli import command_line
+from fmdp.cli import flags as command_line
 from fmdp.cli import restore as restore_command
 from fmdp.config.validation import validate_for_devices
 from fmdp.errors import InputError

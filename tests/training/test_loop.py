@@ -14,7 +14,7 @@ from fmdp import data
 from fmdp.config.defaults import default_config
 from fmdp.errors import InputError
 from fmdp.flow.times import kronecker_times
-from fmdp.parallel import train_modes
+from fmdp.parallel import data_parallel
 from fmdp.training import checkpoint, loop
 from fmdp.training import step as train_step
 from fmdp.training.checksum import checksums
@@ -42,7 +42,7 @@ IMAGES = data.digits()[0][:40]
 
 def one_step(c, mode="jit", devices=None, fsdp=False):
     devices = devices or jax.devices()
-    run = train_modes.make_train_mode(mode, devices, fsdp)
+    run = data_parallel.make_train_mode(mode, devices, fsdp)
     state = run.place_state(init_state(c, IMAGES.shape[1:], jax.random.key(0)))
     step = run.compile(lambda spread: make_train_step(c, spread), state)
     batches = data.batches(IMAGES, c.train.batch_size, 0)
@@ -148,7 +148,7 @@ def test_learned_weight_has_a_learning_rate_of_its_own():
 
 @pytest.mark.slow
 def test_pmap_and_jit_agree():
-    (a, metrics_a), (b, metrics_b) = (one_step(small_config(), mode) for mode in train_modes.MODES)
+    (a, metrics_a), (b, metrics_b) = (one_step(small_config(), mode) for mode in data_parallel.MODES)
     for x, y in zip(leaves(a.params), leaves(b.params), strict=True):
         np.testing.assert_allclose(x, y, atol=1e-5)
     np.testing.assert_allclose(metrics_a["loss"], metrics_b["loss"], rtol=1e-5)
@@ -183,7 +183,7 @@ def test_four_devices_give_the_numbers_of_one():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", train_modes.MODES)
+@pytest.mark.parametrize("mode", data_parallel.MODES)
 def test_a_batch_in_parts_gives_the_numbers_of_the_whole(mode):
     c = small_config()
     whole, metrics = one_step(c, mode)

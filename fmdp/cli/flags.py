@@ -1,4 +1,4 @@
-"""The command line: the --config flag, and what is wrong with a command line in one line."""
+"""The flags of a run, and one line for what is wrong with a command line; those of restoring are in `restore`."""
 
 import difflib
 import importlib.machinery
@@ -12,11 +12,16 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags import config_path
 
+from fmdp.cli.analyses import ANALYSES
 from fmdp.cli.deprecated import rename_flags, warn_renamed
 from fmdp.config.renamed import RENAMED, rename_keys
 from fmdp.errors import InputError
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The configuration of the run, a file in configs/.")
+WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run; runs/<config name> unless given.")
+MODE = flags.DEFINE_enum("mode", "train_and_evaluate", [*ANALYSES, "restore"], "What to do.")
+DISTRIBUTED = flags.DEFINE_enum("distributed", "none", ["none", "auto"], "Join other processes: auto finds them.")
+TIMEOUT = flags.DEFINE_integer("distributed_timeout", 300, "Seconds to wait for all processes.", 1, 86_400)
 
 
 class ConfigParser(flags.ArgumentParser):

@@ -3,7 +3,7 @@ import sys
 import pytest
 from ml_collections import ConfigDict
 
-from fmdp.cli import command_line
+from fmdp.cli import flags as command_line
 from fmdp.errors import InputError
 
 CONFIG = ConfigDict({"train": {"steps": 3, "log_every": 1}, "tasks": [{"sigma": 0.1}], "name": "a"})
