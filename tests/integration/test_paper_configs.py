@@ -29,14 +29,14 @@ def png(seed, side=36):
 
 
 def layout(name, root):
-    """Images in the layout that a configuration expects, and the path to name: 16 to train on and 8 to test on."""
+    """Images in the layout that a configuration expects, and the path to name: 8 to train on and 4 to test on."""
     if name == "cifar10":
         with zipfile.ZipFile(root / "cifar10-32x32.zip", "w") as file:
-            for i in range(24):
-                file.writestr(f"{'train' if i < 16 else 'test'}/{i % 2}/{i}.png", png(i))
+            for i in range(12):
+                file.writestr(f"{'train' if i < 8 else 'test'}/{i % 2}/{i}.png", png(i))
         return root / "cifar10-32x32.zip"
-    for i in range(24):
-        folder = root / ("train" if i < 16 else "val") / ("cat", "dog")[i % 2] if name == "afhq" else root
+    for i in range(12):
+        folder = root / ("train" if i < 8 else "val") / ("cat", "dog")[i % 2] if name == "afhq" else root
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{i}.png").write_bytes(png(i))
     return root
@@ -73,9 +73,9 @@ def test_smoke_runs_end_to_end_on_the_layout_the_config_names(name, metric_weigh
     assert all(np.isfinite([point[m] for m in LEARNED]).all() for curve in scored for point in curve["points"])
     assert scored[0]["points"][0]["mse"] == pytest.approx(summary["denoise"][0]["points"][0]["mse"])
     assert summary["config"] == f"{name}_smoke"
-    assert summary["data"]["train_images"] == 16
-    assert summary["data"]["test_images"] == 8
-    assert len(json.loads((workdir / "split.json").read_text())["held_out"]) == 8
+    assert summary["data"]["train_images"] == 8
+    assert summary["data"]["test_images"] == 4
+    assert len(json.loads((workdir / "split.json").read_text())["held_out"]) == 4
     assert (workdir / "denoise.png").exists()
     assert all(np.isfinite(point["mse"]) for curve in summary["denoise"] for point in curve["points"])
 
