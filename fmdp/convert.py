@@ -1,7 +1,7 @@
-"""python -m fmdp.convert SOURCE OUT [--half]: a trained field as a folder that `fmdp.load` reads.
+"""python -m fmdp.convert SOURCE OUT [--half]: write a trained field as a folder that `fmdp.load` reads.
 
-SOURCE is a released checkpoint of the two-time U-Net (.pkl, .pt, .safetensors, .npz), of which nothing is executed, or
-the workdir of a run, of which the average of the parameters is taken. OUT gets weights.safetensors and model.json.
+SOURCE is a released checkpoint of the two-time U-Net (.pkl, .pt, .safetensors or .npz; nothing in it is executed), or
+the workdir of a run, whose averaged parameters are used. OUT receives weights.safetensors and model.json.
 """
 
 import argparse
@@ -15,7 +15,10 @@ from fmdp.pretrained import prior as prior_files
 
 
 def convert(source: pathlib.Path, out: pathlib.Path, half: bool = False) -> prior_files.Prior:
-    """The field of `source`, written to the new folder `out`; with `half` in bfloat16.
+    """Write the field of `source` to the new folder `out`, rounded to bfloat16 if `half` is set.
+
+    Returns:
+      The prior that was written.
 
     Raises:
       InputError: the source cannot be read, or the folder exists.
@@ -28,7 +31,7 @@ def convert(source: pathlib.Path, out: pathlib.Path, half: bool = False) -> prio
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Convert what the command line names; mistakes of its user end in one line and exit code 2."""
+    """Convert what the command line names. Bad input ends in one line and exit code 2."""
     parser = argparse.ArgumentParser(prog="python -m fmdp.convert", description=__doc__.split("\n\n")[0])  # type: ignore[union-attr]
     parser.add_argument("source", type=pathlib.Path, help="a released checkpoint, or the workdir of a run")
     parser.add_argument("out", type=pathlib.Path, help="a folder that does not exist yet")

@@ -20,17 +20,24 @@ SECTIONS: Mapping[str, Callable[[Workload], dict[str, Any]]] = {
     "devices": programs.scaling,
     "memory": programs.memory,
 }
-"""What can be measured, by name."""
+"""The measurements by the names that --only takes."""
 
 
 def measure(config: ConfigDict, only: list[str], batch: int, rounds: int) -> dict[str, Any]:
-    """The measurements of the named sections, of all of them where none is named.
+    """Measure the named sections, or all of them if the list is empty.
+
+    Args:
+      batch: images at a time; 0 takes config.train.batch_size.
+      rounds: number of timings behind each median.
+
+    Returns:
+      The results by section, as plain JSON.
 
     Raises:
-      InputError: a section that is not known, or a configuration that cannot be measured.
+      InputError: a section is unknown, or the configuration cannot be measured.
     """
     unknown = [name for name in only if name not in SECTIONS]
     if unknown:
         raise InputError(f"--only={unknown[0]}: must be among {', '.join(SECTIONS)}")
-    subject = Workload(config, image_shape(config), batch or config.train.batch_size, rounds)
-    return {name: SECTIONS[name](subject) for name in only or SECTIONS}
+    workload = Workload(config, image_shape(config), batch or config.train.batch_size, rounds)
+    return {name: SECTIONS[name](workload) for name in only or SECTIONS}

@@ -2,22 +2,28 @@
 
 python -m fmdp.bench --config=configs/<name>.py [--only=forward,step] [--batch=16] [--out=bench.json]
 
-Sections: `ceilings` (what the device does at best: a large matrix product, a copy), `forward` (the network against its
-own convolutions and matrix products run bare, one after another), `step` (the training step of every loss against a
-forward pass, and against its bare products), `solve` (plug-and-play of N steps against N forward passes), `sweep` (K
-lookaheads against K single ones), `input` (batches delivered against batches trained on, and a loop over fresh batches
-against one over the same), `compile` (the training step, cold and from the persistent cache), `devices` (the training
-step on 1, 2, 4 and 8 of them, and the bytes that they exchange; --devices=8 simulates them on a CPU), `memory` (of the
-training step, planned and not run: fixed and for each example, and the batch that fits devices of 16, 32 and 80 GB).
+Sections:
+- `ceilings`: the best that the device can do, on a large matrix product and on a copy.
+- `forward`: the network, relative to its own convolutions and matrix products run alone, one after another.
+- `step`: the training step of every loss, relative to a forward pass and to its own products.
+- `solve`: N steps of plug-and-play, relative to N forward passes.
+- `sweep`: K lookaheads in one call, relative to K calls with one.
+- `input`: batches delivered in the time of one training step, and a loop over fresh batches relative to a loop over
+  the same batch.
+- `compile`: the training step, cold and from the persistent cache.
+- `devices`: the training step on 1, 2, 4 and 8 devices, and the bytes that they exchange; --devices=8 simulates the
+  devices on a CPU.
+- `memory`: of the training step, planned but not run: the fixed part, the part per example, and the batch that fits
+  devices of 16, 32 and 80 GB.
 
-`forward` and `step` are measured on one device and, under `all_devices`, on all that a run would use: on a CPU, one
-each core (`parallel.divide_cpu`). Steps on several devices, in `devices` and `input` too, are in the mode configured.
+`forward` and `step` are measured on one device and, under `all_devices`, on all devices that a run would use; a CPU is
+divided into one device per core (`parallel.mesh.divide_cpu`). Steps on several devices use the configured mode.
 
 `utilisation` is the FLOP/s of a program's convolutions and matrix products over those of one large matrix product.
 
-Each time is the median of rounds in which everything compared is run in turn, so that noise of the machine falls on
-both sides of a ratio. XLA plans memory for the backend it compiles for: figures taken on a CPU are a guide to an
-accelerator, not a promise.
+Each time is a median over rounds. Within a round, everything that is compared runs in turn, so that noise of the machine
+affects both sides of a ratio. XLA plans memory for the backend that it compiles for: figures from a CPU are only a guide
+to an accelerator.
 """
 
 import json
@@ -36,13 +42,11 @@ from fmdp.io.files import expand_path, write_json
 from fmdp.main import inapplicable_flags
 from fmdp.parallel import mesh
 
-ONLY = flags.DEFINE_list("only", [], "The sections to measure; all of them unless given.")
-BATCH = flags.DEFINE_integer(
-    "batch", None, "Images at a time; those of config.train.batch_size unless given.", lower_bound=1
-)
-ROUNDS = flags.DEFINE_integer("rounds", 15, "How often each time is taken.", lower_bound=1)
+ONLY = flags.DEFINE_list("only", [], "The sections to measure; all of them by default.")
+BATCH = flags.DEFINE_integer("batch", None, "Images at a time; config.train.batch_size by default.", lower_bound=1)
+ROUNDS = flags.DEFINE_integer("rounds", 15, "How many timings each median is taken over.", lower_bound=1)
 DEVICES = flags.DEFINE_integer("devices", None, "Devices to simulate on a CPU.", 1, MAX_CPU_DEVICES)
-OUT = flags.DEFINE_string("out", None, "A JSON file for what was measured, which is printed too.")
+OUT = flags.DEFINE_string("out", None, "A JSON file for the results, which are also printed.")
 
 
 def main(_) -> None:

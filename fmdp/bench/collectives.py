@@ -1,4 +1,4 @@
-"""What a compiled program exchanges between devices, read from its text."""
+"""The bytes that a compiled program exchanges between devices, read from its text."""
 
 import math
 import re
@@ -14,10 +14,10 @@ _ARRAY = re.compile(r"\b([a-z]+\d+|pred)\[([\d,]*)\]")
 def collective_bytes(text: str) -> dict[str, int]:
     """The bytes of the results of a program's collectives on one device, by kind.
 
-    Those within a loop count once, those among one device alone not at all.
+    A collective inside a loop counts once; one that involves a single device is not counted.
 
     Args:
-      text: of a compiled program, `step.lower(...).compile().as_text()`.
+      text: the text of a compiled program, from `step.lower(...).compile().as_text()`.
     """
     total: dict[str, int] = {}
     for line in text.splitlines():

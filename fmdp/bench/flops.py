@@ -1,4 +1,4 @@
-"""What a program costs, told from the program itself: its operations laid bare, and the memory it is planned with."""
+"""The cost of a program, read from the program: its convolutions and matrix products, and its planned memory."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,13 +11,13 @@ from jax.extend import core
 from fmdp.errors import InputError
 
 PRODUCTS = ("conv_general_dilated", "dot_general")
-CHAIN = 1e-30  # of one number of the output before; nothing, but the compiler does not know
+CHAIN = 1e-30  # factor of a number of the previous output; negligible, but the compiler cannot know that
 
 
 def product_equations(function: Callable, *args: Any) -> list[core.JaxprEqn]:
-    """Every convolution and matrix product of a function, in order, as often as it is run.
+    """Every convolution and matrix product of a function in order, repeated as often as it runs.
 
-    What is inside a `while` counts once: how often it runs is not known.
+    The body of a `while` counts once, because its number of iterations is unknown.
     """
     return list(_walk(jax.make_jaxpr(function)(*args).jaxpr))
 
@@ -43,10 +43,10 @@ def _inner(values) -> Iterator[core.Jaxpr]:
 
 
 def chain(equations: list[core.JaxprEqn], key: Array) -> tuple[Callable[[Any], Array], list[tuple[Array, ...]]]:
-    """The bare products of a program one after another, each waiting for the one before; and operands for them.
+    """The products of a program alone, chained so that each waits for the previous one.
 
     Returns:
-      A function of operands, to be compiled, and operands of the right shapes and types.
+      A function of operands, to be compiled, and random operands of the right shapes and types.
     """
     operands = []
     for i, shaped in enumerate(_shapes(equations)):
@@ -56,7 +56,7 @@ def chain(equations: list[core.JaxprEqn], key: Array) -> tuple[Callable[[Any], A
 
 
 def product_flops(function: Callable, *args: Any) -> float:
-    """Floating-point operations of the products of a function, as often as they are run; nothing is compiled."""
+    """Floating-point operations of all products that a function runs. Nothing is compiled."""
     equations = product_equations(function, *args)
     return flops(jax.jit(_chained(equations)).lower(_shapes(equations)))
 
@@ -70,7 +70,7 @@ def _chained(equations: list[core.JaxprEqn]) -> Callable[[Any], Array]:
     def run(operands):
         link = jnp.zeros((), jnp.float32)
         for equation, (left, right) in zip(equations, operands, strict=True):
-            if left.size < right.size:  # the smaller operand waits: that costs least
+            if left.size < right.size:  # the smaller operand waits, which costs least
                 left = left + link.astype(left.dtype)
             else:
                 right = right + link.astype(right.dtype)
@@ -82,17 +82,17 @@ def _chained(equations: list[core.JaxprEqn]) -> Callable[[Any], Array]:
 
 
 def planned_bytes(compiled: jax.stages.Compiled) -> int:
-    """Bytes that a compiled program has in use at most on one device, its arguments included.
+    """The largest number of bytes that a compiled program uses on one device, its arguments included.
 
     Raises:
-      InputError: the backend does not tell.
+      InputError: the backend does not report it.
     """
     plan = compiled.memory_analysis()
     if plan is None:
-        raise InputError(f"the {jax.default_backend()} backend does not tell what memory a program takes")
+        raise InputError(f"the {jax.default_backend()} backend does not report the memory of a program")
     return plan.temp_size_in_bytes + plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
 
 
 def flops(program: jax.stages.Lowered | jax.stages.Compiled) -> float:
-    """Floating-point operations of one run of a program on one device; of loops, one turn."""
+    """Floating-point operations of one run of a program on one device; a loop counts as one iteration."""
     return float((program.cost_analysis() or {}).get("flops", 0.0))

@@ -1,4 +1,4 @@
-"""What compiled programs take: the time to compile them, the memory they are planned with, what devices exchange."""
+"""Compile time and planned memory of the training step, and what it exchanges between devices."""
 
 import tempfile
 import time
@@ -13,15 +13,15 @@ from fmdp.bench import collectives, flops
 from fmdp.bench.workload import Workload, median_seconds
 from fmdp.training.step import make_train_step
 
-PLANNED = (4, 8)  # batches from whose memory that of one example is told
+PLANNED = (4, 8)  # batch sizes whose difference in memory gives that of one example
 DEVICES_GB = (16, 32, 80)
-USABLE = 0.9  # of a device's memory: the rest is the runtime's, and lost between buffers
+USABLE = 0.9  # of a device's memory; the rest goes to the runtime and to gaps between buffers
 CACHE = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
 
 
-def compiling(subject: Workload) -> dict[str, Any]:
-    """Seconds until the training step is compiled, without a persistent cache and from a warm one."""
-    lowered = partial(jax.jit(make_train_step(subject.config)).lower, subject.state, subject.batch())
+def compiling(workload: Workload) -> dict[str, Any]:
+    """Seconds to compile the training step, without a persistent cache and from a warm one."""
+    lowered = partial(jax.jit(make_train_step(workload.config)).lower, workload.state, workload.batch())
 
     def timed():
         jax.clear_caches()
@@ -41,20 +41,20 @@ def compiling(subject: Workload) -> dict[str, Any]:
     return {"cold_seconds": cold, "warm_seconds": warm}
 
 
-def memory(subject: Workload) -> dict[str, Any]:
-    """Bytes of the training step on one device: fixed, for each example, and the batch that fits devices of GB.
+def memory(workload: Workload) -> dict[str, Any]:
+    """Bytes of the training step on one device: the fixed part, the part per example, and the batches that fit.
 
-    The fixed part is parameters, their average, the optimizer's and the gradients. Compiled twice, at batches of
-    PLANNED; nothing is run.
+    The fixed part holds the parameters, their average, the optimizer's state and the gradients. The step is compiled
+    twice, for the batch sizes PLANNED, and never run.
     """
     began = time.monotonic()
-    small, large = (_planned(replace(subject, size=size)) for size in PLANNED)
+    small, large = (_planned(replace(workload, size=size)) for size in PLANNED)
     example = (large - small) / (PLANNED[1] - PLANNED[0])
-    held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(subject.init)))
-    fixed = max(small - PLANNED[0] * example, held)  # the state at least: memory is not quite linear in the batch
+    held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(workload.init)))
+    fixed = max(small - PLANNED[0] * example, held)  # at least the state: memory is not quite linear in the batch
     fits = {f"{gb}GB": max(int((USABLE * gb * 1e9 - fixed) / example), 0) for gb in DEVICES_GB}
     return {
-        "image_shape": subject.shape,
+        "image_shape": workload.shape,
         "planned_bytes": dict(zip(PLANNED, (small, large), strict=True)),
         "fixed_bytes": round(fixed),
         "bytes_per_example": round(example),
@@ -63,26 +63,26 @@ def memory(subject: Workload) -> dict[str, Any]:
     }
 
 
-def _planned(subject: Workload) -> int:
-    state, batch, key = jax.eval_shape(lambda: (subject.init(), subject.batch(), jax.random.key(0)))
-    run = jax.jit(make_train_step(subject.config), donate_argnums=0)
+def _planned(workload: Workload) -> int:
+    state, batch, key = jax.eval_shape(lambda: (workload.init(), workload.batch(), jax.random.key(0)))
+    run = jax.jit(make_train_step(workload.config), donate_argnums=0)
     return flops.planned_bytes(run.lower(state, batch, key).compile())
 
 
-def scaling(subject: Workload) -> dict[str, Any]:
-    """The training step on 1, 2, 4, 8 devices: examples/s on each, and bytes exchanged a step against one gradient.
+def scaling(workload: Workload) -> dict[str, Any]:
+    """The training step on 1, 2, 4 and 8 devices: examples/s per device, and bytes exchanged relative to one gradient.
 
-    Devices that --devices simulates share the cores of one CPU: there only the bytes mean anything.
+    Devices simulated with --devices share the cores of one CPU, so only their bytes are meaningful.
     """
-    found, parameters = {}, sum(x.nbytes for x in jax.tree.leaves(subject.state.params))
-    for count in (n for n in (1, 2, 4, 8) if n <= jax.device_count() and subject.size % n == 0):
+    found, parameters = {}, sum(x.nbytes for x in jax.tree.leaves(workload.state.params))
+    for count in (n for n in (1, 2, 4, 8) if n <= jax.device_count() and workload.size % n == 0):
         devices = jax.devices()[:count]
-        step, state, batch = subject.compile(devices)
+        step, state, batch = workload.compile(devices)
         program = step.lower(state, batch, jax.random.key(0)).compile()  # type: ignore[attr-defined]
         exchanged = collectives.collective_bytes(program.as_text())
-        taken = median_seconds(subject.rounds, step=subject.run(devices))["step"]
+        taken = median_seconds(workload.rounds, step=workload.run(devices))["step"]
         found[str(count)] = {
-            "examples_per_second_per_device": subject.size / taken / count,
+            "examples_per_second_per_device": workload.size / taken / count,
             "collective_bytes": exchanged,
             "over_one_gradient": sum(exchanged.values()) / parameters,
         }

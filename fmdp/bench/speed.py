@@ -1,4 +1,4 @@
-"""The speed of networks, training steps, solvers and sweeps, each against its bare products or plain forward passes."""
+"""The speed of networks, training steps, solvers and sweeps, relative to their products or to plain forward passes."""
 
 import time
 from collections.abc import Callable
@@ -25,28 +25,28 @@ SOLVER_STEPS = 10
 LOOKAHEADS = 15
 
 
-def ceilings(subject: Workload) -> dict[str, Any]:
+def ceilings(workload: Workload) -> dict[str, Any]:
     """What the device does at best: FLOP/s of a matrix product in the network's type, bytes/s of a copy."""
     size = 8192 if jax.default_backend() in ("gpu", "tpu") else 2048
-    a = jnp.ones((size, size), subject.config.network.get("dtype") or jnp.float32)
+    a = jnp.ones((size, size), workload.config.network.get("dtype") or jnp.float32)
     b = jnp.ones((size * 4, size), jnp.float32)
     product, copy = jax.jit(jnp.matmul), jax.jit(lambda x: x + 1)
-    found = median_seconds(subject.rounds, product=lambda: product(a, a), copy=lambda: copy(b))
+    found = median_seconds(workload.rounds, product=lambda: product(a, a), copy=lambda: copy(b))
     return {"flops_per_second": 2 * size**3 / found["product"], "bytes_per_second": 2 * b.nbytes / found["copy"]}
 
 
-def forward(subject: Workload) -> dict[str, Any]:
-    """The network against its own products run bare, and against the device's matrix products."""
-    field, inputs = subject.field, (subject.images, *subject.times)
+def forward(workload: Workload) -> dict[str, Any]:
+    """The network relative to its own products run alone, and to the device's matrix products."""
+    field, inputs = workload.field, (workload.images, *workload.times)
     run = jax.jit(field.func).lower(*field.args, *inputs).compile()
     products, flops, bare = _bare(inputs, field)
-    peak, peak_of_all = _peaks(subject)
+    peak, peak_of_all = _peaks(workload)
     runs = {"forward": lambda: run(*field.args, *inputs), "bare": bare}
     devices = jax.device_count()
     if devices > 1:
-        runs["on all"] = _on_all(subject)
+        runs["on all"] = _on_all(workload)
         *_, runs["bare on all"] = _bare(jax.tree.map(lambda x: x[: len(x) // devices], inputs), field, everywhere=True)
-    found = median_seconds(subject.rounds, **runs)
+    found = median_seconds(workload.rounds, **runs)
     measured: dict[str, Any] = {
         "seconds": found["forward"],
         "products": products,
@@ -65,17 +65,19 @@ def forward(subject: Workload) -> dict[str, Any]:
     return measured
 
 
-def _peaks(subject: Workload) -> tuple[float, float]:
-    """FLOP/s of matrix products on one device, and on all."""
-    peak = ceilings(subject)["flops_per_second"]
-    return peak, peak * (1 if jax.default_backend() == "cpu" else jax.device_count())  # those of a CPU share its cores
+def _peaks(workload: Workload) -> tuple[float, float]:
+    """FLOP/s of matrix products on one device and on all devices."""
+    peak = ceilings(workload)["flops_per_second"]
+    return peak, peak * (
+        1 if jax.default_backend() == "cpu" else jax.device_count()
+    )  # devices of a CPU share its cores
 
 
 def _bare(inputs: Any, function: Callable, everywhere: bool = False) -> tuple[int, float, Callable[[], Any]]:
-    """How many products a function of these inputs has, their FLOPs, and a run of them alone.
+    """The number of products in a function of these inputs, their FLOPs, and a function that runs them alone.
 
     Args:
-      everywhere: by every device.
+      everywhere: run them on every device.
     """
     equations = product_equations(function, *inputs)
     bare, operands = chain(equations, jax.random.key(0))
@@ -87,36 +89,36 @@ def _bare(inputs: Any, function: Callable, everywhere: bool = False) -> tuple[in
     return len(equations), flops(compiled), partial(compiled, operands)
 
 
-def _on_all(subject: Workload) -> Callable[[], Any]:
-    """A forward pass of every device on its rows."""
-    field, inputs = subject.field, (subject.images, *subject.times)
+def _on_all(workload: Workload) -> Callable[[], Any]:
+    """A forward pass in which every device takes its rows."""
+    field, inputs = workload.field, (workload.images, *workload.times)
     mesh = parallel_modes.make_mesh(tuple(jax.devices()))
     rows = NamedSharding(mesh, P(parallel_modes.AXIS))
     run = jax.jit(batching.shard_rows(lambda args, inputs: field.func(*args, *inputs)))
     return partial(run, batching.replicate_local(field.args), jax.device_put(inputs, rows))
 
 
-def step(subject: Workload) -> dict[str, Any]:
-    """The training step of every off-diagonal loss against one forward pass, and against its bare products."""
-    field, inputs, batch, key = subject.field, (subject.images, *subject.times), subject.batch(), jax.random.key(0)
+def step(workload: Workload) -> dict[str, Any]:
+    """The training step of every off-diagonal loss, relative to one forward pass and to its own products."""
+    field, inputs, batch, key = workload.field, (workload.images, *workload.times), workload.batch(), jax.random.key(0)
     runs: dict[str, Callable[[], Any]] = {"forward": partial(jax.jit(field.func), *field.args, *inputs)}
-    flops, (peak, peak_of_all) = {}, _peaks(subject)
+    flops, (peak, peak_of_all) = {}, _peaks(workload)
     for name in losses.OFF_DIAGONAL:
-        config = subject.config.copy_and_resolve_references()
+        config = workload.config.copy_and_resolve_references()
         config.loss.off_diagonal = name
         trained = make_train_step(config)
-        runs[name] = partial(jax.jit(trained), subject.state, batch, key)
-        _, flops[name], runs[f"{name} bare"] = _bare((subject.state, batch, key), trained)
-    devices, chosen = jax.device_count(), subject.config.loss.off_diagonal
+        runs[name] = partial(jax.jit(trained), workload.state, batch, key)
+        _, flops[name], runs[f"{name} bare"] = _bare((workload.state, batch, key), trained)
+    devices, chosen = jax.device_count(), workload.config.loss.off_diagonal
     if devices > 1:
-        runs |= {"on all": subject.run(jax.devices()), "forward on all": _on_all(subject)}
-    found = median_seconds(subject.rounds, **runs)
+        runs |= {"on all": workload.run(jax.devices()), "forward on all": _on_all(workload)}
+    found = median_seconds(workload.rounds, **runs)
     measured: dict[str, Any] = {
         name: {
             "seconds": found[name],
             "over_forward": found[name] / found["forward"],
             "over_bare_products": found[name] / found[f"{name} bare"],
-            "examples_per_second": subject.size / found[name],
+            "examples_per_second": workload.size / found[name],
             "utilisation": flops[name] / found[name] / peak,
         }
         for name in losses.OFF_DIAGONAL
@@ -135,9 +137,9 @@ def step(subject: Workload) -> dict[str, Any]:
     return measured
 
 
-def solve(subject: Workload) -> dict[str, Any]:
-    """Plug-and-play of SOLVER_STEPS on a batch against as many forward passes."""
-    field, x, times = subject.field, subject.images, subject.times
+def solve(workload: Workload) -> dict[str, Any]:
+    """SOLVER_STEPS steps of plug-and-play on a batch, relative to as many forward passes."""
+    field, x, times = workload.field, workload.images, workload.times
     operator = operators.make("random_inpainting", x.shape[1:], jax.random.key(1), ratio=0.5)
     observed = jax.vmap(lambda x, key: observe(operator, GaussianNoise(sigma=0.05), x, key))(
         x, jax.random.split(jax.random.key(2), len(x))
@@ -147,9 +149,9 @@ def solve(subject: Workload) -> dict[str, Any]:
     run = jax.jit(several)
     once, keys = jax.jit(field.func), jax.random.split(jax.random.key(3), len(x))
     found = median_seconds(
-        subject.rounds, solve=lambda: run(observed, keys), forward=lambda: once(*field.args, x, *times)
+        workload.rounds, solve=lambda: run(observed, keys), forward=lambda: once(*field.args, x, *times)
     )
-    peak, _ = _peaks(subject)
+    peak, _ = _peaks(workload)
     return {
         "steps": SOLVER_STEPS,
         "over_forwards": found["solve"] / found["forward"] / SOLVER_STEPS,
@@ -157,9 +159,9 @@ def solve(subject: Workload) -> dict[str, Any]:
     }
 
 
-def sweep(subject: Workload) -> dict[str, Any]:
-    """LOOKAHEADS lookaheads in one call against as many calls with one."""
-    field, x, s = subject.field, subject.images, jnp.float32(0.5)
+def sweep(workload: Workload) -> dict[str, Any]:
+    """LOOKAHEADS lookaheads in one call, relative to as many calls with one lookahead."""
+    field, x, s = workload.field, workload.images, jnp.float32(0.5)
     many, one = jnp.linspace(0, 1, LOOKAHEADS), jnp.array([0.5])
     traces = []
 
@@ -168,7 +170,7 @@ def sweep(subject: Workload) -> dict[str, Any]:
         traces.append(many.shape)
         return denoising.sweep_lookaheads(field, x, s, many)
 
-    found = median_seconds(subject.rounds, sweep=lambda: walk(x, many), single=lambda: walk(x, one))
+    found = median_seconds(workload.rounds, sweep=lambda: walk(x, many), single=lambda: walk(x, one))
     return {
         "lookaheads": LOOKAHEADS,
         "over_single_ones": found["sweep"] / found["single"] / LOOKAHEADS,
@@ -176,17 +178,17 @@ def sweep(subject: Workload) -> dict[str, Any]:
     }
 
 
-def input_pipeline(subject: Workload) -> dict[str, Any]:
-    """How many batches are delivered in the time in which one is trained on; a loop over them against one without."""
-    config, devices = subject.config, jax.devices()
+def input_pipeline(workload: Workload) -> dict[str, Any]:
+    """Batches delivered per training step, and a loop over fresh batches relative to a loop over the same batch."""
+    config, devices = workload.config, jax.devices()
     try:
         images = data.load_split(config.data).train
     except InputError as error:
         return {"not_measured": str(error)}
-    iterator = data.batches(images, subject.size, 0, flip=config.data.flip, workers=config.data.workers)
+    iterator = data.batches(images, workload.size, 0, flip=config.data.flip, workers=config.data.workers)
     place = data_parallel.make_train_mode(config.parallel.mode, devices).place_batch
-    steps = max(subject.rounds, 50)
-    same, fresh = subject.run(devices), subject.run(devices, lambda: place(next(iterator)))
+    steps = max(workload.rounds, 50)
+    same, fresh = workload.run(devices), workload.run(devices, lambda: place(next(iterator)))
 
     def several(step):
         for _ in range(steps):

@@ -1,4 +1,4 @@
-"""What is measured: a configuration with all that its program needs; and how times are taken."""
+"""What is measured: a configuration with everything that its programs need; and how times are taken."""
 
 import functools
 import statistics
@@ -30,12 +30,12 @@ class Compiled(NamedTuple):
 
 @dataclass(frozen=True)
 class Workload:
-    """A configuration with all that its program needs, random where that does not matter for speed.
+    """A configuration with everything that its programs need; images and parameters are random.
 
     Attributes:
-      shape: of an image.
+      shape: (H, W, C) of an image.
       size: images at a time.
-      rounds: how often each time is taken.
+      rounds: timings behind each median.
     """
 
     config: ConfigDict
@@ -49,7 +49,7 @@ class Workload:
 
     @functools.cached_property
     def state(self) -> TrainState:
-        """That state."""
+        """The state at step 0."""
         return jax.jit(self.init)()
 
     @functools.cached_property
