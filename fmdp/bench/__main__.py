@@ -21,9 +21,9 @@ divided into one device per core (`parallel.mesh.divide_cpu`). Steps on several 
 
 `utilisation` is the FLOP/s of a program's convolutions and matrix products over those of one large matrix product.
 
-Each time is a median over rounds. Within a round, everything that is compared runs in turn, so that noise of the machine
-affects both sides of a ratio. XLA plans memory for the backend that it compiles for: figures from a CPU are only a guide
-to an accelerator.
+Each time is a median over rounds. Within a round, everything that is compared runs in turn, so that noise of the
+machine affects both sides of a ratio. XLA plans memory for the backend that it compiles for: figures from a CPU are
+only a guide to an accelerator.
 """
 
 import json
