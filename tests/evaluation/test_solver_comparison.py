@@ -99,6 +99,7 @@ def test_the_floor_is_that_of_as_many_real_images(table):
     assert table[0]["inverse_floor"] != to_json(measures.null_intervals(data, width, solver_comparison.DEALS, key))
 
 
+@pytest.mark.slow
 def test_strips_show_the_curve_of_most_steps_and_every_baseline(table):
     images = table[1]["inpainting"]
     shown = [title for _, title in solver_figures._strip(images)]

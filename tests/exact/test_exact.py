@@ -233,6 +233,7 @@ def test_one_trajectory_gives_every_lookahead(x64):
     np.testing.assert_allclose(target.denoise_along(x, 1.0, jnp.ones(5))[0], x, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gaussian", "mixture"])
 def test_targets_of_equal_shape_share_one_compilation_and_none_is_kept_alive(kind):
     x = jax.random.normal(jax.random.key(0), (2, *SHAPE))

@@ -257,6 +257,7 @@ def test_bracket_on_the_mixture_of_digits(s, star, total):
     assert found.points.mse[0] == pytest.approx(mmse[0])
 
 
+@pytest.mark.slow
 def test_bracket_and_assignment_agree_in_two_dimensions():
     s, estimates, points, plane = reference_curve()
     found = frontier.bracket(estimates, estimates[0], estimates[-1], modes(), modes().mmse(jax.random.key(2), s))

@@ -75,6 +75,7 @@ def test_value_and_gradient_against_finite_differences(setup, name):
         np.testing.assert_allclose(gradient @ direction, slope, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_diagonal_gradient(setup):
     make, flat, x0, x1, (s, _, _) = setup
     check_grads(lambda flat: losses.diagonal(make(flat), x0, x1, s), (flat,), order=1, modes=["rev"])

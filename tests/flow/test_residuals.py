@@ -26,6 +26,7 @@ def x(x64):
     return jax.random.normal(jax.random.key(0), (3, *SHAPE))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TERMS)
 def test_zero_at_the_exact_field_and_only_there(target, x, name):
     term = TERMS[name]

@@ -58,6 +58,7 @@ def test_kid_is_the_closed_form_and_its_subsets_agree():
     assert 0 < deviation < expected
 
 
+@pytest.mark.slow
 def test_kid_equals_its_double_sum():
     x, y = normal(5, 7, 4), normal(6, 9, 4)
     key = jax.random.key(1)

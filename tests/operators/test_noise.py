@@ -57,6 +57,7 @@ def test_gradients_also_at_zero_and_dark_pixels(x64, name):
         check_grads(jax.jit(observation.negative_log_likelihood), (x,), order=1, modes=["rev"], eps=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("peak", [5.0, 20.0, 1000.0])
 def test_poisson_at_dark_pixels(x64, peak):
     """Neither dead nor explosive where the rate vanishes, smooth where the continuation begins, convex throughout."""

@@ -45,6 +45,7 @@ def test_a_signal_ends_the_run_with_the_step_at_hand_saved(number, tmp_path, mon
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", preemption.SIGNALS)
 def test_a_signal_while_the_last_checkpoint_is_written_ends_the_run_once_it_is_whole(
     number, tmp_path, monkeypatch, capsys

@@ -25,6 +25,7 @@ def load(path):
         return np.asarray(image, float)
 
 
+@pytest.mark.slow
 def test_a_folder_of_mixed_files(tmp_path, capsys):
     """As the issue has it: sizes, 16 bits, a palette with alpha, an EXIF rotation, twins by name, and broken files."""
     source, output = tmp_path / "in", tmp_path / "out"
@@ -63,6 +64,7 @@ def test_a_folder_of_mixed_files(tmp_path, capsys):
     np.testing.assert_allclose(load(output / "deep_r0.00.png"), 127.5 + (deep - 127.5) * 0.25 / 0.26, atol=1.1)
 
 
+@pytest.mark.slow
 def test_several_samples_leave_their_mean_and_spread(tmp_path):
     save(tmp_path / "x.png", np.full((8, 8), 90, np.uint8))
     request = Request(operator="box_inpainting", parameters={"size": 4}, num_samples=4, steps=20, lookaheads=(1.0,))
@@ -140,6 +142,7 @@ def test_nothing_but_earlier_restorations_is_replaced(tmp_path):
     assert restore_all(PRIOR, request, source, tmp_path / "out")[0] == 1
 
 
+@pytest.mark.slow
 def test_no_two_pictures_are_restored_into_one_file(tmp_path):
     names = ["a.png", "a.PNG", "A.png", "a.bmp", "a_png.png", "a_bmp.png", "a_measured.png", "a_std.png", "a_png_2.png"]
     names += [
@@ -172,6 +175,7 @@ def test_no_two_pictures_are_restored_into_one_file(tmp_path):
     assert (output / "picture.json").exists()
 
 
+@pytest.mark.slow
 def test_reading_files_needs_no_plots_and_restoring_arrays_no_files():
     program = """
 import sys

@@ -47,6 +47,7 @@ def test_what_is_hidden_is_filled_in_and_what_is_seen_is_kept():
     np.testing.assert_array_equal(again.images, restored.images)
 
 
+@pytest.mark.slow
 def test_colour_and_gray_meet():
     facts = restore(PRIOR, picture(8, 8, 3), Request(degraded=True, sigma=0.1)).facts
     assert "converted to gray" in facts["notes"][0]
@@ -173,6 +174,7 @@ def test_requests_that_this_image_cannot_meet_are_one_line(changes, message):
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_requests_compile_once_for_each_canvas():
     """Not for other numbers, of other types, nor for images that take the same tiles."""
     request = Request(operator="box_inpainting", parameters={"size": 2}, steps=3, sigma=0.1)

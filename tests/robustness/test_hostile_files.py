@@ -123,6 +123,7 @@ def test_a_damaged_summary_is_ignored_with_a_warning(tmp_path, caplog):
         assert key in message
 
 
+@pytest.mark.slow
 def test_whatever_summary_is_accepted_has_a_page():
     """Parts are removed, emptied and replaced by each other, at any depth."""
     whole, _ = run(levels=1, settings=3, known=True)

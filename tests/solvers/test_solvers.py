@@ -325,7 +325,9 @@ def test_one_program_per_image_and_for_all_options_that_are_numbers(name):
         assert one_info.evaluations == info.evaluations[i]
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n == "d_flow" else n for n in SOLVERS])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in ("d_flow", "pnp") else n for n in SOLVERS]
+)
 def test_scan_is_a_python_loop(name):
     H = operators.make("box_inpainting", SHAPE, size=2)
     observation = Observation(y=H(jnp.asarray(MEAN, float)), operator=H, noise=GaussianNoise(sigma=0.3))

@@ -80,6 +80,7 @@ def test_a_step_reports_its_loss_and_moves_everything(weighting):
     assert any((a != b).any() for a, b in zip(leaves(after.ema), leaves(later.ema), strict=True))
 
 
+@pytest.mark.slow
 def test_dropout_is_drawn_for_every_example_and_only_in_training():
     c = small_config(diagonal_share=1.0)
     c.network = dict(name="unet", channels=4, multipliers=(1,), blocks=1, attention=(), resolution=8, dropout=0.5)
