@@ -16,6 +16,7 @@ TOGETHER = 4
 PROGRAM = f"""
 import json, os, sys, traceback
 from fmdp import main
+from fmdp.cli.errors import run_program
 
 def child(name, arguments, environment):
     for number, ending in ((1, "out"), (2, "err")):
@@ -24,7 +25,7 @@ def child(name, arguments, environment):
     sys.argv = ["fmdp.main", *arguments]
     code = 1
     try:
-        main.cli()
+        run_program(main.main)
     except SystemExit as ended:
         code = ended.code or 0
     except BaseException:
