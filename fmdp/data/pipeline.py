@@ -119,7 +119,7 @@ class Batches(grain.DatasetIterator):
             self.close()
             cause = str(error).partition(".")[0]
             raise InputError(
-                f"a process that reads images ended by itself ({cause}): if it ran out of memory, lower"
+                f"a process that reads images ended unexpectedly ({cause}): if it ran out of memory, lower"
                 f" config.data.workers = {self._workers}; run the same command again to resume from the checkpoint"
             ) from error
         self._next += 1

@@ -141,13 +141,13 @@ def test_an_evaluation_reports_them_beside_their_floors(settings, tmp_path):
         points=3, noise_draws=2, bootstrap=5, noise_levels=(0.5,), baseline_images=20, baseline_steps=2, small_fid=True
     )
     field = jax.tree_util.Partial(lambda x, s, t: target.average_field(x, s, t))
-    summary, _ = denoising.evaluate_denoising(field, split, settings, jax.random.key(2))
-    assert summary["weights"] == {"inception": "stand-in", "lpips_alex": "random"}
-    curves = {curve["knob"]: curve["points"] for curve in summary["denoise"]}
+    result, _ = denoising.evaluate_denoising(field, split, settings, jax.random.key(2))
+    assert result.weights == {"inception": "stand-in", "lpips_alex": "random"}
+    curves = {curve.knob: [point.measures for point in curve.points] for curve in result.denoise}
     first, *_, last = curves["lookahead"]
-    assert first["kid"] > summary["floor"]["kid"]["high"] > last["kid"]
+    assert first["kid"] > result.floor["kid"].high > last["kid"]
     assert {"fid", "fid_draw_std", "lpips_alex", "lpips_alex_std", "lpips_alex_draw_std", "recall"} <= set(first)
     assert "kid" in curves["scaled_diffusion"][0]
-    draw_plane(tmp_path / "plane.png", summary)
-    write_curves(tmp_path / "curve.csv", summary["denoise"])
+    draw_plane(tmp_path / "plane.png", result)
+    write_curves(tmp_path / "curve.csv", result.denoise)
     assert "kid_subset_std" in (tmp_path / "curve.csv").read_text().splitlines()[0]

@@ -228,6 +228,6 @@ def test_the_bound_and_its_own_rate_keep_a_learned_weight_from_switching_the_dia
 
         found[name] = np.mean(jax.device_get(diagonal)[-50:]), weight(0 * times).max() / weight(times).mean()
     assert found["ours"][0] < 0.85
-    assert found["ours"][1] < 20
+    assert found["ours"][1] < 10
     assert found["free"][0] > 1.2  # of 1.7, what a field that is zero has
-    assert found["free"][1] > 100
+    assert found["free"][1] > 4 * found["ours"][1]  # between 20 and 500, from seed to seed
