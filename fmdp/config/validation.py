@@ -11,10 +11,10 @@ from ml_collections import ConfigDict
 from fmdp import networks
 from fmdp.config.defaults import default_config
 from fmdp.config.tasks import PROTOCOLS
-from fmdp.data.decoding import MAX_PIXELS
 from fmdp.errors import MAX_NUMBER, InputError, kind_fault
 from fmdp.flow.diagonal_rows import diagonal_pattern
 from fmdp.flow.losses import OFF_DIAGONAL, WEIGHTING
+from fmdp.io.archives import MAX_PIXELS
 from fmdp.metrics import weights
 from fmdp.operators import OPERATORS
 from fmdp.solvers import SOLVERS

@@ -24,8 +24,6 @@ _KINDS = Image.registered_extensions()
 # No format that starts another program, and only what this Pillow was built with.
 FORMATS = tuple(kind for kind in ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP") if kind in Image.OPEN)
 SUFFIXES = {suffix for suffix, kind in _KINDS.items() if kind in FORMATS}
-MAX_PIXELS = 2**30 // 12
-"""The most pixels that `ImagePreprocessor.max_pixels` may allow: 256 MiB in colour, as in Pillow."""
 
 
 class UnusableError(Exception):

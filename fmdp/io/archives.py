@@ -12,6 +12,7 @@ from fmdp.errors import InputError, translating
 
 MAX_EXPANSION = 200  # the largest allowed ratio of unpacked to packed bytes
 ALWAYS_ALLOWED = 2**23  # bytes that may be unpacked whatever the ratio
+MAX_PIXELS = 2**30 // 12  # of an image that is read or restored: 256 MiB in colour at 8 bits
 
 
 def is_bomb(unpacked: int, packed: int) -> bool:

@@ -17,8 +17,8 @@ from fmdp.data import folder
 from fmdp.data.containers import to_uint8
 from fmdp.data.decoding import SUFFIXES, ImagePreprocessor, UnusableError, open_file
 from fmdp.errors import InputError, ParameterError
+from fmdp.io.archives import MAX_PIXELS
 from fmdp.io.files import atomic_write, is_disk_full, read_json, write_json
-from fmdp.restoration.prepare import MAX_PIXELS
 from fmdp.restoration.request import Request
 from fmdp.restoration.restore import Restored, restore
 from fmdp.types import SizedField

@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from fmdp import operators
 from fmdp.errors import InputError
 from fmdp.flow.tiling import Shape, canvas_shape
+from fmdp.io.archives import MAX_PIXELS
 from fmdp.operators import Operator
 from fmdp.operators.color import REC_601, luma
 from fmdp.operators.noise import GaussianNoise, observe
@@ -22,7 +23,6 @@ DEFAULT_SIGMA = 0.05  # of the noise that is added
 MIN_SIGMA = 1 / 255  # below it, 8 bits cannot hold the noise
 CLIPPED_SHARE = 0.05  # of the pixels at black or white, above which an estimate of the noise may be too low
 MAX_ABS_VALUE = 10.0  # of an image in [-1, 1] with its noise; larger values are on another scale, such as 0 to 255
-MAX_PIXELS = 2**30 // 12  # of an image that is read or restored: 256 MiB in colour at 8 bits
 DOWNSCALING_OPERATORS = ("super_resolution", "decimation")  # by `factor` along each axis
 MASKING_OPERATORS = ("box_inpainting", "random_inpainting", "brush_inpainting")
 

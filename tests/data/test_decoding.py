@@ -132,7 +132,8 @@ import warnings
 from PIL import Image
 
 limit = Image.MAX_IMAGE_PIXELS
-from fmdp.data.decoding import MAX_PIXELS, ImagePreprocessor, UnusableError
+from fmdp.data.decoding import ImagePreprocessor, UnusableError
+from fmdp.io.archives import MAX_PIXELS
 
 with open({str(vast)!r}, "rb") as file, warnings.catch_warnings(record=True) as ours:
     warnings.simplefilter("always")
