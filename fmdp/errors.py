@@ -1,10 +1,14 @@
 """Errors that the user can fix, as opposed to faults of this program, and what can be wrong with a single value."""
 
 import contextlib
+import difflib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from numbers import Integral, Real
 from typing import Any, NamedTuple
+
+import jax
+import numpy as np
 
 MAX_NUMBER = 1e30  # above all numbers that are of use
 
@@ -48,12 +52,10 @@ def translating(message: Callable[[str], str], *kinds: type[BaseException]) -> I
     try:
         yield
     except kinds as error:
-        if isinstance(error, InputError):
-            if InputError not in kinds:
-                raise
-            raise InputError(message(str(error))) from error
-        why = error.strerror if isinstance(error, OSError) else None
-        raise InputError(message(why or reason(error))) from error
+        if isinstance(error, InputError) and InputError not in kinds:
+            raise
+        why = str(error) if isinstance(error, InputError) else getattr(error, "strerror", None) or reason(error)
+        raise InputError(message(why)) from error
 
 
 def kind_fault(value: Any, kind: type, limit: int | float = MAX_NUMBER) -> str:
@@ -89,3 +91,21 @@ class Range(NamedTuple):
         if self.excluded is None:
             return f"a number from {self.low:g} to {self.high:g}"
         return f"a number {least} and {'below' if self.excluded == self.high else 'at most'} {self.high:g}"
+
+
+def require_in_range(owner: str, ranges: Mapping[str, Range], values: Mapping[str, Any]) -> None:
+    """Raises InputError for a number outside the range of its name; values that a transformation traces pass."""
+    for name, limits in ranges.items():
+        value: Any = values.get(name)
+        known = isinstance(value, str | int | float | np.ndarray | np.generic | jax.Array)  # not a pytree's placeholder
+        for number in np.ravel(value).tolist() if known and not isinstance(value, jax.core.Tracer) else ():
+            if fault := kind_fault(number, float) or limits.fault(number):
+                raise InputError(f"{owner}: {name}={number!r}: pass {fault}")
+
+
+def require_known(what: str, name: Any, known: Iterable[str]) -> None:
+    """Raises InputError, which begins with `what` and suggests the closest known name, for an unknown one."""
+    if name not in (names := list(known)):
+        close = difflib.get_close_matches(str(name), names, 1, 0.5)
+        suggestion = f", did you mean {close[0]!r}?" if close else ""
+        raise InputError(f"{what} {name!r}{suggestion}; known: {', '.join(names) or 'none'}")

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from fmdp.bench import programs, speed
 from fmdp.bench.workload import Workload, image_shape
-from fmdp.errors import InputError
+from fmdp.errors import require_known
 
 SECTIONS: Mapping[str, Callable[[Workload], dict[str, Any]]] = {
     "ceilings": speed.ceilings,
@@ -36,8 +36,7 @@ def measure(config: ConfigDict, only: list[str], batch: int, rounds: int) -> dic
     Raises:
       InputError: a section is unknown, or the configuration cannot be measured.
     """
-    unknown = [name for name in only if name not in SECTIONS]
-    if unknown:
-        raise InputError(f"--only={unknown[0]}: must be among {', '.join(SECTIONS)}")
+    for name in only:
+        require_known("--only: unknown section", name, SECTIONS)
     workload = Workload(config, image_shape(config), batch or config.train.batch_size, rounds)
     return {name: SECTIONS[name](workload) for name in only or SECTIONS}

@@ -11,7 +11,7 @@ from jax import Array
 
 from fmdp import operators
 from fmdp.config.tasks import Task
-from fmdp.errors import InputError
+from fmdp.errors import InputError, translating
 from fmdp.operators.noise import GaussianNoise, LaplaceNoise, Noise, Observation, PoissonNoise, observe
 from fmdp.parallel.batching import in_batches, shard_rows
 from fmdp.solvers import SOLVERS, STATIC, Info
@@ -42,10 +42,8 @@ def draw_observations(task: Task, name: str, images: Array, key: PRNGKey) -> Obs
         noise = NOISES[given[0]](task[given[0]])
         return observe(operator, noise, x, noise_key)
 
-    try:
+    with translating(lambda why: f"task {name}: {why}", InputError):
         return jax.vmap(one)(images, jax.random.split(key, len(images)))
-    except InputError as error:
-        raise InputError(f"task {name}: {error}") from error
 
 
 def solve_batch(

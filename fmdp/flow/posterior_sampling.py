@@ -22,13 +22,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from fmdp.errors import InputError
+from fmdp.errors import InputError, Range, require_in_range
 from fmdp.flow.average_field import denoise
 from fmdp.flow.interpolant import expand
-from fmdp.flow.times import check_times
 from fmdp.types import AverageField, Images, PRNGKey, Time
 
 Samples = TypeVar("Samples", Array, np.ndarray)
+
+RANGES = {"s": Range(0, 1, excluded=1), "scale": Range(0, 1), "steps": Range(1)}
 
 
 def bridge(x: Images, clean: Images, t: Array, u: Array) -> tuple[Array, Array]:
@@ -64,13 +65,7 @@ def scaled_diffusion(
     Raises:
       InputError: s or scale out of range, or fewer than one step.
     """
-    check_times(s)
-    if not isinstance(s, jax.core.Tracer) and np.max(np.asarray(s)) >= 1:
-        raise InputError("s = 1 is the clean image itself: there is nothing to sample, use s below 1")
-    if steps < 1:
-        raise InputError(f"{steps} steps cannot reach time 1: take at least 1")
-    if not isinstance(scale, jax.core.Tracer) and not 0 <= float(scale) <= 1:
-        raise InputError(f"noise scale {float(scale):g} is outside [0, 1]: 0 is noiseless, 1 a posterior sample")
+    require_in_range("scaled_diffusion", RANGES, dict(s=s, scale=scale, steps=steps))
     s = jnp.asarray(s, x.dtype)
     remaining = jnp.linspace(1, 0, steps + 1, dtype=x.dtype) ** 2
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from fmdp.errors import InputError, kind_fault
+from fmdp.errors import InputError, kind_fault, require_known
 from fmdp.networks.mlp import MLP
 from fmdp.networks.unet import UNet
 
@@ -21,13 +21,10 @@ def make_backbone(name: str, options: Mapping) -> nn.Module:
     Raises:
       InputError: the backbone or an option is unknown, or a value is not one that the option can have.
     """
-    if name not in BACKBONES:
-        raise InputError(f"config.network.name = {name!r}: must be one of {', '.join(BACKBONES)}")
-    known = set(BACKBONES[name].__dataclass_fields__) - {"parent", "name"}
-    unknown = sorted(set(options) - known)
-    if unknown:
-        raise InputError(f"config.network.{unknown[0]}: {name} has only {', '.join(sorted(known))}")
+    require_known("config.network.name: unknown backbone", name, BACKBONES)
+    known = sorted(BACKBONES[name].__dataclass_fields__.keys() - {"parent", "name"})
     for key, value in options.items():
+        require_known(f"config.network: unknown option of {name}", key, known)
         if fault := _fault(key, value, getattr(BACKBONES[name], key)):
             raise InputError(f"config.network.{key} = {str(value)[:60]!r}: must be {fault}")
     return BACKBONES[name](**options)

@@ -10,7 +10,7 @@
 """
 
 from fmdp.operators.base import Operator, adjoint, from_function, norm
-from fmdp.operators.registry import OPERATORS, RANDOM_OPERATORS, check_parameters, did_you_mean, make
+from fmdp.operators.registry import OPERATORS, RANDOM_OPERATORS, check_parameters, make
 
 __all__ = [
     "OPERATORS",
@@ -18,7 +18,6 @@ __all__ = [
     "Operator",
     "adjoint",
     "check_parameters",
-    "did_you_mean",
     "from_function",
     "make",
     "norm",

@@ -47,9 +47,7 @@ class Operator:
     def __call__(self, x: Image) -> Array:
         """The noiseless measurement of x. Raises InputError if x does not have `image_shape`."""
         if x.shape != self.image_shape:
-            raise InputError(
-                f"{self.name} takes images of shape {self.image_shape}, got {x.shape}: vmap it over a batch"
-            )
+            raise InputError(f"{self.name} takes images of shape {self.image_shape}, got {x.shape}: vmap over a batch")
         return self.measure(x)
 
     def surrogate(self, x: Image) -> Array:
@@ -124,8 +122,8 @@ def from_function(
         remedy = "return real floating-point numbers, such as jnp.stack([y.real, y.imag])"
         raise InputError(f"operator {name!r} returns {kind}: {remedy}")
     if linear:
-        message = f"operator {name!r} has no transpose, it is not linear: pass linear=False"
-        with translating(lambda why: message, *ANY_ERROR):
+        wrong = f"operator {name!r} has no transpose, it is not linear: pass linear=False"
+        with translating(lambda _: wrong, *ANY_ERROR):
             jax.eval_shape(partial(adjoint, made), jax.ShapeDtypeStruct(shape, float))
         if jnp.any(made(jnp.zeros(image_shape)) != 0):
             raise InputError(f"operator {name!r} is not linear, it maps zero to something else: pass linear=False")

@@ -52,17 +52,13 @@ def motion_blur(
       kernel: [k, l] of odd sizes, used as it is; it should sum to one.
       boundary: "reflect" or "circular".
     """
-    if kernel is None:
-        check_odd("motion_blur", kernel_size, min(image_shape[:2]))
-        matrix = motion_kernel(key, kernel_size, intensity)
-    else:
-        matrix = jnp.asarray(kernel, float)
-        if matrix.ndim != 2:
-            raise InputError(f"motion_blur: the kernel has shape {matrix.shape}: pass one matrix for all channels")
-        if not isinstance(matrix, jax.core.Tracer) and not (np.isfinite(matrix).all() and np.any(matrix)):
-            raise InputError("motion_blur: the kernel is all zero or not finite: pass one that sums to one")
-    for size, side in zip(matrix.shape, image_shape[:2], strict=True):
-        check_odd("motion_blur", size, side)
+    sizes = (kernel_size, kernel_size) if kernel is None else np.shape(kernel)
+    if len(sizes) != 2:
+        raise InputError(f"motion_blur: the kernel has shape {sizes}: pass one matrix for all channels")
+    check_kernel("motion_blur", sizes, image_shape)
+    matrix = motion_kernel(key, kernel_size, intensity) if kernel is None else jnp.asarray(kernel, float)
+    if kernel is not None and not isinstance(kernel, jax.core.Tracer) and not np.any(kernel):
+        raise InputError("motion_blur: the kernel is all zero: pass one that sums to one")
     return Blur(kernel=matrix, image_shape=image_shape, boundary=boundary)
 
 
@@ -83,11 +79,8 @@ def motion_kernel(key: PRNGKey, size: int, intensity: float | Scalar = 0.5, poin
     return jnp.einsum("pi,pj->ij", tent[:, 0], tent[:, 1], precision="highest") / points
 
 
-def check_odd(name: str, size: int, side: int | None = None) -> None:
-    """Raises InputError unless a kernel of this size has a centre and half of it fits the image's side."""
-    if size < 1 or size % 2 == 0:
-        raise InputError(f"{name}: kernel size {size} has no centre: pass an odd one, for instance {max(size, 0) + 1}")
-    if side is not None and size // 2 >= side:
-        raise InputError(
-            f"{name}: a kernel of {size} needs sides above {size // 2}, got {side}: pass {2 * side - 1} or less"
-        )
+def check_kernel(name: str, sizes: tuple[int, ...], image_shape: tuple[int, ...]) -> None:
+    """Raises InputError unless the kernel's sizes are odd, so that it has a centre, and half of it fits the image."""
+    for size, side in zip(sizes, image_shape, strict=False):
+        if size % 2 == 0 or not 0 < size < 2 * side:
+            raise InputError(f"{name}: kernel size {size}: pass an odd number from 1 to {2 * side - 1}")

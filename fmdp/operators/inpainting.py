@@ -30,8 +30,7 @@ class Inpainting(Operator):
 def box_inpainting(image_shape, key, size: int) -> Operator:
     """Hides the centred square of the given side."""
     height, width, _ = image_shape
-    if not 0 < size <= min(height, width):
-        most = min(height, width)
+    if not 0 < size <= (most := min(height, width)):
         raise InputError(f"box_inpainting: size={size} does not fit into {height}x{width}: pass 1 to {most}")
     top, left = (height - size) // 2, (width - size) // 2
     mask = np.ones((height, width, 1))

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 from jax.scipy.special import gammaln
 
-from fmdp.errors import InputError
+from fmdp.errors import InputError, Range, require_in_range
 from fmdp.operators.base import Operator, operator
 from fmdp.types import Image, PRNGKey, Scalar
 
@@ -32,14 +32,18 @@ class Noise(Protocol):
         """-log p(y | prediction), summed over the entries of y."""
 
 
+class _Positive:
+    """A dataclass of positive numbers, each on the [-1, 1] scale of images or a count."""
+
+    def __post_init__(self):
+        require_in_range(type(self).__name__, dict.fromkeys(vars(self), Range(0, excluded=0)), vars(self))
+
+
 @operator
-class GaussianNoise:
+class GaussianNoise(_Positive):
     """y = H(x) + sigma n; sigma > 0 on the [-1, 1] scale (0.05 is 6.4 of 255)."""
 
     sigma: Any
-
-    def __post_init__(self):
-        _check_positive("Gaussian", "sigma", self.sigma)
 
     @property
     def variance(self):
@@ -56,13 +60,10 @@ class GaussianNoise:
 
 
 @operator
-class LaplaceNoise:
+class LaplaceNoise(_Positive):
     """y = H(x) + scale l, l of density exp(-|l|) / 2; scale > 0 on the [-1, 1] scale. The s.d. is sqrt(2) scale."""
 
     scale: Any
-
-    def __post_init__(self):
-        _check_positive("Laplace", "scale", self.scale)
 
     @property
     def variance(self):
@@ -79,7 +80,7 @@ class LaplaceNoise:
 
 
 @operator
-class PoissonNoise:
+class PoissonNoise(_Positive):
     """Photon counts k with mean peak (H(x) + 1) / 2 per pixel, as y = 2 k / peak - 1.
 
     `peak` > 0 is the mean count at white; the standard deviation of y at mid-grey is sqrt(2 / peak). Dark pixels have
@@ -88,9 +89,6 @@ class PoissonNoise:
     """
 
     peak: Any
-
-    def __post_init__(self):
-        _check_positive("Poisson", "peak", self.peak)
 
     @property
     def variance(self):
@@ -151,18 +149,10 @@ class Observation:
         """Raises InputError if y does not have the shape of the operator's output."""
         H = self.operator
         if self.y.shape != H.output_shape:
-            fault = f"y has shape {self.y.shape} but {H.name} of an image {H.image_shape} measures {H.output_shape}"
-            raise InputError(f"{fault}: pass one measurement, and vmap over a batch")
+            measured = f"{H.name} of an image {H.image_shape} measures {H.output_shape}"
+            raise InputError(f"y has shape {self.y.shape} but {measured}: pass one measurement, and vmap over a batch")
 
 
 def observe(operator: Operator, noise: Noise, x: Image, key: PRNGKey) -> Observation:
     """The image x measured by the operator, with noise drawn from the key."""
     return Observation(y=noise.draw(operator(x), key), operator=operator, noise=noise)
-
-
-def _check_positive(noise: str, name: str, value: Any) -> None:
-    """Raises InputError unless all numbers are positive; traced values, and placeholders in a pytree, pass."""
-    numbers = isinstance(value, int | float | np.ndarray | np.generic | jax.Array)
-    known = numbers and not isinstance(value, jax.core.Tracer)
-    if isinstance(value, str) or (known and not np.all(np.asarray(value) > 0)):
-        raise InputError(f"{noise} noise: {name}={value} must be positive (images are in [-1, 1])")

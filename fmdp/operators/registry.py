@@ -1,14 +1,13 @@
 """The operators by name."""
 
-import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import jax
 import numpy as np
 
-from fmdp.errors import MAX_NUMBER, InputError, Range, kind_fault
+from fmdp.errors import MAX_NUMBER, InputError, Range, kind_fault, require_known
 from fmdp.operators.base import Denoising, Operator
 from fmdp.operators.blur import motion_blur
 from fmdp.operators.color import colorization
@@ -73,21 +72,14 @@ def make(name: str, image_shape: tuple[int, ...], key: PRNGKey | None = None, **
 
 def check_parameters(name: str, parameters: Mapping[str, Any]) -> None:
     """Raises InputError for an unknown operator or parameter, a missing one, or a value of another kind or range."""
-    if name not in OPERATORS:
-        raise InputError(f"unknown operator {name!r}{did_you_mean(name, OPERATORS)}; known: {', '.join(OPERATORS)}")
+    require_known("unknown operator", name, OPERATORS)
     known = dict(list(inspect.signature(OPERATORS[name]).parameters.items())[2:])
-    for parameter in parameters:
-        if parameter not in known:
-            listed = ", ".join(known) or "none"
-            raise InputError(
-                f"{name}: unknown parameter {parameter!r}{did_you_mean(parameter, known)}; known: {listed}"
-            )
-    missing = [p for p, spec in known.items() if spec.default is spec.empty and p not in parameters]
-    if missing:
-        raise InputError(f"{name}: missing parameter {missing[0]!r}: pass {missing[0]}=...")
     for parameter, value in parameters.items():
+        require_known(f"{name}: unknown parameter", parameter, known)
         if fault := _fault(known[parameter], value):
             raise InputError(f"{name}: {parameter}={' '.join(repr(value).split())[:60]}: pass {fault}")
+    if missing := [p for p, spec in known.items() if spec.default is spec.empty and p not in parameters]:
+        raise InputError(f"{name}: missing parameter {missing[0]!r}: pass {missing[0]}=...")
 
 
 def _kind(parameter: inspect.Parameter) -> Any:
@@ -113,9 +105,3 @@ def _fault(parameter: inspect.Parameter, value: Any) -> str:
         return "" if np.all(fine) else "an array of finite numbers"
     except (ValueError, TypeError, OverflowError):
         return "an array of finite numbers"
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """', did you mean ...?' with the closest known name, or "" where none is close."""
-    close = difflib.get_close_matches(name, list(known), 1, 0.5)
-    return f", did you mean {close[0]!r}?" if close else ""

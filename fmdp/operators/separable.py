@@ -8,7 +8,7 @@ import scipy.ndimage
 
 from fmdp.errors import InputError, Range
 from fmdp.operators.base import Operator, operator, static
-from fmdp.operators.blur import Boundary, check_odd
+from fmdp.operators.blur import Boundary, check_kernel
 
 Std = Annotated[float, Range(1e-3, 1e3)]  # pixels; below there is no blur, above it a kernel is flat
 Factor = Annotated[int, Range(1)]
@@ -47,8 +47,7 @@ def gaussian_blur(image_shape, key, kernel_size: int, std: Std, boundary: Bounda
     The kernel is scipy's `gaussian_filter` of a centred delta of that size, as in the published tasks: the part outside
     is folded back, so that it sums to one.
     """
-    for side in image_shape[:2]:
-        check_odd("gaussian_blur", kernel_size, side)
+    check_kernel("gaussian_blur", (kernel_size, kernel_size), image_shape)
     delta = np.eye(1, kernel_size, kernel_size // 2)[0]
     weights = scipy.ndimage.gaussian_filter1d(delta, std)
 

@@ -9,8 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from fmdp.errors import InputError
-from fmdp.operators.registry import did_you_mean
+from fmdp.errors import require_known
 from fmdp.solvers import d_flow, dps, flow_priors, flower, ot_ode, pnp, pnp_flow
 from fmdp.solvers.base import DivergenceError, Info, raise_if_diverged
 
@@ -30,14 +29,10 @@ def make(name: str, **options: Any) -> Callable:
     Raises:
       InputError: an unknown solver or option.
     """
-    if name not in SOLVERS:
-        raise InputError(f"unknown solver {name!r}{did_you_mean(name, SOLVERS)}; known: {', '.join(SOLVERS)}")
+    require_known("unknown solver", name, SOLVERS)
     known = [p for p, spec in inspect.signature(SOLVERS[name]).parameters.items() if spec.kind is spec.KEYWORD_ONLY]
     for option in options:
-        if option not in known:
-            raise InputError(
-                f"{name}: unknown option {option!r}{did_you_mean(option, known)}; known: {', '.join(known)}"
-            )
+        require_known(f"{name}: unknown option", option, known)
     return partial(SOLVERS[name], **options)
 
 

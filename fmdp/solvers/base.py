@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from fmdp.errors import InputError, Range
+from fmdp.errors import InputError, Range, require_in_range, require_known
 from fmdp.operators.noise import Observation
 from fmdp.types import AverageField, PRNGKey
 
@@ -67,19 +67,12 @@ def run_scan(
 
 
 def raise_if_diverged(info: Info, task: str, solver: str) -> None:
-    """Checks the finished report of one image or of a batch.
-
-    Raises:
-      DivergenceError: an iterate is not finite. The message names the task, the solver, the earliest step and the
-        number of images.
-    """
+    """Raises DivergenceError, naming the earliest step, if an image or a batch has an iterate that is not finite."""
     failed = np.ravel(info.failed_step)
     if (failed >= 0).any():
-        step, steps = failed[failed >= 0].min(), np.shape(info.residual)[-1]
+        step = f"step {failed[failed >= 0].min()} of {np.shape(info.residual)[-1]}"
         images = f" in {(failed >= 0).sum()} of {failed.size} images" if failed.size > 1 else ""
-        raise DivergenceError(
-            f"{task}: {solver} diverged at step {step} of {steps}{images} (not finite): reduce its step size"
-        )
+        raise DivergenceError(f"{task}: {solver} diverged at {step}{images} (not finite): reduce its step size")
 
 
 def solver(
@@ -91,7 +84,7 @@ def solver(
     """Decorator of a solver that declares what it accepts, and raises InputError for anything else.
 
     Args:
-      ranges: of its options that are numbers, checked where their values are known (not under a transformation).
+      ranges: of its options that are numbers, as `errors.require_in_range` checks them.
       choices: the values of its options that are names.
       linear: whether it needs a linear operator.
     """
@@ -104,13 +97,9 @@ def solver(
             observation.check_shape()
             if linear:
                 require_linear(observation, name)
-            for option, value in options.items():
-                if option in choices and value not in choices[option]:
-                    raise InputError(f"{name}: {option}={value!r}: pass one of {', '.join(choices[option])}")
-                known = option in ranges and value is not None and not isinstance(value, jax.core.Tracer)
-                for number in np.ravel(value) if known else ():
-                    if fault := ranges[option].fault(number):
-                        raise InputError(f"{name}: {option}={value}: pass {fault}")
+            require_in_range(name, ranges, options)
+            for option in choices.keys() & options.keys():
+                require_known(f"{name}: unknown {option}", options[option], choices[option])
             return solve(field, observation, key, **options)
 
         return checked

@@ -161,7 +161,7 @@ def test_batches_do_not_change_a_restoration_nor_settings_compile_anew():
         ({"operator": "box_inpaiting", "sigma": 0.1, "size": 2}, "task broken: unknown operator 'box_inpaiting'"),
         ({"operator": "denoising"}, "task broken: name its operator, and one of sigma, peak and laplace"),
         ({"operator": "denoising", "sigma": 0.1, "peak": 3.0}, "one of sigma, peak and laplace"),
-        ({"operator": "denoising", "sigma": -0.1}, "task broken: Gaussian noise: sigma=-0.1"),
+        ({"operator": "denoising", "sigma": -0.1}, "task broken: GaussianNoise: sigma=-0.1"),
         ({"operator": "box_inpainting", "sigma": 0.1, "sizes": 2}, "unknown parameter 'sizes', did you mean 'size'"),
         ({"operator": "super_resolution", "sigma": 0.1, "factor": 3}, "pad to 6x6"),
         ({"operator": "colorization", "sigma": 0.1}, "needs 3 channels"),

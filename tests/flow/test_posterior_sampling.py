@@ -131,10 +131,10 @@ def test_starts_from_pure_noise_and_at_each_images_own_time(target):
 @pytest.mark.parametrize(
     ("act", "message"),
     [
-        (lambda run: run(s=0.5, steps=0), "0 steps"),
-        (lambda run: run(s=0.5, scale=1.5), "noise scale 1.5"),
-        (lambda run: run(s=1.0), "s = 1"),
-        (lambda run: run(s=-0.2), "time -0.2"),
+        (lambda run: run(s=0.5, steps=0), "steps=0: pass a number that is at least 1"),
+        (lambda run: run(s=0.5, scale=1.5), "scale=1.5: pass a number from 0 to 1"),
+        (lambda run: run(s=1.0), "s=1.0: pass a number that is at least 0 and below 1"),
+        (lambda run: run(s=-0.2), "s=-0.2"),
     ],
 )
 def test_bad_input(target, act, message):

@@ -54,5 +54,5 @@ def test_backbones_are_made_by_name():
     assert networks.make_backbone("mlp", dict(width=8)).width == 8
     with pytest.raises(InputError, match=r"'mpl'.*mlp, unet"):
         networks.make_backbone("mpl", {})
-    with pytest.raises(InputError, match=r"widht: mlp has only .*width"):
+    with pytest.raises(InputError, match=r"unknown option of mlp 'widht', did you mean 'width'"):
         networks.make_backbone("mlp", dict(widht=8))
