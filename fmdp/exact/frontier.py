@@ -150,10 +150,9 @@ def assignment_squared_w2(a: ArrayLike, b: ArrayLike) -> float:
             f"samples of shapes {a.shape} and {b.shape} cannot be assigned: pass two of one shape [N, ...]"
         )
     a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)
-    dimensions = a.shape[1]
-    if dimensions > ASSIGNMENT_DIMENSIONS:
-        remedy = f"project to at most {ASSIGNMENT_DIMENSIONS} (for instance principal components), or use `bracket`"
-        raise InputError(f"assignment in {dimensions} dimensions measures its own sampling error: {remedy}")
+    if (dimensions := a.shape[1]) > ASSIGNMENT_DIMENSIONS:
+        noisy = f"assignment in {dimensions} dimensions measures its own sampling error"
+        raise InputError(f"{noisy}: project to at most {ASSIGNMENT_DIMENSIONS}, or use `bracket`")
     cost = np.square(a[:, None] - b[None]).sum(-1) if dimensions > 1 else np.square(np.subtract.outer(a[:, 0], b[:, 0]))
     return float(cost[linear_sum_assignment(cost)].mean() / dimensions)
 

@@ -20,7 +20,7 @@ from fmdp.errors import InputError
 from fmdp.exact import components
 from fmdp.exact.covariance import eigendecomposition
 from fmdp.exact.pytree import register_target
-from fmdp.flow.times import check_times
+from fmdp.flow.times import broadcast_times, check_times
 from fmdp.types import AverageField, Images, PRNGKey, Time
 
 
@@ -60,9 +60,9 @@ class GaussianMixture:
         k, n = weights.size, math.prod(self.image_shape)
         if weights.ndim != 1 or not np.all(weights > 0):
             raise InputError(f"mixture weights {weights} must be a vector of positive numbers: drop empty components")
-        if np.size(self.means) != k * n or covariances.shape != (k, n, n):
-            given = f"means {np.shape(self.means)} and covariances {covariances.shape} do not fit {k} components"
-            raise InputError(f"{given} of images {self.image_shape}: they must be {(k, n)} and {(k, n, n)}")
+        if (shapes := (np.size(self.means), covariances.shape)) != (k * n, (k, n, n)):
+            found = f"means of size {shapes[0]} and covariances of shape {shapes[1]}"
+            raise InputError(f"{found} do not fit {k} components: they must have {k * n} numbers and shape {(k, n, n)}")
         eigenvalues, bases = zip(*map(eigendecomposition, covariances), strict=True)
         values = dict(
             weights=weights / weights.sum(),
@@ -90,8 +90,8 @@ class GaussianMixture:
         """
         images = np.asarray(images, np.float64)
         if images.ndim != 4 or len(images) < 2 * components:
-            remedy = f"pass at least {2 * components} images [N, H, W, C], or choose fewer components"
-            raise InputError(f"images of shape {images.shape} are too few for {components} components: {remedy}")
+            few = f"images of shape {images.shape} are too few for {components} components"
+            raise InputError(f"{few}: pass at least {2 * components} images [N, H, W, C], or fit fewer components")
         import sklearn.mixture  # slow to import, and needed only here
 
         em = sklearn.mixture.GaussianMixture(components, reg_covar=ridge, random_state=seed, max_iter=500)
@@ -139,8 +139,7 @@ class GaussianMixture:
 
     def velocity(self, x: Images, t: Time) -> Images:
         """b(x, t) = E[x1 - x0 | x_t = x]."""
-        check_times(t)
-        return self._solve(components.velocity, x, _spread(t, x))
+        return self._solve(components.velocity, x, *broadcast_times(x, t))
 
     def denoise_along(self, x: Images, s: Time, times: ArrayLike) -> Array:
         """D_{s,t}(x) at all of the ascending `times` [T] >= s, from a single trajectory: [T, ..., H, W, C].
@@ -148,7 +147,7 @@ class GaussianMixture:
         A step ends at each of the times, so that nothing is interpolated. Ten times cost about as much as two solves.
         """
         check_times(s, *np.asarray(times).tolist())
-        estimates = self._solve(components.along, x, _spread(s, x), shared=jnp.asarray(times, x.dtype))
+        estimates = self._solve(components.along, x, *broadcast_times(x, s), shared=jnp.asarray(times, x.dtype))
         return jnp.moveaxis(estimates.reshape(*x.shape[:-3], -1, *self.image_shape), x.ndim - 3, 0)
 
     def mmse(self, key: PRNGKey, s: float, n: int = 4000) -> tuple[float, float]:
@@ -156,13 +155,12 @@ class GaussianMixture:
 
         Averages the closed-form posterior variance, whose spread is far smaller than that of the squared error.
         """
-        check_times(s)
         if n < 2:
             raise InputError(f"{n} samples are too few for a standard error: ask for at least 2")
         data_key, noise_key = jax.random.split(key)
         x = s * self.sample(data_key, n, stratified=True)
         x = x + (1 - s) * jax.random.normal(noise_key, x.shape)
-        variance = np.asarray(self._solve(components.posterior_variance, x, _spread(s, x)), np.float64)
+        variance = np.asarray(self._solve(components.posterior_variance, x, *broadcast_times(x, s)), np.float64)
         return float(variance.mean()), float(variance.std(ddof=1) / math.sqrt(n))
 
     def _solve(self, function: Callable, x: Array, *each: Array, shared: Array | None = None) -> Array:
@@ -180,12 +178,7 @@ class GaussianMixture:
 
 
 def _average_field(mixture: GaussianMixture, x: Array, s: Time, t: Time) -> Array:
-    check_times(s, t)
-    return mixture._solve(components.average, x, _spread(s, x), _spread(t, x))
-
-
-def _spread(time: Time, x: Array) -> Array:
-    return jnp.broadcast_to(jnp.asarray(time, x.dtype), x.shape[:-3])
+    return mixture._solve(components.average, x, *broadcast_times(x, s, t))
 
 
 register_target(GaussianMixture, ("weights", "means", "covariances", "eigenvalues", "bases"), components.STATIC)

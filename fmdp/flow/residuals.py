@@ -14,7 +14,7 @@ from jax.tree_util import Partial
 
 from fmdp.flow import identities
 from fmdp.flow.interpolant import interpolate
-from fmdp.flow.times import check_times
+from fmdp.flow.times import broadcast_times, check_times
 from fmdp.types import AverageField, Images, PRNGKey, Time
 
 
@@ -35,13 +35,13 @@ def lagrangian(field: AverageField, x: Images, s: Time, t: Time) -> Array:
     Raises:
       InputError: times out of range or out of order.
     """
-    speed, instantaneous = identities.lagrangian(field, x, *_times(x, s, t))
+    speed, instantaneous = identities.lagrangian(field, x, *broadcast_times(x, s, t))
     return relative_square(speed - instantaneous, instantaneous)
 
 
 def eulerian(field: AverageField, x: Images, s: Time, t: Time) -> Array:
     """d/ds X_{s,t}(x) + grad X_{s,t}(x) . b against 0, b = v(x, s, s) the field's own; relative to b, [...]."""
-    s, t = _times(x, s, t)
+    s, t = broadcast_times(x, s, t)
     b = field(x, s, s)
     v, target = identities.eulerian(field, x, s, t, b)
     return relative_square(target - v, b)
@@ -49,13 +49,13 @@ def eulerian(field: AverageField, x: Images, s: Time, t: Time) -> Array:
 
 def semigroup(field: AverageField, x: Images, s: Time, u: Time, t: Time) -> Array:
     """v(x, s, t) against the mean velocity of the jumps s -> u -> t, relative to v, [...]."""
-    v, jumps = identities.semigroup(field, x, *_times(x, s, u, t))
+    v, jumps = identities.semigroup(field, x, *broadcast_times(x, s, u, t))
     return relative_square(v - jumps, v)
 
 
 def relative_field_error(field: AverageField, exact: AverageField, x: Images, s: Time, t: Time) -> Array:
     """||v - v_exact|| / ||v_exact|| at (x, s, t), norms over pixels, per example (a ratio of norms, not of squares)."""
-    s, t = _times(x, s, t)
+    s, t = broadcast_times(x, s, t)
     truth = exact(x, s, t)
     return jnp.sqrt(relative_square(field(x, s, t) - truth, truth))
 
@@ -100,9 +100,3 @@ def _measure(field: AverageField, exact: AverageField | None, x: Array, s: Array
         truth = exact(x, s, t)
         row["field_error"] = jnp.linalg.norm(field(x, s, t) - truth) / jnp.linalg.norm(truth)
     return row
-
-
-def _times(x: Array, *times: Time) -> list[Array]:
-    """The checked times, one for each image of x."""
-    check_times(*times)
-    return [jnp.broadcast_to(jnp.asarray(time, x.dtype), x.shape[:-3]) for time in times]

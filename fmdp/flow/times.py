@@ -17,19 +17,17 @@ def check_times(*times: Time) -> None:
     """Raises InputError unless 0 <= s <= ... <= t <= 1, up to float32 rounding. Traced times pass."""
     if any(isinstance(time, jax.core.Tracer) for time in times):
         return
-    values = [np.asarray(time) for time in times]
-    for value in values:
-        if not np.all((value >= -ROUNDING) & (value <= 1 + ROUNDING)):
-            raise InputError(f"time {_worst(value)} is outside [0, 1]: time 0 is pure noise, time 1 is clean data")
-    for earlier, later in pairwise(values):
+    for earlier, later in pairwise((0.0, *times, 1.0)):
         s, t = np.broadcast_arrays(earlier, later)
-        if np.any(s > t + ROUNDING):
-            i = np.argmax(s - t)
-            raise InputError(f"times must ascend, got s = {s.flat[i]:g} > t = {t.flat[i]:g}: swap them")
+        if (wrong := ~(s <= t + ROUNDING)).any():  # also where one is NaN
+            i = np.argmax(wrong)
+            raise InputError(f"times must ascend from 0 (noise) to 1 (clean): {s.flat[i]:g} comes before {t.flat[i]:g}")
 
 
-def _worst(value: np.ndarray) -> str:
-    return f"{value.flat[np.argmax(np.where(np.isnan(value), np.inf, np.abs(value - 0.5)))]:g}"
+def broadcast_times(x: Array, *times: Time) -> list[Array]:
+    """The checked times with the dtype of x [..., H, W, C] and its leading shape."""
+    check_times(*times)
+    return [jnp.broadcast_to(jnp.asarray(time, x.dtype), x.shape[:-3]) for time in times]
 
 
 def kronecker_times(key: PRNGKey, row: Array) -> tuple[Array, Array]:

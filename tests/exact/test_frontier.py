@@ -279,7 +279,7 @@ def test_bracket_and_assignment_agree_in_two_dimensions():
         (lambda: frontier.assignment_squared_w2(np.zeros((9, 2)), np.ones((8, 2))), r"shapes \(9, 2\) and \(8, 2\)"),
         (lambda: frontier.assignment_squared_w2(np.zeros((1, 2)), np.ones((1, 2))), "cannot be assigned"),
         (lambda: frontier.even_lookaheads(1.0, 5), "from s = 1"),
-        (lambda: frontier.even_lookaheads(-0.5, 5), "time -0.5"),
+        (lambda: frontier.even_lookaheads(-0.5, 5), "0 comes before -0.5"),
         (
             lambda: frontier.bracket(
                 np.zeros((1, 19, 1, 2, 1)), np.zeros((19, 1, 2, 1)), np.zeros((19, 1, 2, 1)), modes(), (1.0, 0.0)

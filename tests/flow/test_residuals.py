@@ -105,7 +105,7 @@ def test_table_over_a_grid(target):
     assert "field_error" not in residuals.table(wrong, images, jax.random.key(2), pairs[:1])[0]
 
 
-@pytest.mark.parametrize(("s", "t", "message"), [(0.5, 0.4, "s = 0.5 > t = 0.4"), (0.5, 1.5, "time 1.5")])
+@pytest.mark.parametrize(("s", "t", "message"), [(0.5, 0.4, "0.5 comes before 0.4"), (0.5, 1.5, "1.5 comes before 1")])
 def test_bad_times(target, x, s, t, message):
     with pytest.raises(ValueError, match=message):
         residuals.lagrangian(target.average_field, x, s, t)
