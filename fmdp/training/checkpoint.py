@@ -20,7 +20,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from fmdp.config.defaults import as_plain_dict
 from fmdp.config.renamed import rename_keys
-from fmdp.errors import InputError, reason
+from fmdp.errors import InputError, reason, translating
 from fmdp.io.files import is_disk_full
 from fmdp.io.weights import write_weights
 from fmdp.training.checksum import checksums
@@ -65,15 +65,12 @@ class Checkpoints:
             preservation_policy=preservation_policy.AnyPreservationPolicy(keep), cleanup_tmp_directories=not reading
         )
         handlers = {"state": ocp.StandardCheckpointHandler(), "run": ocp.JsonCheckpointHandler()}
-        try:
+        remedy = "remove what is damaged in it, or name another workdir"
+        # orbax raises errors of many kinds for damaged metadata.
+        with translating(lambda why: f"{self._folder} cannot be opened ({why}): {remedy}", Exception):
             self._manager = _retry_listing(
                 lambda: ocp.CheckpointManager(self._folder, options=options, item_handlers=handlers)
             )
-        except Exception as error:  # orbax raises many kinds for damaged metadata
-            raise InputError(
-                f"{self._folder} cannot be opened ({reason(error)}): remove what is damaged in it, or name another"
-                " --workdir"
-            ) from error
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -165,11 +162,9 @@ class Checkpoints:
                 for half in self._folder.glob("*.orbax-checkpoint-tmp*"):
                     shutil.rmtree(half, ignore_errors=True)
             free = shutil.disk_usage(self._folder).free
-            raise InputError(
-                f"no room for a checkpoint in {self._folder}: it takes {self._needed / 1e6:,.1f} MB and"
-                f" {free / 1e6:,.1f} MB are free (there may be a quota): make room, or lower config.train.max_to_keep,"
-                " and start the same command again; the checkpoints of before are whole"
-            ) from error
+            sizes = f"it takes {self._needed / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free (there may be a quota)"
+            remedy = "make room, or lower config.train.max_to_keep; then run again to resume from the last checkpoint"
+            raise InputError(f"no room for a checkpoint in {self._folder}: {sizes}: {remedy}") from error
 
     def restore(
         self, state: Any, iterator: grain.DatasetIterator | None = None, set_aside: bool = False
@@ -192,7 +187,7 @@ class Checkpoints:
                 damaged[step] = error
                 continue
             if damaged and set_aside and jax.process_count() > 1:  # what stays newest, orbax saves nothing before
-                raise InputError(f"{damaged[max(damaged)]}: remove it, and the run goes on from step {step}")
+                raise InputError(f"{damaged[max(damaged)]}: remove it, and the run resumes from step {step}")
             for found, fault in damaged.items() if set_aside else ():
                 print(f"{fault}; set aside in {self._put_away(found)}", flush=True)
             if iterator is not None:  # one batch a step; checkpoints of version 0.1.0 do not say so
@@ -201,30 +196,24 @@ class Checkpoints:
         _retry_listing(self._manager.reload)
         if not damaged.keys() >= set(self._manager.all_steps()):  # a run that writes has replaced them by newer ones
             return self.restore(state, iterator, set_aside)
-        if not damaged:
-            raise InputError(f"{self._folder} holds no checkpoint: train first, with --mode=train")
-        newest = damaged[max(damaged)]
-        raise InputError(
-            f"{newest}, and no other is whole: remove it to start anew, or name another --workdir"
-        ) from newest
+        newest = damaged[max(damaged)] if damaged else f"{self._folder} holds no checkpoint"
+        raise InputError(f"{newest}; no whole one is left: remove it to start anew, or name another workdir")
 
     def _read_whole(self, step: int, state: Any) -> tuple[Any, dict[str, Any]]:
         run = self._read(step, {"run": ocp.args.JsonRestore()})["run"]
         if not _is_record(run):
-            raise _DamagedError(f"the checkpoint {self._folder / str(step)} is damaged (its record was changed)")
+            raise _DamagedError(self._folder / str(step), "its record was changed")
         if run.get("format", 1) > FORMAT:
-            raise InputError(
-                f"the checkpoint {self._folder / str(step)} has format {run['format']}, and this version of fmdp reads"
-                f" up to format {FORMAT}: update fmdp, or name another --workdir"
-            )
-        self._check(run["config"])
+            found = f"the checkpoint {self._folder / str(step)} has format {run['format']}"
+            raise InputError(f"{found}, and this version of fmdp reads up to format {FORMAT}: update fmdp")
+        self._check_identity(run["config"])
         restored = self._read(step, {"state": ocp.args.StandardRestore(state)})["state"]
-        same = run.get("fingerprint") in (None, checksums(restored)) and restored.step == run["progress"]["steps"]
-        if not same:
-            raise _DamagedError(f"the checkpoint {self._folder / str(step)} is damaged (an array was changed)")
+        if run.get("fingerprint") not in (None, checksums(restored)) or restored.step != run["progress"]["steps"]:
+            raise _DamagedError(self._folder / str(step), "an array was changed")
         return restored, run
 
-    def _check(self, config: dict[str, Any]) -> None:
+    def _check_identity(self, config: dict[str, Any]) -> None:
+        """Refuse the checkpoint of a run with another configuration."""
         rename_keys(config)
         for key in IDENTITY:
             was, now = (_at(c, key) for c in (config, self._config))
@@ -235,18 +224,14 @@ class Checkpoints:
                     {name: x for name, x in one.items() if was.get(name) != now.get(name)} for one in (was, now)
                 )
             if was != now:
-                raise InputError(
-                    f"{self._folder} holds a checkpoint of another run: config.{key} was {was} and is now {now};"
-                    " name another --workdir, or go back to the old value"
-                )
+                found = f"{self._folder} belongs to another run: config.{key} was {was} and is now {now}"
+                raise InputError(f"{found}; name another workdir, or go back to the old value")
 
     def _read(self, step: int, items: dict[str, Any]) -> Any:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:  # orbax and tensorstore raise many kinds for a damaged file
-            raise _DamagedError(
-                f"the checkpoint {self._folder / str(step)} is damaged or incomplete ({reason(error)})"
-            ) from error
+            raise _DamagedError(self._folder / str(step), reason(error)) from error
 
     def _put_away(self, step: int) -> pathlib.Path:
         target = self._folder.parent / "damaged" / str(step)
@@ -260,9 +245,13 @@ class Checkpoints:
 class _DamagedError(Exception):
     """A checkpoint that cannot be read, or is not what was written."""
 
+    def __init__(self, path: pathlib.Path, why: str):
+        """The message names both."""
+        super().__init__(f"the checkpoint {path} is damaged ({why})")
+
 
 def _retry_listing(look: Callable[[], T]) -> T:
-    """Look through the checkpoints, anew where a run that writes removed one of them meanwhile."""
+    """Look through the checkpoints, again if a run that is writing has removed one of them in the meantime."""
     for _ in range(MAX_LISTINGS - 1):
         with contextlib.suppress(FileNotFoundError):
             return look()

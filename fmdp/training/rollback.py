@@ -68,9 +68,7 @@ class Rollback:
         saved, progress = self._checkpoints.restore(self._shapes)
         good_step = progress["steps"]
         if good_step == self._rolled_back_to:
-            raise InputError(
-                f"{self._fault}; the run already rolled back to step {good_step}, whose checkpoint is kept: {REMEDY}"
-            )
+            raise InputError(f"{self._fault}; the run already rolled back to step {good_step}, which is kept: {REMEDY}")
         print(f"{self._fault}; rolling back to the parameters of step {good_step}", flush=True)
         self._fault, self._rolled_back_to = "", good_step
         return TrainState.from_checkpoint(saved, int(jax.device_get(state.skipped)[1]), np.int32(step))
