@@ -65,13 +65,12 @@ class Calibration:
         noise = np.asarray(noise_levels, np.float64)
         if grid.ndim != 1 or len(grid) < 2 or np.any(np.diff(grid) <= 0):
             raise InputError(f"knobs {grid.tolist()} must ascend and be at least two: sort them and drop repeats")
-        if mse.ndim not in (2, 3) or (len(mse), mse.shape[-1]) != (len(noise), len(grid)):
-            fault = f"errors of shape {mse.shape} do not fit {len(noise)} noise levels and {len(grid)} knobs"
-            raise InputError(f"{fault}: pass [levels, knobs] or [levels, images, knobs]")
+        shape, shapes = (len(noise), len(grid)), {"errors": mse.shape[:1] + mse.shape[-1:]}
+        for name, found in (shapes if perception is None else shapes | {"perception": np.shape(perception)}).items():
+            if found != shape:
+                raise InputError(f"{name} of shape {found}: pass {shape[0]} noise levels (rows) by {shape[1]} knobs")
         if not np.all(mse > 0):
             raise InputError(f"a mean squared error of {np.min(mse):g} has no PSNR: all must be positive")
-        if perception is not None and np.shape(perception) != (len(noise), len(grid)):
-            raise InputError(f"perception of shape {np.shape(perception)} must have shape {(len(noise), len(grid))}")
         levels = []
         for i in np.argsort(noise):
             down = None if perception is None else _monotone(np.asarray(perception)[i], increasing=False)
@@ -132,24 +131,16 @@ class Calibration:
                 {k: tuple(v) if isinstance(v, list) else v for k, v in x.items()} for x in saved["levels"]
             ]
             found = cls(tuple(Level(**level) for level in levels))
-            _require(len(found.levels) > 0, "no noise level")
-            _require(_ascends([level.noise_level for level in found.levels], 1e-9), "noise levels that do not ascend")
-            for level in found.levels:
-                _require(len(level.knobs) > 1 and _ascends(level.knobs, 1e-12), "knobs that do not ascend")
-                _require(len(level.loss) == len(level.knobs) and _ascends(level.loss), "losses that do not ascend")
-                down = level.perception
-                _require(
-                    down is None or (len(down) == len(level.knobs) and _ascends(down[::-1])),
-                    "perception that does not descend",
-                )
+            noise = [level.noise_level for level in found.levels]
+            if not (noise and _ascends(noise, 1e-9) and all(map(_is_monotone, found.levels))):
+                raise ValueError("numbers are missing, or do not ascend")
             return found
 
     def _between(self, noise_level: float, ask) -> float:
         """The results of `ask` at the neighbouring calibrated levels, linearly interpolated in the noise level."""
         levels = [level.noise_level for level in self.levels]
         if not levels[0] - 1e-9 <= noise_level <= levels[-1] + 1e-9:
-            allowed = f"{levels[0]:g}..{levels[-1]:g}"
-            raise InputError(f"noise level {noise_level:g} was not calibrated: choose one in {allowed}")
+            raise InputError(f"noise level {noise_level:g} is not calibrated: choose {levels[0]:g} to {levels[-1]:g}")
         right = int(np.clip(np.searchsorted(levels, noise_level - 1e-9), 0, len(levels) - 1))
         left = right if abs(levels[right] - noise_level) <= 1e-9 else right - 1
         needed = range(left, right + 1)
@@ -162,9 +153,11 @@ def _ascends(values: Sequence[float], least: float = 0.0) -> bool:
     return numbers and all(b - a >= least for a, b in itertools.pairwise(values))
 
 
-def _require(holds: bool, fault: str) -> None:
-    if not holds:
-        raise ValueError(fault)
+def _is_monotone(level: Level) -> bool:
+    """Whether knobs and loss ascend and perception descends, each with one number per knob."""
+    down = level.loss if level.perception is None else level.perception[::-1]
+    whole = len(level.knobs) == len(level.loss) == len(down) > 1
+    return whole and _ascends(level.knobs, 1e-12) and _ascends(level.loss) and _ascends(down)
 
 
 def _raw_loss(mse: np.ndarray) -> np.ndarray:
@@ -205,10 +198,8 @@ def _invert_perception(level: Level, target: float) -> float:
     if level.perception is None:
         raise InputError("no perception was measured in this calibration: choose a loss in decibels")
     if target < level.perception[-1]:
-        reach = f"{level.perception[-1]:.4g} at best and {level.perception[0]:.4g} at the minimum-error estimate"
-        raise InputError(
-            f"a perception of {target:g} cannot be met at noise level {level.noise_level:g}: the knob reaches {reach}"
-        )
+        reach = f"the knob reaches {level.perception[-1]:.4g} at best and {level.perception[0]:.4g} at minimum error"
+        raise InputError(f"a perception of {target:g} cannot be met at noise level {level.noise_level:g}: {reach}")
     # From the far end of the knob, perception increases, and the last setting below the target is the result.
     return -_last_below([-k for k in level.knobs[::-1]], level.perception[::-1], target)
 

@@ -87,7 +87,7 @@ def test_survives_json(calibration):
     [
         (lambda c: c.knob_for_loss(0.5, 3.0), "budget of 3 dB .* from 0 to 1.76 dB"),
         (lambda c: c.knob_for_loss(0.5, -1.0), "budget of -1 dB"),
-        (lambda c: c.knob_for_loss(0.9, 0.5), r"noise level 0.9 was not calibrated: choose one in 0.3..0.7"),
+        (lambda c: c.knob_for_loss(0.9, 0.5), r"noise level 0.9 is not calibrated: choose 0.3 to 0.7"),
         (lambda c: c.knob_for_perception(0.5, -0.1), "perception of -0.1 cannot be met .* reaches 0 at best"),
         (lambda c: Calibration.fit([0.5], KNOBS, curve(0.5)[None]).knob_for_perception(0.5, 0.1), "no perception"),
         (lambda c: Calibration.fit([0.5], [0.0, 0.0], [[1.0, 1.0]]), "must ascend"),
