@@ -19,6 +19,12 @@ import jax
 from fmdp.errors import InputError, reason, translating
 
 COORDINATOR, PROCESSES, PROCESS = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+FORMS = {
+    COORDINATOR: (".+:[0-9]{1,5}", "HOST:PORT of process 0"),
+    PROCESSES: ("[0-9]{1,9}", "a whole number"),
+    PROCESS: ("[0-9]{1,9}", "a whole number"),
+}
+"""What each variable must be, as a pattern and in words."""
 PATIENCE = 2.0  # seconds for which process 0, the coordinator, waits for others that fail for the same reason
 
 
@@ -53,22 +59,19 @@ def join(timeout: int) -> None:
 
 def _given() -> dict[str, Any]:
     """The processes in the environment, as arguments of `jax.distributed.initialize`; empty if there are none."""
-    named = [name for name in (PROCESSES, PROCESS) if name in os.environ]
-    if not named:
+    if PROCESSES not in os.environ and PROCESS not in os.environ:
         return {}
-    try:
-        address, processes, process = os.environ[COORDINATOR], int(os.environ[PROCESSES]), int(os.environ[PROCESS])
-    except KeyError as error:
-        raise InputError(f"{named[0]} is set but {error.args[0]} is not: set all three, or none of them") from error
-    except ValueError as error:
-        raise InputError(f"{PROCESSES} and {PROCESS} must be whole numbers: {error}") from error
-    if not 0 <= process < processes:
+    values = {name: os.environ.get(name, "") for name in FORMS}
+    for name, (pattern, words) in FORMS.items():
+        if not re.fullmatch(pattern, values[name]):
+            raise InputError(f"{name}={values[name]}: must be {words}; set {', '.join(FORMS)}, or none of them")
+    processes, process = int(values[PROCESSES]), int(values[PROCESS])
+    if process >= processes:
         raise InputError(f"{PROCESS}={process}: must be from 0 to {PROCESSES} - 1 = {processes - 1}")
-    host, _, port = address.rpartition(":")
-    if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 2**16:
-        raise InputError(f"{COORDINATOR}={address}: must be HOST:PORT of process 0, with a port from 1 to 65535")
+    if not 0 < int(values[COORDINATOR].rpartition(":")[2]) < 2**16:
+        raise InputError(f"{COORDINATOR}={values[COORDINATOR]}: must have a port from 1 to 65535")
     return {
-        "coordinator_address": address,
+        "coordinator_address": values[COORDINATOR],
         "num_processes": processes,
         "process_id": process,
         "cluster_detection_method": "deactivate",
