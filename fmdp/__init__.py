@@ -17,8 +17,6 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    pass
-    pass
     from fmdp.flow.average_field import denoise as denoise
     from fmdp.pretrained.prior import Prior as Prior
     from fmdp.pretrained.prior import load as load

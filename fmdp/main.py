@@ -7,7 +7,7 @@ from absl import flags, logging
 from fmdp.cli import flags as run_flags
 from fmdp.cli import restore as restore_command
 from fmdp.cli.errors import run_program
-from fmdp.cli.flags import CONFIG, DISTRIBUTED, MODE, TIMEOUT, WORKDIR
+from fmdp.cli.flags import DISTRIBUTED, MODE, TIMEOUT, WORKDIR, given_config
 from fmdp.cli.run import run_config
 from fmdp.config.validation import divides_batch, validate, validate_for_devices
 from fmdp.errors import InputError
@@ -31,9 +31,7 @@ def main(_: list[str]) -> None:
         mesh.count_devices()  # reports devices that do not start
         restore_command.run_restore()
         return
-    config = CONFIG.value
-    if config is None:
-        raise InputError("--config is missing: name a file in configs/, such as --config=configs/digits.py")
+    config = given_config()
     if DISTRIBUTED.value == "auto":
         cluster.join(TIMEOUT.value)
     else:

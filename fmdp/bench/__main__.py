@@ -35,7 +35,7 @@ from absl import flags
 
 from fmdp import bench
 from fmdp.cli.errors import run_program
-from fmdp.cli.flags import CONFIG
+from fmdp.cli.flags import given_config
 from fmdp.config.validation import MAX_CPU_DEVICES, divides_batch, validate, validate_for_devices
 from fmdp.errors import InputError
 from fmdp.io.files import expand_path, write_json
@@ -56,9 +56,7 @@ def main(_) -> None:
     out = expand_path(OUT.value) if OUT.value else None
     if out and (out.is_dir() or not out.parent.is_dir()):
         raise InputError(f"--out={out}: name a file, in a folder that exists")
-    if CONFIG.value is None:
-        raise InputError("--config is missing: name a file in configs/, such as --config=configs/celeba.py")
-    config = CONFIG.value
+    config = given_config()
     validate(config)
     if BATCH.value:
         config.train.batch_size = BATCH.value

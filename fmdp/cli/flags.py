@@ -1,10 +1,9 @@
 """The flags of a run, and one line for what is wrong with a command line; those of restoring are in `restore`."""
 
-import difflib
 import importlib.machinery
-import importlib.util
 import re
 import sys
+import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +14,7 @@ from ml_collections.config_flags import config_path
 from fmdp.cli.analyses import ANALYSES
 from fmdp.cli.deprecated import rename_flags, warn_renamed
 from fmdp.config.renamed import RENAMED, rename_keys
-from fmdp.errors import InputError
+from fmdp.errors import InputError, require_known, translating
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The configuration of the run, a file in configs/.")
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run; runs/<config name> unless given.")
@@ -61,18 +60,24 @@ def parse_flags(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(sys.argv)
     except Exception as error:  # ml_collections raises many kinds for values that do not fit
-        cause = _find_input_error(error)
-        said = " ".join(str(cause or error).split())
-        if cause is None and not isinstance(error, flags.Error | ValueError | TypeError):
-            said = f"--config cannot be used, {type(error).__name__}: {said}"
-        raise InputError(said) from error
+        plain = isinstance(error, flags.Error | ValueError | TypeError)
+        raise _as_input_error(error, "" if plain else "--config cannot be used") from error
 
 
-def _find_input_error(error: BaseException | None) -> InputError | None:
-    """The InputError that absl has wrapped into one of its own, if any."""
-    while error is not None and not isinstance(error, InputError):
-        error = error.__cause__ or error.__context__
-    return error
+def given_config() -> ConfigDict:
+    """The configuration that --config names; InputError without one."""
+    if CONFIG.value is None:
+        raise InputError("--config is missing: name a file in configs/, such as --config=configs/digits.py")
+    return CONFIG.value
+
+
+def _as_input_error(error: Exception, subject: str) -> InputError:
+    """One line for an error: what an InputError among its causes says, or the subject, its type and its message."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, InputError):
+        cause = cause.__cause__ or cause.__context__  # absl wraps errors of parsers into its own
+    said = " ".join(str(cause or error).split())
+    return InputError(f"{subject}, {type(error).__name__}: {said}" if subject and cause is None else said)
 
 
 def load_config(argument: str) -> ConfigDict:
@@ -83,26 +88,19 @@ def load_config(argument: str) -> ConfigDict:
     """
     path, *variant = argument.split(":", 1)
     loader = importlib.machinery.SourceFileLoader("fmdp_config", path)
-    try:
+    remedy = "--config names a file, such as configs/digits.py"
+    with translating(lambda why: f"--config={argument} cannot be read ({why}): {remedy}", OSError, ValueError):
         loader.get_data(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{error}: --config names a file, such as configs/digits.py") from error
-    spec = importlib.util.spec_from_loader(loader.name, loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
+    module = types.ModuleType(loader.name)
+    module.__file__ = path
     try:
         loader.exec_module(module)
         config = module.get_config(*variant)
-    except InputError:
-        raise
     except Exception as error:  # a configuration is a program, and may raise anything
-        said = " ".join(str(error).split())
-        raise InputError(f"--config={argument} cannot be used, {type(error).__name__}: {said}") from error
+        raise _as_input_error(error, f"--config={argument} cannot be used") from error
     if not isinstance(config, ConfigDict):
-        raise InputError(
-            f"--config={argument}: get_config() returned {type(config).__name__}:"
-            " begin with fmdp.config.defaults.default_config()"
-        )
+        returned = f"get_config() returned {type(config).__name__}"
+        raise InputError(f"--config={argument}: {returned}: begin with fmdp.config.defaults.default_config()")
     return config
 
 
@@ -119,20 +117,13 @@ def check_key(config: ConfigDict, key: str) -> None:
     Raises:
       InputError: names the key, and a similar one where there is one.
     """
-    try:
+    remedy = "write a key with dots, such as --config.train.steps"
+    with translating(lambda _: f"--config.{key}: {remedy}", Exception):  # ml_collections parses the key as Python
         names = config_path.split(key)
-    except Exception as error:  # it parses the key as Python
-        raise InputError(f"--config.{key}: write a key with dots, such as --config.train.steps") from error
     part: Any = config
     for name in names:
         if isinstance(part, list) and isinstance(name, int) and -len(part) <= name < len(part):
             part = part[name]
             continue
-        if not isinstance(part, ConfigDict | dict):
-            kind = type(part).__name__
-            raise InputError(f"--config.{key}: the configuration has no key {name}: what precedes it is of type {kind}")
-        if name not in part:
-            similar = difflib.get_close_matches(str(name), list(part), 1)
-            advice = f"Did you mean {similar[0]} instead of {name}?" if similar else f"It has {', '.join(part)}"
-            raise InputError(f"--config.{key}: the configuration has no key {name}. {advice}")
+        require_known(f"--config.{key}: unknown key", name, part if isinstance(part, ConfigDict | dict) else ())
         part = part[name]

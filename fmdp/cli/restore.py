@@ -15,7 +15,7 @@ from tqdm import tqdm
 from fmdp import load
 from fmdp.cli import provenance
 from fmdp.data.decoding import UnusableError
-from fmdp.errors import InputError, ParameterError, printable
+from fmdp.errors import InputError, ParameterError, printable, translating
 from fmdp.evaluation.calibration import Calibration
 from fmdp.flow.interpolant import time_of_sigma
 from fmdp.io.files import expand_path, read_json
@@ -220,10 +220,8 @@ def parse_operator_arg(text: str) -> tuple[str, Any]:
     if not equals:
         raise InputError(f"--operator_arg={text}: write NAME=VALUE, such as size=9")
     if name in ARRAYS:
-        try:
+        with translating(lambda why: f"--operator_arg={text}: {why}", OSError, UnusableError, InputError):
             levels = (image_files.read_image(expand_path(value))[..., 0] + 1) / 2
-        except (OSError, UnusableError) as error:
-            raise InputError(f"--operator_arg={text}: {error}") from error
         return name, np.round(levels) if name == "mask" else levels / max(levels.sum(), 1e-6)
     try:
         return name, json.loads(value)
@@ -238,8 +236,7 @@ def lookahead_for_budget(decibels: float, request: Request, checkpoint: pathlib.
       InputError: there is no calibration for this, or more decibels than any lookahead gives up.
     """
     if request.operator != "denoising" or request.sigma is None:
-        only = "only --operator=denoising with --sigma is calibrated"
-        raise InputError(f"--budget_db={decibels:g}: {only}: set both, or --lookahead instead")
+        raise InputError(f"--budget_db={decibels:g}: only --operator=denoising with --sigma is calibrated: set both")
     path = checkpoint / "calibration.json"
     if not path.is_file():
         raise InputError(f"--budget_db={decibels:g}: {checkpoint} holds no calibration.json, as a measured run does")

@@ -38,9 +38,7 @@ def run_config(config: ConfigDict, run: RunDir, mode: str) -> None:
     """
     began, compiled = time.monotonic(), compile_seconds()
     if mode == "inverse" and not (config.inverse.protocol or config.inverse.tasks):
-        raise InputError(
-            "config.inverse names no tasks: set config.inverse.protocol, or tasks as configs/digits.py does"
-        )
+        raise InputError("config.inverse names no tasks: set its protocol, or tasks as configs/digits.py does")
     split = data.load_split(config.data)
     trains = mode.startswith("train")
     with run.lock() if trains else contextlib.nullcontext():

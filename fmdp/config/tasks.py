@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from fmdp.errors import InputError
-
 Task = dict[str, Any]
 """{"operator": name, "sigma" | "peak" | "laplace": of the noise, "steps": of plug-and-play, and the operator's own}."""
 
@@ -46,9 +44,7 @@ PROTOCOLS = {"fmd": fmd, "pnpflow": pnpflow}
 
 
 def tasks_of_protocol(name: str, image_shape: tuple[int, int, int]) -> dict[str, Task]:
-    """The tasks of a protocol for images [H, W, C], without a name none; InputError if the name is unknown."""
-    if name and name not in PROTOCOLS:
-        raise InputError(f"config.inverse.protocol = {name!r}: must be one of {', '.join(PROTOCOLS)}, or empty")
+    """The tasks of one of `PROTOCOLS` for images [H, W, C]; none for the empty name."""
     return PROTOCOLS[name](image_shape) if name else {}
 
 

@@ -37,28 +37,24 @@ def validate_for_devices(config: ConfigDict, devices: int) -> None:
       InputError: naming the key, its value and what is possible.
     """
     validate(config)
-    require, train, share = partial(_require, config), config.train, config.loss.diagonal_share
-    require(
-        config.parallel.devices in (0, devices),
-        "parallel.devices",
-        f"this run found {devices}; 0 accepts any number, and config.parallel.cpu_devices divides a CPU into several",
+    size, share, parts = config.train.batch_size, config.loss.diagonal_share, config.train.grad_accumulation_steps
+    on = f"{parts} parts (config.train.grad_accumulation_steps) on each of {devices}" if parts > 1 else f"{devices}"
+    count, period = diagonal_pattern(max(size // (devices * parts), 1), share)
+    relations = (
+        (
+            "parallel.devices",
+            config.parallel.devices in (0, devices),
+            f"this run found {devices}; 0 accepts any number, config.parallel.cpu_devices divides a CPU",
+        ),
+        ("train.batch_size", size % (devices * parts) == 0, f"must be divisible by the {on} devices of this run"),
+        (
+            "loss.diagonal_share",
+            share == 1 or 0 < count < period,
+            f"leaves a part of {size} examples on {on} devices empty: take a larger batch, or 1.0",
+        ),
     )
-    parts = (
-        f"{train.grad_accumulation_steps} parts (config.train.grad_accumulation_steps) on each of "
-        if train.grad_accumulation_steps > 1
-        else ""
-    )
-    require(
-        train.batch_size % (devices * train.grad_accumulation_steps) == 0,
-        "train.batch_size",
-        f"must be divisible by the {parts}{devices} devices of this run",
-    )
-    count, period = diagonal_pattern(train.batch_size // (devices * train.grad_accumulation_steps), share)
-    require(
-        share == 1 or 0 < count < period,
-        "loss.diagonal_share",
-        f"leaves a part of {train.batch_size} examples on {parts}{devices} devices empty: take a larger batch, or 1.0",
-    )
+    for key, holds, remedy in relations:
+        _require(config, holds, key, remedy)
 
 
 def divides_batch(config: ConfigDict, devices: int) -> bool:
@@ -93,8 +89,7 @@ def validate(config: ConfigDict) -> None:
     for key in weights.NETWORKS:
         weights.check_weights_setting(key, config.evaluate[key])
     for name, task in config.inverse.tasks.items():
-        fault = _task_fault(name, task)
-        require(not fault, "inverse.tasks", fault)
+        require(not (fault := _task_fault(name, task)), "inverse.tasks", fault)
 
 
 VALUES: tuple[tuple[str, Callable[[Any], Any], str], ...] = (
@@ -167,9 +162,8 @@ def _leaves(config: ConfigDict, default: ConfigDict, prefix: str = "") -> Iterat
         if key in ("network", "inverse.tasks"):
             continue
         if name not in config or isinstance(config[name], ConfigDict) != isinstance(default[name], ConfigDict):
-            raise InputError(
-                f"config.{key} is missing, or of another kind: begin with fmdp.config.defaults.default_config()"
-            )
+            begin = "begin with fmdp.config.defaults.default_config()"
+            raise InputError(f"config.{key} is missing, or of another kind: {begin}")
         if isinstance(default[name], ConfigDict):
             yield from _leaves(config[name], default[name], f"{key}.")
         else:

@@ -17,12 +17,12 @@ def test_keys_of_the_configuration_are_accepted(key):
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("train.step", "--config.train.step: the configuration has no key step. Did you mean steps instead of step?"),
-        ("trian.steps", "no key trian. Did you mean train instead of trian?"),
-        ("nothing", "no key nothing. It has name, tasks, train"),
-        ("train.__class__", "no key __class__. It has log_every, steps"),
-        ("train.steps.x", "no key x: what precedes it is of type int"),
-        ("tasks[1].sigma", "no key 1"),
+        ("train.step", "--config.train.step: unknown key 'step', did you mean 'steps'?"),
+        ("trian.steps", "unknown key 'trian', did you mean 'train'?"),
+        ("what", "unknown key 'what'; known: name, tasks, train"),
+        ("train.__class__", "unknown key '__class__'; known: log_every, steps"),
+        ("train.steps.x", "unknown key 'x'; known: none"),
+        ("tasks[1].sigma", "unknown key 1; known: none"),
         ("train.1", "write a key with dots, such as --config.train.steps"),
         ("", "write a key with dots"),
         ("f(x)", "write a key with dots"),

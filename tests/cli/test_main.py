@@ -134,7 +134,7 @@ def test_bad_input_ends_in_one_line_and_exit_code_2(tmp_path):
             "begin with fmdp.config.defaults.default_config()",
         ),
         "unknown variant": (["--config=configs/digits.py:smok", work], "'smok'"),
-        "unknown key": ([digits, work, "--config.train.step=5"], "no key step. Did you mean steps"),
+        "unknown key": ([digits, work, "--config.train.step=5"], "unknown key 'step', did you mean 'steps'?"),
         "wrong type": ([digits, work, "--config.train.steps=many"], "many"),
         "unknown flag": ([digits, work, "--workdi=x"], "workdi"),
         "unknown mode": ([digits, work, "--mode=trane"], "trane"),
