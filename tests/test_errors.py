@@ -1,9 +1,10 @@
 import math
 
+import jax
 import numpy as np
 import pytest
 
-from fmdp.errors import InputError, Range, kind_fault, translating
+from fmdp.errors import InputError, Range, kind_fault, require_in_range, require_known, translating
 
 
 @pytest.mark.parametrize(
@@ -62,3 +63,36 @@ def test_errors_of_libraries_become_one_line_and_input_errors_pass():
     assert refused(InputError("y is bad"), InputError) == "x is bad (y is bad)"
     with pytest.raises(KeyError), translating(lambda why: why, OSError):
         raise KeyError
+
+
+@pytest.mark.parametrize("value", ["x", math.nan, -0.5, np.array([0.5, 2.0]), 10**400])
+def test_numbers_outside_a_range_are_refused_by_name_and_value(value):
+    with pytest.raises(InputError, match=r"^blur: share=.*: pass a (finite )?number"):
+        require_in_range("blur", {"share": Range(0, 1)}, {"share": value, "other": 9})
+
+
+def test_numbers_inside_a_range_and_unknown_values_pass():
+    for value in (0, 0.5, np.float32(1), np.array([0.1, 0.9]), None, object()):
+        require_in_range("blur", {"share": Range(0, 1)}, {"share": value})
+    require_in_range("blur", {"share": Range(0, 1)}, {})
+
+    def traced(value):
+        require_in_range("blur", {"share": Range(0, 1)}, {"share": value})
+        return value
+
+    assert jax.eval_shape(traced, 7.0).shape == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "message"),
+    [
+        ("stpes", ["steps", "gain"], "unknown key 'stpes', did you mean 'steps'?; known: steps, gain"),
+        ("qqq", {"steps": 1}, "unknown key 'qqq'; known: steps"),
+        (3, (), "unknown key 3; known: none"),
+    ],
+)
+def test_unknown_names_are_refused_with_the_known_ones(name, known, message):
+    require_known("unknown key", "steps", ["steps"])
+    with pytest.raises(InputError) as refused:
+        require_known("unknown key", name, known)
+    assert str(refused.value) == message
