@@ -104,7 +104,7 @@ class Calibration:
         return self._between(noise_level, lambda level: _invert_perception(level, target))
 
     def loss_at(self, noise_level: float, knob: float) -> float:
-        """The decibels lost at a knob setting."""
+        """The loss in decibels at a setting of the knob."""
         return self._between(noise_level, lambda level: float(_curve(level.knobs, level.loss)(knob)))
 
     def with_error(self, mse: Numbers) -> "Calibration":
@@ -137,7 +137,7 @@ class Calibration:
             return found
 
     def _between(self, noise_level: float, ask) -> float:
-        """The results of `ask` at the neighbouring calibrated levels, linearly interpolated in the noise level."""
+        """What `ask` returns at the two nearest calibrated levels, interpolated linearly in the noise level."""
         levels = [level.noise_level for level in self.levels]
         if not levels[0] - 1e-9 <= noise_level <= levels[-1] + 1e-9:
             raise InputError(f"noise level {noise_level:g} is not calibrated: choose {levels[0]:g} to {levels[-1]:g}")

@@ -1,4 +1,4 @@
-"""The denoising sweep: both knobs at every noise level, measured on held-out images."""
+"""The denoising sweep: every knob at every noise level, measured on held-out images."""
 
 import contextlib
 from collections.abc import Callable
@@ -35,19 +35,19 @@ from fmdp.types import AverageField, PRNGKey
 STEP = 0.02  # the first step of the lookahead by which its continuity at t = s is judged
 SAMPLES = (1, 2, 4, 8)
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
-BUDGETS = (0.25, 0.5, 1.0)  # decibels below the minimum-error estimate, at which the calibration is tried out
+BUDGETS = (0.25, 0.5, 1.0)  # decibels below the minimum-error estimate at which the calibration is tested
 RESIDUAL_TIMES = (0.05, 0.3, 0.5, 0.7, 0.9, 1.0)
 RESIDUAL_IMAGES = 256
 
 
 class Curve(NamedTuple):
-    """One knob's way across the plane.
+    """The restorations of one knob, from one end of its range to the other.
 
     Attributes:
       settings: [k], of the knob.
       restored: [k, draws, n, H, W, C].
       evaluations: [k], of the field, for one image.
-      mse: [k, draws, n], of all images, even where only some restorations are kept.
+      mse: [k, draws, n], of all images, even if only some restorations are kept.
     """
 
     settings: np.ndarray
@@ -226,7 +226,7 @@ def _first_step(swept: Sweep, clean: Array) -> FirstStep:
 
 
 def keep_images(swept: Sweep, images: int) -> Sweep:
-    """A sweep with the restorations of so many of its images, evenly chosen: all of them would fill the memory.
+    """A sweep that keeps the restorations of `images` images, evenly chosen, because all of them would fill the memory.
 
     Of the baselines those are kept that restored these images. All noisy images stay.
     """
@@ -244,7 +244,7 @@ def calibrate_lookahead(
     """The map from a budget in decibels to the relative lookahead, fitted on every second test image.
 
     Returns:
-      The calibration, and how it does on the other images at each noise level and budget.
+      The calibration, and its test on the other images at each noise level and budget.
     """
     fitted, other = slice(0, None, 2), slice(1, None, 2)
     r = sweeps[0].curves["lookahead"].settings

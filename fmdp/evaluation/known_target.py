@@ -1,4 +1,4 @@
-"""A learned field against the truth, where the distribution of the images is known.
+"""Comparison of a learned field with the exact one, for images from a known distribution.
 
 The exact lookahead and chord, the learned ones, the baselines and the optimal frontier are compared on the same noisy
 images. The frontier is in closed form for a Gaussian, found by optimal assignment in at most three dimensions, and
@@ -38,7 +38,7 @@ MMSE_SAMPLES = 20_000
 
 
 def compare_to_exact(target: Target, clean: np.ndarray, sweeps: list[Sweep], key: PRNGKey) -> list[KnownTargetLevel]:
-    """Every knob of a sweep and the exact field's own, in the plane of MSE and squared W2, one noise level at a time.
+    """Every knob of a sweep, and those of the exact field, in the plane of MSE and squared W2.
 
     Args:
       target: the distribution that the clean images were drawn from.
@@ -109,7 +109,7 @@ def locate_points(
         fresh = (_fresh(target, key, count) for key in keys)
         points, optimum = frontier.assignment_curve(estimates[:, :count], clean[:count], exact[0, :count], *fresh)
         if isinstance(target, GaussianMixture):
-            # Errors spread less where the posterior's variance is known, and all images count.
+            # The known posterior variance reduces the spread of the errors, and all images can be used.
             mmse, mmse_error = target.mmse(key, s, MMSE_SAMPLES)
             added = np.square(estimates - exact[0, : estimates.shape[1]]).mean((2, 3, 4))
             spread = added.std(1, ddof=1) / np.sqrt(added.shape[1])
@@ -121,7 +121,7 @@ def locate_points(
         return found.points, found.frontier, found.excess
     mmse = float(target.mmse(s))
     found = frontier.bracket(estimates, exact[0, :count], exact[-1, :count], target, (mmse, 0.0))
-    # Estimates whose law is Gaussian meet Gelbrich's bound, and those of a Gaussian's field nearly are.
+    # Gelbrich's bound is attained by Gaussian estimates, and those of a field learned on a Gaussian nearly are.
     low, _, error, _ = found.points.squared_w2
     points = frontier.Points(
         mse=found.points.mse, mse_error=found.points.mse_error, squared_w2=frontier.Interval.exactly(low, error)
@@ -151,7 +151,7 @@ def _rows(settings: np.ndarray, points: frontier.Points, excess: frontier.Interv
 
 
 def _bounds(interval: frontier.Interval, index: int | None = None) -> Bounds:
-    """The interval, or its entry at an index, with None for what is not finite."""
+    """The interval, or its entry at an index, with None in place of numbers that are not finite."""
     values = {}
     for name, value in interval._asdict().items():
         number = float(value if index is None or np.ndim(value) == 0 else value[index])
@@ -172,10 +172,10 @@ def _frontier_rows(optimum: frontier.Frontier) -> list[FrontierPoint]:
 def two_components(
     images: np.ndarray, components: int, noise_levels: Sequence[float], key: PRNGKey
 ) -> list[TwoComponentsLevel]:
-    """Bracket and assignment side by side where both can be had: in the first two principal components of images.
+    """Bracket and assignment side by side in two dimensions, where both can be computed.
 
-    A mixture is fitted to the images' first two principal components, scaled to a mean variance of 1/4. Either way
-    then locates the mixture's exact lookahead, at each noise level.
+    A mixture is fitted to the first two principal components of the images, scaled to a mean variance of 1/4. Both
+    methods then locate the exact lookahead of the mixture at each noise level.
     """
     scores = PCA(2).fit_transform(images.reshape(len(images), -1))
     points = (scores * 0.5 / np.sqrt(np.square(scores).mean())).reshape(-1, 1, 1, 2)
@@ -215,7 +215,7 @@ def _located(points: frontier.Points, optimum: frontier.Frontier, excess: fronti
 def plug_and_play_law(
     target: Gaussian, s: float, key: PRNGKey, points: int = 7, chains: int = 2000
 ) -> list[StationaryLaw]:
-    """Where plug-and-play at a fixed (s, t) settles, in closed form and by running it, as the lookahead grows.
+    """The limit of plug-and-play at a fixed (s, t), in closed form and by running it, as the lookahead grows.
 
     The task hides the right half of the image; the step is 1 on 1/2 ||H x - y||^2.
 

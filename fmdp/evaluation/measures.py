@@ -41,10 +41,10 @@ def measure_distortion(restored: Array, clean: Array) -> dict[str, Array]:
 def measure_restorations(
     restored: np.ndarray, clean: Array, real: np.ndarray, width: Array, networks: NetworkMetrics
 ) -> list[dict[str, float]]:
-    """The measures of [points, draws, n, H, W, C] restorations of clean [n, H, W, C], one dict a point.
+    """The measures of restorations [points, draws, n, H, W, C] of clean images [n, H, W, C], one dict per point.
 
-    Every distortion measure comes with its mean, its standard deviation over images (`_std`) and the standard deviation
-    of the mean over the draws of the noise (`_draw_std`). A perception measure needs a set of images, and comes with
+    For a distortion measure these are its mean, its standard deviation over images (`_std`), and the standard deviation
+    of the mean over the draws of the noise (`_draw_std`). A perception measure compares sets of images, so it has only
     its mean and `_draw_std`.
     """
     points, draws, n = restored.shape[:3]
@@ -67,9 +67,10 @@ def measure_restorations(
 
 
 def null_intervals(split: Split, width: Array, resamplings: int, key: PRNGKey) -> dict[str, NullInterval]:
-    """What each perception measure comes to between two sets of real images.
+    """The interval of each perception measure between two sets of real images.
 
-    The test and training images of the split are dealt out anew, class by class, as the split itself was made.
+    The test and training images of the split are repeatedly redistributed at random into two sets, class by class, as
+    in the split itself.
     """
     real, labels = reference_images(split)
     test = split.test[:MAX_SET_SIZE]
@@ -87,6 +88,6 @@ def null_intervals(split: Split, width: Array, resamplings: int, key: PRNGKey) -
 
 
 def reference_images(split: Split) -> tuple[np.ndarray, np.ndarray]:
-    """The training images, and their classes, that serve as the real images of the perception measures."""
+    """The training images that serve as the real images of the perception measures, and their classes."""
     chosen = np.random.default_rng(0).permutation(len(split.train))[:MAX_SET_SIZE]
     return split.train[chosen], split.train_labels[chosen]

@@ -18,8 +18,8 @@ from fmdp.metrics.lpips import LPIPS, MIN_SIDE
 from fmdp.metrics.perception import NullInterval
 from fmdp.metrics.weights import AUTO, NETWORKS, Weights
 
-REAL_IMAGES = 50_000  # that stand for the real ones, at most
-DEALINGS = 20  # of real images into two sets, behind each floor
+REAL_IMAGES = 50_000  # largest number of training images that represent the real ones
+DEALINGS = 20  # random divisions of the real images into two sets, from which each floor is computed
 
 
 class Real(NamedTuple):
@@ -36,13 +36,13 @@ class Real(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkMetrics:
-    """The measures whose weights were found; with none at all it measures nothing.
+    """The measures whose weights were found. Without any weights it measures nothing.
 
     Attributes:
       weights: by name, of NETWORKS.
-      real: what restored images are held against, and the classes of these [m]; None without Inception.
-      small_fid: FID of fewer than 2,048 images, too.
-      batch_size: images at a time.
+      real, real_labels: the real images to compare with, and their classes [m]; None without Inception.
+      small_fid: whether to compute the FID of fewer than 2,048 images, too.
+      batch_size: how many images a network processes at once.
     """
 
     weights: dict[str, Weights]
@@ -73,9 +73,9 @@ class NetworkMetrics:
         return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
     def floors(self, images: np.ndarray, labels: np.ndarray) -> dict[str, NullInterval]:
-        """What each distance comes to between real and real: test images and those held against, dealt out anew.
+        """The interval of each distance between two sets of real images, see `perception.null_interval`.
 
-        They are dealt class by class, as the split was made; see `perception.null_interval`.
+        The test images and the real ones are repeatedly redistributed at random, class by class, as in the split.
         """
         if self.real is None or self.real_labels is None:
             return {}
@@ -103,14 +103,14 @@ class NetworkMetrics:
 
 
 NO_NETWORKS = NetworkMetrics(weights={}, real=None, real_labels=None, small_fid=False, batch_size=1)
-"""What measures nothing."""
+"""Measures nothing."""
 
 
 def load_network_metrics(split: Split, config: ConfigDict) -> NetworkMetrics:
-    """The measures that config.evaluate asks for and whose weights are there; one line says which are not.
+    """The measures that config.evaluate requests and whose weights exist. One line is printed about the missing ones.
 
     Raises:
-      InputError: none of those that were asked for by path can be had, or a file is not the published one.
+      InputError: the configured path holds no usable weights, or a file is not the published one.
     """
     found: dict[str, Weights] = {}
     absent = []
@@ -151,7 +151,7 @@ def _features(inception: Weights, images, chosen: np.ndarray, batch_size: int) -
 
 
 def _unsuited(name: str, shape: tuple[int, ...]) -> str:
-    """What a network lacks in images of this shape, "" for nothing."""
+    """What images a network needs instead of those of this shape; "" if they suit it."""
     height, width, colours = shape
     if colours not in (1, 3):
         return f"images of 1 or 3 channels, not {colours}"

@@ -22,7 +22,7 @@ class DenoisingPoint:
 
 @dataclass(frozen=True, kw_only=True)
 class FirstStep:
-    """How much the MSE changes over a first small step of the lookahead, to `t`, relative to its value at t = s."""
+    """The change of the MSE over a small first step of the lookahead to time `t`, relative to its value at t = s."""
 
     t: Number
     relative_mse_change: Number
@@ -157,7 +157,7 @@ class TwoComponentsLevel:
 
 @dataclass(frozen=True, kw_only=True)
 class StationaryLaw:
-    """Where plug-and-play at a fixed lookahead time `t` settles: in closed form and, with `_run`, by running it."""
+    """The limit of plug-and-play at a fixed lookahead time `t`, in closed form and (`_run`) by running it."""
 
     t: Number
     shift: Number
@@ -170,7 +170,7 @@ class StationaryLaw:
 
 @dataclass(frozen=True, kw_only=True)
 class KnownTargetResult:
-    """What can be measured where the images come from a known distribution."""
+    """What can be measured only if the images come from a known distribution."""
 
     truth: list[KnownTargetLevel]
     plug_and_play: list[StationaryLaw] | None = None
@@ -179,9 +179,9 @@ class KnownTargetResult:
 
 @dataclass(frozen=True, kw_only=True)
 class SolverRun:
-    """One solver at one setting on one task: what it cost and how well it restored, or why it `failed`.
+    """One solver at one setting on one task: its cost and the quality of its restorations, or why it `failed`.
 
-    `steps` and the fields after it are None where it failed. `seeds` holds the matched measures of every seed.
+    If it failed, `steps` and the fields after it are None. `seeds` holds the matched measures of every seed.
     """
 
     task: str

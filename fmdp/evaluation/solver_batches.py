@@ -17,7 +17,7 @@ from fmdp.parallel.batching import in_batches, shard_rows
 from fmdp.solvers import SOLVERS, STATIC, Info
 from fmdp.types import AverageField, PRNGKey
 
-ONE_BY_ONE = ("d_flow",)  # see there
+ONE_BY_ONE = ("d_flow",)  # solvers that are not vectorised over images, see there
 NOISES: dict[str, Callable[[float], Noise]] = {
     "sigma": lambda sigma: GaussianNoise(sigma=sigma),
     "peak": lambda peak: PoissonNoise(peak=peak),
@@ -53,7 +53,7 @@ def solve_batch(
     numbers = {name: jnp.float32(value) for name, value in options.items() if name not in STATIC[solver]}
     static = tuple(sorted((name, value) for name, value in options.items() if name in STATIC[solver]))
     n = len(observations.y)
-    # As a list of arrays, because observations look at their own values, which several processes only have a part of.
+    # As a list of arrays: an Observation checks its values, but with several processes each holds only a part of them.
     arrays, form = jax.tree.flatten((observations, jax.random.key_data(jax.random.split(key, n))))
     restore = partial(_solve, field, numbers, form=form, solver=solver, static=static)
     return in_batches(restore, arrays, min(batch, n))

@@ -1,8 +1,8 @@
-"""Inverse problems: every solver on the same measurements, along the whole knob, tuned and compared alike.
+"""Inverse problems: all solvers on the same measurements, tuned and compared in the same way.
 
 The result is a table of tasks x solvers x settings x seeds. Every solver restores an image from the same measurement.
-Solvers are tuned on training images, by PSNR, over the grids of `solver_plan`; plug-and-play is tuned once for all its
-lookaheads, at both ends of them.
+Solvers are tuned on training images, by PSNR, over the grids of `solver_plan`. Plug-and-play is tuned once for all
+lookaheads, by its PSNR at both ends of their range.
 """
 
 import time
@@ -31,8 +31,8 @@ from fmdp.solvers import DivergenceError, raise_if_diverged
 from fmdp.types import AverageField, PRNGKey
 
 ITERATES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
-MAX_MAGNITUDE = 1e6  # of images in [-1, 1]; beyond, an iterate is finite by chance
-DEALS = 200  # behind the interval of what is chance in perception
+MAX_MAGNITUDE = 1e6  # of an image in [-1, 1]; a larger iterate has diverged, too
+DEALS = 200  # random divisions of real images from which the interval of a perception measure is computed
 
 
 class ComparedImages(NamedTuple):
@@ -79,15 +79,15 @@ def compare_solvers(
       networks: the measures of published networks.
 
     Returns:
-      The result, and one image of each task. A row whose solve diverged, or that the operator does not admit, has the
-      reason in `failed` instead of its measures.
+      The result, and one image of each task. If a solver diverged or does not admit the operator, its row has the
+      reason in `failed` and no measures.
 
     Raises:
       InputError: a task that cannot be set up.
     """
     clean, tuning = jnp.asarray(split.test[: config.images]), jnp.asarray(split.train[: config.tuning_images])
     for name, task in tasks.items():
-        draw_observations(task, name, clean[:1], key)  # a mistake in the last task is found before any work
+        draw_observations(task, name, clean[:1], key)  # so that a mistake in the last task is found before any work
     real, _ = reference_images(split)
     width = perception.median_distance(features(jnp.asarray(real)))
     reference = Reference(clean, real, width, networks)

@@ -1,4 +1,4 @@
-"""Baselines held against plug-and-play's curve at equal distortion and at equal perception."""
+"""Comparison of baselines with plug-and-play's curve at equal distortion and at equal perception."""
 
 import numpy as np
 
@@ -16,8 +16,8 @@ def match_baselines(rows: list[SolverRun]) -> list[Match]:
     - "pnp" where in every seed the curve passes below or left of the baseline,
     - the baseline's name where in every seed the curve passes above it,
     - "even" where the seeds differ,
-    - "apart" where the baseline lies beyond an end of the curve: better in one measure than all of it, worse in the
-      other.
+    - "apart" where the baseline lies beyond an end of the curve: better in one measure than all of the curve, and
+      worse in the other.
     """
     found = []
     for task in dict.fromkeys(row.task for row in rows):
@@ -47,9 +47,9 @@ def match_baseline(row: SolverRun, curve: list[SolverRun]) -> Match:
 
 
 def _at(point: Measures, curve: list[Measures], name: str, other: str) -> float | None:
-    """The least `other` that the curve attains with at most the point's `name`; None where it attains none.
+    """The least `other` that the curve attains at no more than the point's `name`; None if `name` is never so small.
 
-    The curve is taken as straight between those of its points that no other one beats in both measures.
+    The curve is piecewise linear through those of its points that no other point beats in both measures.
     """
     best: list[tuple[Number, Number]] = []
     for x, y in sorted((row[name], row[other]) for row in curve):

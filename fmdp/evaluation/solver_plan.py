@@ -51,8 +51,8 @@ class Run(NamedTuple):
 def budgets(solver: str, task: Task, config: ConfigDict) -> tuple[int, ...]:
     """The numbers of steps at which a solver runs: all of config.steps for pnp, only the largest for the others.
 
-    A task may ask for more. A step of PnP-Flow takes five evaluations, so it gets a fifth of the steps. D-Flow gets a
-    fifth, too, as published (twenty searches where the others take a hundred steps), and costs several times as much.
+    A task may ask for more. A step of PnP-Flow takes five evaluations, so it gets a fifth of the steps. So does
+    D-Flow, as published (20 searches against 100 steps of the others), although it costs several times as much.
     """
     most = task.get("steps", max(config.steps))
     if solver == "pnp":

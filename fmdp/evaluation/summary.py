@@ -1,4 +1,4 @@
-"""Everything known of a run. summary.json is the serialisation of `Summary`; docs/summary.md describes every key."""
+"""Everything known about a run. summary.json is the serialisation of `Summary`; docs/summary.md describes every key."""
 
 import dataclasses
 import hashlib
@@ -32,7 +32,7 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """How a result was made: the command, the versions by library, the configuration."""
+    """How a result was made: the command, the version of each library, and the configuration."""
 
     command: str
     versions: dict[str, str]
@@ -41,7 +41,7 @@ class Provenance:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """Everything known of a run; what has not been measured is None. The fields of the results recur here."""
+    """Everything known about a run. What was not measured is None. The fields include those of all results."""
 
     schema_version: int = SCHEMA_VERSION
     config: str
@@ -87,5 +87,5 @@ def read_summary(value: dict[str, Any]) -> Summary:
 
 
 def digest(section: Any) -> str:
-    """A short name for the content of one section of a summary, by which pictures made with it are recognised."""
+    """A hash of one section of a summary, which identifies the pictures that were made with it."""
     return hashlib.sha256(json.dumps(to_json(section)).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Termination by a signal: a machine is taken away, or somebody presses Ctrl-C. The current step is saved first."""
+"""Termination by a signal: the machine is reclaimed, or the user presses Ctrl-C. The current step is saved first."""
 
 import contextlib
 import os
@@ -15,11 +15,12 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 @contextlib.contextmanager
 def watch_signals() -> Iterator[Callable[[int], int]]:
-    """Yields a function of the step that returns the signal which requested termination, 0 while there is none.
+    """Yields a function of the step. It returns the signal that requested termination, or 0 if there is none.
 
-    The first SIGTERM or SIGINT is a request, the next one ends the program at once. A request that comes too late for
-    the function raises SystemExit when the context ends. JAX informs several processes, all at the same step, and a
-    second SIGTERM changes nothing for them. Outside the main thread Python receives no signals.
+    The first SIGTERM or SIGINT requests termination; the next one ends the program at once. If a request comes after
+    the last call of the function, SystemExit is raised when the context ends. In a run of several processes JAX informs
+    all of them at the same step, and a second SIGTERM has no effect. Python handles signals in the main thread only,
+    so no handler is installed in any other thread.
     """
     several = jax.process_count() > 1
     taken = (signal.SIGINT,) if several else SIGNALS
@@ -34,7 +35,7 @@ def watch_signals() -> Iterator[Callable[[int], int]]:
     def ask(number, frame):
         restore()
         if several:
-            os.kill(os.getpid(), signal.SIGTERM)  # the only one that JAX passes on to all
+            os.kill(os.getpid(), signal.SIGTERM)  # the only signal that JAX passes on to all processes
         asked.append(number)
 
     def asked_to_end(step):
@@ -56,7 +57,7 @@ def watch_signals() -> Iterator[Callable[[int], int]]:
 
 
 def end_run(number: int, saved: str) -> NoReturn:
-    """End a run that a signal asked to terminate, with a line that says what is saved.
+    """End a run whose termination a signal requested, with a line that says what is saved.
 
     Raises:
       SystemExit: with the code 128 plus the signal.
@@ -66,7 +67,7 @@ def end_run(number: int, saved: str) -> NoReturn:
 
 
 def stop_watching() -> None:
-    """Let SIGTERM end this process at once, because there is nothing left to save; JAX would only note it."""
+    """Let SIGTERM end this process at once, because nothing is left to save. JAX's handler would only record it."""
     if jax.process_count() > 1 and _is_main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

@@ -1,4 +1,4 @@
-"""The slider as a moving picture: knob.gif, from the least error to the most real."""
+"""The slider as an animation: knob.gif, from minimum error to perfect perception."""
 
 import pathlib
 
@@ -29,7 +29,7 @@ def write_gif(path: pathlib.Path, panel: Panel) -> None:
 
 
 def _frames(panel: Panel) -> list[Image.Image]:
-    """One picture of the whole for every position of the slider."""
+    """One frame for each position of the slider."""
     plane, figure = panel.planes[0], Figure(figsize=SIZE, dpi=100)
     canvas = FigureCanvasAgg(figure)
     alone = panel.restored is None
@@ -71,7 +71,7 @@ def _draw_plane(axis, plane: Plane) -> None:
 
 
 def _draw_pictures(figure: Figure, panel: Panel):
-    """The title of the restored column, and its pictures with the images they show at each position."""
+    """The title of the restored column, and each of its pictures with the images for all positions."""
     assert panel.clean is not None
     assert panel.measured is not None
     assert panel.restored is not None

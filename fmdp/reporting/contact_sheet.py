@@ -1,4 +1,4 @@
-"""A contact sheet: one image as it was measured, restored at several lookaheads."""
+"""A contact sheet: one measurement beside its restorations at several lookaheads."""
 
 import pathlib
 
@@ -15,7 +15,7 @@ ENDS = {0.0: " (minimum error)", 1.0: " (perfect perception)"}
 
 
 def draw_sheet(path: pathlib.Path, restored: Restored, request: Request) -> None:
-    """Draw the measurement beside the restoration at each lookahead, and the clean image where it is known."""
+    """Draw the measurement beside the restoration at each lookahead, and the clean image if it is known."""
     tiles = [] if restored.clean is None else [(restored.clean, "clean")]
     if is_image(restored.measured):
         tiles.append((restored.measured, "measured"))

@@ -33,7 +33,7 @@ PERCEPTION = {
     "fid": "FID to real images",
 }
 
-SYMLOG_SPAN = 6  # times its linear part an axis spans before it becomes logarithmic
+SYMLOG_SPAN = 6  # an axis becomes logarithmic if its range is larger than this multiple of its linear part
 
 
 def verbatim(name: str) -> str:
@@ -42,7 +42,7 @@ def verbatim(name: str) -> str:
 
 
 def set_symlog(axis, linear: float) -> None:
-    """Make y logarithmic beyond `linear` if its range is much larger, with a tick for each power of ten."""
+    """Make the y axis logarithmic above `linear` if its range is much larger, with a tick at each power of ten."""
     if np.ptp(axis.get_ylim()) > SYMLOG_SPAN * linear > 0:
         axis.set_yscale("symlog", linthresh=linear)
         axis.autoscale()  # the margins, on the new scale
@@ -111,7 +111,7 @@ def _draw_curves(axis, curves: list[DenoisingCurve], measure: str) -> None:
 
 
 def _label(curve: DenoisingCurve) -> str:
-    """The knob and what it costs."""
+    """The name of the knob, and its number of evaluations."""
     costs = [point.evaluations for point in curve.points]
     cost = f"{costs[0]}" if min(costs) == max(costs) else f"{min(costs)} to {max(costs)}"
     return f"{NAMES.get(curve.knob, curve.knob)} ({cost} evaluation{'s' * (max(costs) > 1)})"

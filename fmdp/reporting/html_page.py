@@ -1,4 +1,4 @@
-"""The page of a run: report.html, one self-contained file made from its numbers and pictures."""
+"""The report page of a run: report.html, one self-contained file with its numbers and pictures."""
 
 import base64
 import io
@@ -19,9 +19,9 @@ from fmdp.reporting.pictures import Pictures
 
 WIDTH, HEIGHT = 600, 420  # of a plane, in units of its SVG
 LEFT, RIGHT, TOP, BOTTOM = 84, 18, 38, 58
-APART = 26.0  # between ticks, at least
+APART = 26.0  # smallest distance between ticks
 ROUND = [0.0, *(sign * m * 10.0**e for m in (1, 5, 2) for e in range(6, -9, -1) for sign in (1, -1))]
-"""Ticks of logarithmic axes; the first of them are shown where there is no room for all."""
+"""Candidate ticks of logarithmic axes. Where there is no room for all, the earlier ones take precedence."""
 LOSSLESS = 96  # pixels a side; larger pictures become JPEG, so that the page stays small
 MEASURES = {
     "kernel_distance": "kernel distance",
@@ -51,8 +51,8 @@ def render_page(summary: Summary, pictures: Pictures) -> str:
     """The page as HTML.
 
     Args:
-      summary: what it lacks is left out.
-      pictures: of `pictures.denoising_pictures` and `pictures.inverse_pictures`.
+      summary: sections that are None are left out.
+      pictures: from `pictures.denoising_pictures` and `pictures.inverse_pictures`.
     """
     views = [_lay_out(panel) for panel in build_panels(summary, pictures)]
     levels = [index for index, view in enumerate(views) if view["group"] == "Denoising"]
@@ -91,7 +91,7 @@ def _facts(summary: Summary) -> list[tuple[str, Any]]:
 
 
 def _made(summary: Summary) -> list[dict[str, Any]]:
-    """How the run and the comparison of solvers were made, as far as there are any."""
+    """How the run and the comparison of solvers were made, where that is known."""
     made = []
     for name, how in (("run", summary.made), ("inverse run", summary.inverse_made)):
         if how is None:
@@ -115,7 +115,7 @@ def _script_data(view: dict[str, Any]) -> dict[str, Any]:
 
 
 def _lay_out(view: Panel) -> dict[str, Any]:
-    """A panel as the template takes it."""
+    """A panel in the form that the template expects."""
     return {
         "group": view.group,
         "name": view.name,
@@ -136,7 +136,7 @@ def _parameters(parameters: dict[str, Any]) -> str:
 
 
 def _ends(view: Panel) -> tuple[str, str]:
-    """The labels at the two ends of the slider. What the ends lead to is known for one step of denoising only."""
+    """The labels at the two ends of the slider. Only for a single denoising step is the effect of the ends known."""
     if view.group == "Denoising":
         return "t = s: for least error", "t = 1: to look real"
     return (view.positions[0], view.positions[-1]) if view.positions else ("", "")
@@ -173,7 +173,7 @@ def data_uri(picture: np.ndarray) -> str:
 
 
 def _draw(plane: Plane, positions: list[str]) -> dict[str, Any]:
-    """A plane in units of its SVG; matplotlib chooses the scales and ticks, as in the other pictures of the run."""
+    """A plane in units of its SVG. Matplotlib chooses scales and ticks, as in the run's other figures."""
     figure = Figure(figsize=(WIDTH / 100, HEIGHT / 100), dpi=100)
     box = (LEFT / WIDTH, BOTTOM / HEIGHT, (WIDTH - LEFT - RIGHT) / WIDTH, (HEIGHT - TOP - BOTTOM) / HEIGHT)
     axis = figure.add_axes(box)
@@ -219,7 +219,7 @@ def _line(curve: Curve, place) -> dict[str, Any]:
 
 
 def _apart(ticks: list[tuple[float, float]], least: float) -> list[tuple[float, str]]:
-    """The ticks (place, value) at least so far apart that their labels fit; earlier ticks take precedence."""
+    """Those of the ticks (place, value) that are at least `least` apart; earlier ticks take precedence."""
     kept: list[tuple[float, float]] = []
     for place, value in ticks:
         if all(abs(place - other) >= least for other, _ in kept):
@@ -228,7 +228,7 @@ def _apart(ticks: list[tuple[float, float]], least: float) -> list[tuple[float, 
 
 
 def _table(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Columns and rows of plain values. Bounds become one column for each end; standard deviations are left out."""
+    """Columns and rows of plain values. Each end of a bound gets its own column; standard deviations are left out."""
     flat = [
         {
             (f"{key} {end}" if end else key): part

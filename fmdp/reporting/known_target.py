@@ -1,4 +1,4 @@
-"""The pictures of a learned field beside the truth."""
+"""Figures that compare a learned field with the exact one."""
 
 import pathlib
 from typing import Any
@@ -15,7 +15,7 @@ from fmdp.reporting.curves import NAMES, STYLE
 
 
 def draw_truth(path: pathlib.Path, levels: list[KnownTargetLevel], images: int) -> None:
-    """Draw every curve beside the optimal frontier, and below it each curve's excess over that optimum."""
+    """Draw every curve together with the optimal frontier, and below them the excess of each curve over it."""
     figure = Figure(figsize=(4.2 * len(levels), 7.5), layout="constrained")
     above, below = figure.subplots(2, len(levels), squeeze=False)
     for plane, excess, level in zip(above, below, levels, strict=True):
@@ -52,7 +52,7 @@ def draw_truth(path: pathlib.Path, levels: list[KnownTargetLevel], images: int) 
 
 
 def _ends(bounds: list[Bounds]) -> np.ndarray:
-    """Low and high, [n, 2]."""
+    """The lower and upper bounds, [n, 2]."""
     return np.array([[bound.low, bound.high] for bound in bounds], float)
 
 
@@ -64,7 +64,7 @@ def _curve_style(curve: KnownTargetCurve) -> dict[str, Any]:
 
 
 def draw_points(path: pathlib.Path, clean: np.ndarray, swept: Sweep, columns: int = 6) -> None:
-    """Draw points of the plane [n, 1, 1, 2] moving as the lookahead grows, over the clean ones."""
+    """Draw points of the plane [n, 1, 1, 2] at growing lookaheads, over the clean ones."""
     curve = swept.curves["lookahead"]
     shown = np.linspace(0, len(curve.settings) - 1, columns).astype(int)
     figure = Figure(figsize=(2.3 * (columns + 1), 2.9), layout="constrained")
@@ -113,7 +113,7 @@ def draw_two_components(path: pathlib.Path, levels: list[TwoComponentsLevel]) ->
 
 
 def draw_plug_and_play(path: pathlib.Path, rows: list[StationaryLaw]) -> None:
-    """Draw where plug-and-play settles: its fixed point without renoising, its variance with it."""
+    """Draw the limit of plug-and-play: its fixed point without renoising, and its variance with renoising."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     t = [row.t for row in rows]

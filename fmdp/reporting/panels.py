@@ -1,6 +1,6 @@
-"""What a run has to show: the planes, pictures and numbers of each of its noise levels and tasks.
+"""The content of a report: the planes, pictures and numbers of each noise level and task of a run.
 
-Everything comes from the run's summary and its pictures, so that pages can be made again at any time.
+Everything comes from the summary and the pictures of the run, so that its page can be rebuilt at any time.
 """
 
 import math
@@ -27,7 +27,7 @@ OMITTED = ("_std", "seeds", "reference")
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """Points of the plane, joined in this order. `low` and `high` bound y where it is not known exactly."""
+    """Points of the plane, connected in this order. `low` and `high` bound y if it is not known exactly."""
 
     name: str
     style: str
@@ -41,8 +41,8 @@ class Curve:
 class Plane:
     """One plane: its curves and its perception measure. The slider moves along the first curve.
 
-    `band` is what real images come to against real ones (low, high). `log` names the logarithmic axes; y is linear up
-    to the width `linear`.
+    `band` is the interval (low, high) of the measure between two sets of real images. `log` names the
+    logarithmic axes; y is linear up to the width `linear`.
     """
 
     measure: str
@@ -57,7 +57,7 @@ class Plane:
 class Panel:
     """One noise level or one task: its planes, the positions of the slider, its pictures and its tables of rows.
 
-    `parameters` are those of the task, where they are known.
+    `parameters` are those of the task, if they are known.
     """
 
     group: str
@@ -81,7 +81,7 @@ def build_panels(summary: Summary, pictures: Pictures) -> list[Panel]:
 
 
 def set_scales(axis, plane: Plane) -> None:
-    """Make the axes of a matplotlib plot logarithmic where the plane needs it."""
+    """Make those axes of a matplotlib plot logarithmic that the plane asks for and whose range is large."""
     x = np.concatenate([curve.x for curve in plane.curves])
     if "x" in plane.log and np.nanmax(x) > SYMLOG_SPAN * np.nanmin(x) > 0:
         axis.set_xscale("log")
@@ -173,14 +173,14 @@ def _denoise_plane(curves: list[DenoisingCurve], measure: str, floor: NullInterv
 
 
 def _band(floor: NullInterval | None) -> tuple[float, float] | None:
-    """What real images come to against real ones; None where they are too few to say."""
+    """The interval of a measure between two sets of real images; None if there are too few of them."""
     if floor is None or not (math.isfinite(floor.low) and math.isfinite(floor.high)):
         return None
     return floor.low, floor.high
 
 
 def _chance_width(floor: NullInterval | None) -> float:
-    """How far from zero a measure is by chance: no logarithmic axis should stretch that."""
+    """How far from zero a measure is by chance. A logarithmic axis should not magnify this range."""
     return 0.0 if floor is None else max(abs(floor.low), abs(floor.high))
 
 
@@ -208,7 +208,7 @@ def _known_target_plane(level: KnownTargetLevel) -> Plane:
 
 
 class Family(NamedTuple):
-    """The runs of a solver that form one curve: those that differ in their lookahead only."""
+    """The runs of a solver that form one curve, because they differ only in their lookahead."""
 
     solver: str
     knob: str
@@ -216,7 +216,7 @@ class Family(NamedTuple):
 
     @property
     def label(self) -> str:
-        """As the legend names it."""
+        """Its name in the legend."""
         if self.solver != "pnp":
             return self.solver.replace("_", " ")
         return f"flow map, {'chord' if self.knob == 'chord' else 'lookahead'}, {self.steps} steps"
@@ -253,7 +253,7 @@ def _task_panel(
     families: dict[Family, list[int]] = {}
     for place, row in enumerate(fine):
         families.setdefault(Family(row.solver, row.knob, row.steps or 0), []).append(place)
-    # First the one that the slider moves along: the lookahead, with the most steps.
+    # The slider moves along the first one: the lookahead with the most steps.
     order = sorted(families, key=lambda family: (family.solver != "pnp", family.knob == "chord", -family.steps))
     planes = [
         Plane(

@@ -1,4 +1,4 @@
-"""The pictures of a run: made from its restorations, and kept in pictures.npz with a digest of their numbers."""
+"""The pictures of a run, which pictures.npz stores with a digest of the numbers that belong to them."""
 
 import pathlib
 from typing import TypeAlias
@@ -24,9 +24,9 @@ GROUPS = ("denoise", "inverse")
 
 
 def denoising_pictures(clean: np.ndarray, sweeps: list[Sweep], images: int) -> Pictures:
-    """The pictures of a sweep over noise levels: at most so many images, under every setting of the lookahead."""
+    """The pictures of a sweep over noise levels: up to `images` images at every setting of the lookahead."""
     found: Pictures = {}
-    if clean.shape[-1] not in (1, 3):  # points of the plane are not pictures
+    if clean.shape[-1] not in (1, 3):  # points of a plane, for instance
         return found
     for level, swept in enumerate(sweeps):
         shown = np.linspace(0, len(swept.kept) - 1, min(images, len(swept.kept))).astype(int)
@@ -49,7 +49,7 @@ def inverse_pictures(compared: dict[str, ComparedImages]) -> Pictures:
 
 
 def save_pictures(path: pathlib.Path, pictures: Pictures, summary: Summary) -> None:
-    """Write pictures into a compressed npz, with a digest of the numbers of each group beside them."""
+    """Write pictures to a compressed npz, together with a digest of the numbers of each group."""
     groups = {name.split("/")[0] for name in pictures}
     digests = {_digest_name(group): np.array(digest(getattr(summary, group))) for group in groups}
     with atomic_write(path) as temporary:
@@ -59,7 +59,7 @@ def save_pictures(path: pathlib.Path, pictures: Pictures, summary: Summary) -> N
 def load_pictures(path: pathlib.Path, group: str, summary: Summary) -> Pictures:
     """The pictures of one of `GROUPS` that were made with the numbers in this summary.
 
-    Empty where the file cannot be read, or its pictures belong to other numbers.
+    Empty if the file cannot be read, or if its pictures belong to other numbers.
     """
     section = getattr(summary, group)
     try:
@@ -78,7 +78,7 @@ def _digest_name(group: str) -> str:
 
 
 def _counts_match(pictures: Pictures, group: str, summary: Summary) -> bool:
-    """Whether there are as many pictures as numbers. Version 0.1.0 wrote no digest, so nothing better is known."""
+    """Whether there are as many pictures as numbers. Files of version 0.1.0 have no digest to compare."""
     if group == "denoise":
         counts = [len(curve.points) for curve in summary.denoise or [] if curve.knob == "lookahead"]
     else:

@@ -10,12 +10,12 @@ from fmdp.reporting.pictures import GROUPS, Pictures, load_pictures, save_pictur
 
 
 def write_report(workdir: pathlib.Path, summary: Summary, pictures: Pictures) -> None:
-    """Write pictures.npz, report.html and, where denoising was measured, knob.gif.
+    """Write pictures.npz, report.html and, if denoising was measured, knob.gif.
 
     Args:
       workdir: of the run.
-      summary: everything known of the run.
-      pictures: new ones. Of the other groups those of an earlier run stay that belong to the numbers in the summary.
+      summary: everything known about the run.
+      pictures: the new ones. Those of other groups stay if they belong to the numbers in the summary.
     """
     path = workdir / "pictures.npz"
     new = {name.split("/")[0] for name in pictures}

@@ -1,4 +1,4 @@
-"""The files of a comparison of solvers: the table, the plane and the strips of every task."""
+"""The files of a comparison of solvers: the table, and the plane and strips of every task."""
 
 import csv
 import pathlib
@@ -22,7 +22,7 @@ BASELINES = {
     "dps": ("^", "#a07a12"),
     "flower": ("*", "#d1477d"),
 }
-SHADES = ("#1764ab", "#6ea6d9", "#b5d0ea", "#d6e4f2")  # the more steps, the darker
+SHADES = ("#1764ab", "#6ea6d9", "#b5d0ea", "#d6e4f2")  # curves with more steps are darker
 
 
 def write_table(path: pathlib.Path, rows: list[SolverRun]) -> None:
