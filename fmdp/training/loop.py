@@ -103,7 +103,7 @@ def restore_state(config: ConfigDict, image_shape: tuple[int, ...], workdir: pat
       InputError: there is none, or it cannot be used.
     """
     if not has_checkpoint(workdir):
-        raise InputError(f"{workdir} holds no checkpoint: train first")
+        raise InputError(f"{workdir} holds no checkpoint: train first, with mode=train")
     preemption.stop_watching()
     with Checkpoints(workdir, config, reading=True) as checkpoints:
         shapes = jax.eval_shape(lambda: init_state(config, image_shape, jax.random.key(0)))
