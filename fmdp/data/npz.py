@@ -22,7 +22,7 @@ def read_npz(path: pathlib.Path) -> RawDataset:
       InputError: it cannot be read, has none of the names, or an array has another type, range or shape.
     """
     known = {name for names in (IMAGES, LABELS) for part in names.values() for name in part}
-    with translating(lambda why: f"{path} is {why}", InputError):
+    with translating(lambda why: f"{path}: {why}: save it again with np.savez", InputError):
         arrays = load_npz(path, known.__contains__)
     train, test = (_examples(path, arrays, part) for part in ("train", "test"))
     if train is None:
