@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmdp.errors import InputError
+from fmdp.io.weights import take_array
 from fmdp.networks.unet import UNet
 from fmdp.networks.weight_net import WeightNet
 
@@ -31,9 +32,9 @@ def unet_from_state_dict(arrays: Mapping[str, np.ndarray]) -> tuple[UNet, dict]:
     names = {name.removeprefix(prefix) for name in arrays if name.startswith(prefix) and not name.startswith(others)}
 
     def shape(name: str, rank: int) -> tuple[int, ...]:
-        found = np.shape(_find(arrays, prefix + name))
+        found = np.shape(arrays.get(prefix + name, ()))
         if len(found) != rank or 0 in found:
-            raise InputError(f"{prefix}{name} has the shape {found}: it must have {rank} axes, none of them empty")
+            raise InputError(f"{prefix}{name} is missing or has the shape {found}: it must have {rank} non-empty axes")
         return found
 
     levels = {match[0]: int(match[1]) for name in names if (match := re.match(r"enc\.(\d+)x\1_", name))}
@@ -42,15 +43,13 @@ def unet_from_state_dict(arrays: Mapping[str, np.ndarray]) -> tuple[UNet, dict]:
         raise InputError(f"no array is called {prefix}enc.64x64_...: this is not a checkpoint of the two-time U-Net")
     channels, colours, _, _ = shape(f"{stems[0]}conv.weight", 4)
     widths = [shape(f"{stem}block0.norm1.weight", 1)[0] for stem in stems]
-    if any(width % channels for width in widths):
-        raise InputError(f"{prefix}{stems[0]}conv.weight has {channels} channels, the levels {widths}: no multiples")
     filters = sorted(name for name in names if name.endswith("resample_filter"))
     taps = {_taps(arrays[prefix + name]) for name in filters if shape(name, 4)} or {tuple(UNet.resampling)}
     if len(taps) > 1:
         raise InputError(f"{prefix}{filters[0]} differs from another resample_filter: one filter serves all levels")
     network = UNet(
         channels=channels,
-        multipliers=tuple(width // channels for width in widths),
+        multipliers=tuple(-(-width // channels) for width in widths),  # if rounded up, `_convert` names the array
         blocks=sum(re.fullmatch(rf"{re.escape(stems[0])}block\d+\.norm0\.weight", name) is not None for name in names),
         attention=tuple(levels[stem] for stem in stems if f"{stem}block0.qkv.weight" in names),
         resolution=levels[stems[0]],
@@ -67,9 +66,8 @@ def unet_from_state_dict(arrays: Mapping[str, np.ndarray]) -> tuple[UNet, dict]:
 
     image = jax.ShapeDtypeStruct((network.resolution, network.resolution, colours), jnp.float32)
     params, used = _convert(network, (image, 0.0, 0.0), arrays, released)
-    for name in sorted(names - set(filters)):
-        if prefix + name not in used:
-            raise InputError(f"{prefix}{name} has no place in the U-Net that the other arrays describe")
+    if unused := sorted({prefix + name for name in names.difference(filters)} - used):
+        raise InputError(f"{unused[0]} has no place in the U-Net that the other arrays describe")
     return network, params
 
 
@@ -92,12 +90,6 @@ def _prefix(arrays: Mapping[str, np.ndarray], name: str, inner: str = "") -> str
     raise InputError(f"no array is called {inner}{name}: this is not a checkpoint of the two-time U-Net")
 
 
-def _find(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
-    if name not in arrays:
-        raise InputError(f"{name} is missing from the checkpoint")
-    return arrays[name]
-
-
 def _taps(kernel: np.ndarray) -> tuple[float, ...]:
     """The filter along one axis, of which the stored one is the outer product over its squared sum."""
     return tuple(np.asarray(kernel, np.float64).sum((0, 1, 2)).round(6).tolist())
@@ -115,12 +107,9 @@ def _convert(
     def fill(path, leaf):
         name = released(tuple(key.key for key in path))
         used.add(name)
-        array = np.asarray(_find(arrays, name), np.float32)
         # Theirs are [out, in, height, width], [out, in] or [out, in, 1, 1]; ours end in [in, out].
         expected = (*leaf.shape[:-3:-1], *leaf.shape[:-2])
-        if array.shape not in (expected, (*expected, 1, 1)):
-            raise InputError(f"{name} has the shape {array.shape}; the other arrays ask for {expected}")
-        array = array.reshape(expected)
+        array = take_array(arrays, name, expected, (*expected, 1, 1)).astype(np.float32).reshape(expected)
         if ".qkv." in name:  # theirs interleaves query, key and value channel by channel
             array = array.reshape(-1, 3, *expected[1:]).swapaxes(0, 1).reshape(expected)
         return jnp.asarray(array.transpose(*range(2, array.ndim), *range(min(array.ndim, 2))[::-1]))
