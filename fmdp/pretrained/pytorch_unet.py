@@ -43,13 +43,15 @@ def unet_from_state_dict(arrays: Mapping[str, np.ndarray]) -> tuple[UNet, dict]:
         raise InputError(f"no array is called {prefix}enc.64x64_...: this is not a checkpoint of the two-time U-Net")
     channels, colours, _, _ = shape(f"{stems[0]}conv.weight", 4)
     widths = [shape(f"{stem}block0.norm1.weight", 1)[0] for stem in stems]
+    if any(width % channels for width in widths):
+        raise InputError(f"{prefix}{stems[0]}conv.weight has {channels} channels; {widths} must be multiples of it")
     filters = sorted(name for name in names if name.endswith("resample_filter"))
     taps = {_taps(arrays[prefix + name]) for name in filters if shape(name, 4)} or {tuple(UNet.resampling)}
     if len(taps) > 1:
         raise InputError(f"{prefix}{filters[0]} differs from another resample_filter: one filter serves all levels")
     network = UNet(
         channels=channels,
-        multipliers=tuple(-(-width // channels) for width in widths),  # if rounded up, `_convert` names the array
+        multipliers=tuple(width // channels for width in widths),
         blocks=sum(re.fullmatch(rf"{re.escape(stems[0])}block\d+\.norm0\.weight", name) is not None for name in names),
         attention=tuple(levels[stem] for stem in stems if f"{stem}block0.qkv.weight" in names),
         resolution=levels[stems[0]],
