@@ -49,12 +49,9 @@ def prepare(root: pathlib.Path, data_dir: pathlib.Path) -> None:
     Raises:
       InputError: the folder does not have the official layout.
     """
-    for part in (root / "train", test_folder(root)):
-        missing = [name for name in CLASSES if not (part / name).is_dir()]
-        if missing:
-            raise InputError(
-                f"{part / missing[0]} does not exist: {root} must have the layout of AFHQ's official folder"
-            )
+    needed = [part / name for part in (root / "train", test_folder(root)) for name in CLASSES]
+    if missing := [folder for folder in needed if not folder.is_dir()]:
+        raise InputError(f"{missing[0]} does not exist: {root} must have the layout of AFHQ's official folder")
     config = tfds.download.DownloadConfig(manual_dir=root)
     Afhq(data_dir=data_dir, file_format="array_record").download_and_prepare(download_config=config)
 

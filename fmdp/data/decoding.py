@@ -97,7 +97,7 @@ class ImagePreprocessor:
         image = self.upright(file)
         side = min(image.size)
         left, top = ((length - side) // 2 for length in image.size)
-        with _damage_as_unusable():
+        with damage_as_unusable():
             image = image.crop((left, top, left + side, top + side))  # first: the filter looks beyond a box
         image = image.resize((self.size, self.size), Image.Resampling.LANCZOS)
         return np.asarray(image).reshape(self.size, self.size, self.channels)
@@ -108,7 +108,7 @@ class ImagePreprocessor:
         Raises:
           UnusableError: as `decode`.
         """
-        with self._open(file) as image, _damage_as_unusable():
+        with self._open(file) as image, damage_as_unusable():
             image.load()
             with contextlib.suppress(Exception):  # damaged metadata turns nothing
                 ImageOps.exif_transpose(image, in_place=True)
@@ -119,14 +119,8 @@ class ImagePreprocessor:
             return upright.convert("RGB" if self.channels == 3 else "L")
 
     def _open(self, file: BufferedIOBase) -> Image.Image:
-        try:
+        with damage_as_unusable():
             image = _read_header(file)
-        except Image.DecompressionBombError as error:
-            raise UnusableError(f"it has more than max_pixels={self.max_pixels:,} pixels", "max_pixels") from error
-        except UnusableError:
-            raise
-        except Exception as error:  # Pillow raises many kinds for a damaged file
-            raise UnusableError("not an image") from error
         width, height = image.size
         if width * height > self.max_pixels:
             raise UnusableError(f"{width}x{height} are more than max_pixels={self.max_pixels:,} pixels", "max_pixels")
@@ -142,25 +136,23 @@ def _read_header(file: BufferedIOBase) -> Image.Image:
     our callers compare the size with their own limit before they decode.
     """
     prefix = file.read(16)
-    if not prefix:
-        raise UnusableError("an empty file")
     for kind in FORMATS:
         factory, accept = Image.OPEN[kind]
         if accept is None or accept(prefix) is True:  # a string says what this Pillow lacks
             file.seek(0)
             with contextlib.suppress(SyntaxError, IndexError, TypeError, struct.error):  # it is of another format
                 return factory(cast(IO[bytes], file), "")
-    raise UnusableError("not an image")
+    raise UnusableError("not an image" if prefix else "an empty file")
 
 
 @contextlib.contextmanager
-def _damage_as_unusable() -> Iterator[None]:
-    """UnusableError for whatever Pillow raises while it decodes."""
+def damage_as_unusable() -> Iterator[None]:
+    """UnusableError for whatever else the block raises; Pillow, zipfile and tfds raise many kinds for damaged files."""
     try:
         yield
     except UnusableError:
         raise
-    except Exception as error:  # Pillow raises many kinds for a damaged file
+    except Exception as error:
         raise UnusableError(f"damaged: {reason(error)}") from error
 
 

@@ -22,14 +22,14 @@ def read_npz(path: pathlib.Path) -> RawDataset:
       InputError: it cannot be read, has none of the names, or an array has another type, range or shape.
     """
     known = {name for names in (IMAGES, LABELS) for part in names.values() for name in part}
-    with translating(lambda why: f"{path} is {why}", InputError):
+    with translating(lambda why: f"{path}: {why}: save it again with np.savez", InputError):
         arrays = load_npz(path, known.__contains__)
     train, test = (_examples(path, arrays, part) for part in ("train", "test"))
     if train is None:
         raise InputError(f"{path} has no array of images: name it one of {', '.join(IMAGES['train'])}")
-    if test is not None and train.images.shape[1:] != test.images.shape[1:]:
-        shapes = f"{train.images.shape[1:]} and {test.images.shape[1:]}"
-        raise InputError(f"{path}: training and test images have different shapes, {shapes}")
+    shapes = [part.images.shape[1:] for part in (train, test or train)]
+    if shapes[0] != shapes[1]:
+        raise InputError(f"{path}: training and test images have different shapes, {shapes[0]} and {shapes[1]}")
     return RawDataset(train, test)
 
 
@@ -42,10 +42,10 @@ def _examples(path: pathlib.Path, arrays: Mapping[str, np.ndarray], part: str) -
         images = images[..., None]
     if images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
         raise InputError(f"{path}: {name} has shape {images.shape}, not [n, H, W], [n, H, W, 1] or [n, H, W, 3]")
-    if images.dtype != np.uint8:
-        if not np.issubdtype(images.dtype, np.floating) or not np.abs(images).max() <= 1:
-            raise InputError(f"{path}: {name} must hold bytes (0 to 255) or floats from -1 to 1, not {images.dtype}")
-        images = images.astype(np.float32)
+    scaled = np.issubdtype(images.dtype, np.floating) and np.abs(images).max() <= 1
+    if images.dtype != np.uint8 and not scaled:
+        raise InputError(f"{path}: {name} must hold bytes (0 to 255) or floats from -1 to 1, not {images.dtype}")
+    images = images.astype(np.float32) if scaled else images
     label = next((name for name in LABELS[part] if name in arrays), None)
     labels = np.zeros(len(images), int) if label is None else arrays[label].reshape(-1)
     if len(labels) != len(images) or not np.issubdtype(labels.dtype, np.integer):

@@ -117,11 +117,9 @@ class Batches(grain.DatasetIterator):
             if not self._workers or "terminated" not in str(error):
                 raise
             self.close()
-            cause = str(error).partition(".")[0]
-            raise InputError(
-                f"a process that reads images ended unexpectedly ({cause}): if it ran out of memory, lower"
-                f" config.data.workers = {self._workers}; run the same command again to resume from the checkpoint"
-            ) from error
+            fault = f"a process that reads images ended unexpectedly ({str(error).partition('.')[0]})"
+            remedy = f"if it ran out of memory, lower config.data.workers = {self._workers}"
+            raise InputError(f"{fault}: {remedy}; run the same command again to resume from the checkpoint") from error
         self._next += 1
         return record
 

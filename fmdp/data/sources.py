@@ -41,8 +41,8 @@ def load_split(config: ConfigDict) -> Split:
         remedy = f"{config.download_hint}, or name another path" if config.download_hint else "name a path that exists"
         raise InputError(f"config.data.path = {config.path!r} does not exist: {remedy}")
     found = SOURCES[config.source or detect_source(path)](path, config)
-    if config.size and found.train.images.shape[1:3] != (config.size, config.size):
-        height, width = found.train.images.shape[1:3]
+    height, width = found.train.images.shape[1:3]
+    if config.size and (height, width) != (config.size, config.size):
         raise InputError(f"config.data.size = {config.size}, but {path} holds images of {height}x{width}: set it to 0")
     return hold_out(found, config.test_share, config.test_images)
 

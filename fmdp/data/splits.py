@@ -60,7 +60,8 @@ def hold_out(found: RawDataset, test_share: float, test_images: int) -> Split:
         index = held_out(train.labels, test_share)
         train, test = train.take(np.delete(np.arange(len(train.labels)), index)), train.take(index)
     if not len(train.names) or not len(test.names):
-        raise InputError(f"the split leaves {len(train.names)} images to train and {len(test.names)} to test on")
+        counts = f"{len(train.names)} images to train and {len(test.names)} to test on"
+        raise InputError(f"the split leaves {counts}: add images, or change config.data.test_share = {test_share}")
     lists = "\0".join("\n".join(part.names) for part in (train, test))
     name = hashlib.sha256(lists.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     measured = test.take(subset(test.labels, test_images))
@@ -73,9 +74,6 @@ def held_out(labels: np.ndarray, share: float) -> np.ndarray:
     """The sorted indices of the examples to hold out: `share` of every class, drawn with a fixed seed.
 
     Classes that are too small to give one example are treated together as one class.
-
-    Raises:
-      InputError: none or all of the examples would be held out.
     """
     kinds, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
     labels = np.where(np.round(share * counts) > 0, np.arange(len(kinds)), len(kinds))[index]
@@ -84,10 +82,7 @@ def held_out(labels: np.ndarray, share: float) -> np.ndarray:
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))
         chosen.append(members[: round(share * len(members))])
-    index = np.sort(np.concatenate(chosen))
-    if len(index) in (0, len(labels)):
-        raise InputError(f"{len(labels)} images and test_share = {share} leave nothing to train or to test on")
-    return index
+    return np.sort(np.concatenate(chosen))
 
 
 def subset(labels: np.ndarray, size: int) -> np.ndarray:

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from fmdp.data.decoding import ImageFiles, UnusableError
-from fmdp.errors import InputError, reason, translating
+from fmdp.data.decoding import ImageFiles, damage_as_unusable
+from fmdp.errors import InputError, translating
 
 TEST = ("test", "validation")
 
@@ -35,10 +35,11 @@ def list_tfds(name: str, folder: pathlib.Path) -> tuple[ImageFiles, ImageFiles |
         remedy = f"with the extra fmdp[prepare] installed, run {prepare}.download_and_prepare()"
         raise InputError(f"config.data.path = '{folder}' holds no prepared {name}: {remedy}")
     features, splits = dict(builder.info.features), builder.info.splits
-    if not isinstance(features.get("image"), tfds.features.Image):
-        raise InputError(f"config.data.dataset = {name!r}: it has no feature 'image'")
-    if "train" not in splits:
-        raise InputError(f"config.data.dataset = {name!r}: it has no split 'train', only {', '.join(splits)}")
+    if not isinstance(features.get("image"), tfds.features.Image) or "train" not in splits:
+        found = f"its features are {', '.join(features)} and its splits {', '.join(splits)}"
+        raise InputError(
+            f"config.data.dataset = {name!r}: it needs pictures called 'image' and a split 'train'; {found}"
+        )
     decoders = {"image": tfds.decode.SkipDecoding()}
     wanted = ["train", *[part for part in TEST if part in splits][:1]]
     parts = {part: builder.as_data_source(part, decoders=decoders) for part in wanted}
@@ -56,7 +57,5 @@ def _files(parts: Mapping[str, Sequence[Any]], part: str, classes: bool) -> Imag
 
 def _open(parts: Mapping[str, Sequence[Any]], name: str) -> io.BufferedIOBase:
     part, _, index = name.rpartition("/")
-    try:
+    with damage_as_unusable():
         return io.BytesIO(parts[part][int(index)]["image"])
-    except Exception as error:  # array_record and tfds raise errors of many kinds for a damaged file
-        raise UnusableError(f"damaged: {reason(error)}") from error

@@ -9,9 +9,9 @@ from typing import cast
 
 import numpy as np
 
-from fmdp.data.decoding import SUFFIXES, ImageFiles, UnusableError
+from fmdp.data.decoding import SUFFIXES, ImageFiles, UnusableError, damage_as_unusable
 from fmdp.data.directory_layout import arrange
-from fmdp.errors import reason, translating
+from fmdp.errors import translating
 from fmdp.io.archives import MAX_EXPANSION, is_bomb
 
 LABELS = "dataset.json"
@@ -55,15 +55,11 @@ def _open(path: pathlib.Path, name: str) -> BufferedIOBase:
     pure = pathlib.PurePosixPath(name)
     if pure.is_absolute() or ".." in pure.parts or "\\" in name:
         raise UnusableError("its name points outside the zip")
-    try:
+    with damage_as_unusable():  # or encrypted, or compressed by an unsupported method
         member = _archive(path).getinfo(name)
         if is_bomb(member.file_size, member.compress_size):
             raise UnusableError(f"it unpacks to more than {MAX_EXPANSION} times its size")
         return cast(BufferedIOBase, _archive(path).open(member))
-    except (OSError, UnusableError):
-        raise
-    except Exception as error:  # damaged, encrypted, or compressed by an unsupported method
-        raise UnusableError(reason(error)) from error
 
 
 def _labels(path: pathlib.Path) -> dict[str, int]:

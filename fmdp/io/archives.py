@@ -1,4 +1,4 @@
-"""Zips, npz and gzip files from untrusted sources, without unpacking what is out of proportion to its packed size."""
+"""Zips, npz and gzip files from untrusted sources; those that unpack out of all proportion are refused."""
 
 import gzip
 import io
@@ -20,12 +20,6 @@ def is_bomb(unpacked: int, packed: int) -> bool:
     return unpacked > max(ALWAYS_ALLOWED, MAX_EXPANSION * packed)
 
 
-def check_expansion(members: list[zipfile.ZipInfo]) -> None:
-    """Raises InputError if the members of a zip together are a decompression bomb."""
-    if is_bomb(*(sum(getattr(m, size) for m in members) for size in ("file_size", "compress_size"))):
-        raise InputError(f"a zip that unpacks to more than {MAX_EXPANSION} times its size")
-
-
 def open_zip(file: pathlib.Path | io.BytesIO) -> zipfile.ZipFile:
     """An open zip that is no decompression bomb.
 
@@ -33,9 +27,11 @@ def open_zip(file: pathlib.Path | io.BytesIO) -> zipfile.ZipFile:
       InputError: it cannot be opened, or is a decompression bomb.
     """
     # zipfile raises errors of many kinds for a damaged file.
-    with translating(lambda why: f"a zip that cannot be opened ({why})", Exception):
+    with translating(lambda why: f"it cannot be opened as a zip ({why})", Exception):
         archive = zipfile.ZipFile(file)
-    check_expansion(archive.infolist())
+    members = archive.infolist()
+    if is_bomb(sum(m.file_size for m in members), sum(m.compress_size for m in members)):
+        raise InputError(f"it unpacks to more than {MAX_EXPANSION} times its size")
     return archive
 
 
@@ -46,7 +42,7 @@ def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
       InputError: it is missing, damaged, encrypted, or compressed by an unsupported method.
     """
     # zipfile and the decompressors raise errors of many kinds, among them RuntimeError for an encrypted member.
-    with translating(lambda why: f"a zip whose member {name[:100]!r} cannot be read ({why})", Exception):
+    with translating(lambda why: f"its member {name[:100]!r} cannot be read ({why})", Exception):
         return archive.read(name)
 
 
@@ -58,14 +54,15 @@ def load_npz(
     Raises:
       InputError: it cannot be read, is not an npz file, is damaged, or is a decompression bomb.
     """
+    open_zip(file).close()
+    if not isinstance(file, pathlib.Path):
+        file.seek(0)
     # NumPy and zipfile raise errors of many kinds for a damaged file.
-    with translating(lambda why: f"not an npz file of plain arrays ({why})", Exception):
-        with zipfile.ZipFile(file) as archive:
-            check_expansion(archive.infolist())
-        if not isinstance(file, pathlib.Path):
-            file.seek(0)
-        with np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files if wanted(name)}
+    with (
+        translating(lambda why: f"it is not an npz file of plain arrays ({why})", Exception),
+        np.load(file, allow_pickle=False) as arrays,
+    ):
+        return {name: arrays[name] for name in arrays.files if wanted(name)}
 
 
 def gunzip(path: pathlib.Path) -> bytes:

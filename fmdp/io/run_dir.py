@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from absl import logging
 
-from fmdp.errors import InputError
+from fmdp.errors import InputError, translating
 from fmdp.io.files import expand_path, read_json, write_json
 
 UNLOCKABLE = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
@@ -35,15 +35,11 @@ class RunDir:
           InputError: it is a file, or cannot be written to.
         """
         path = expand_path(name).absolute()
-        if path.exists() and not path.is_dir():
-            raise InputError(f"--workdir={name} is a file: name a folder, or one that does not exist yet")
-        try:
+        with translating(
+            lambda why: f"--workdir={name} is not a folder that can be written to ({why}): name another", OSError
+        ):
             path.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=path).close()
-        except OSError as error:
-            raise InputError(
-                f"--workdir={name} cannot be written to ({error.strerror}): name another folder"
-            ) from error
         return cls(path)
 
     def __truediv__(self, name: str) -> pathlib.Path:
@@ -67,9 +63,8 @@ class RunDir:
             except BlockingIOError as error:
                 lock.seek(0)
                 holder = lock.read(200).strip() or "another process"
-                raise InputError(
-                    f"{self.path} is in use by {holder}: wait until it ends, or name another --workdir"
-                ) from error
+                remedy = "wait until it ends, or name another --workdir"
+                raise InputError(f"{self.path} is in use by {holder}: {remedy}") from error
             except OSError as error:
                 if error.errno not in UNLOCKABLE:
                     raise

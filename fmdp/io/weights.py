@@ -14,12 +14,14 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.flax import save_file
 
-from fmdp.errors import InputError, reason
+from fmdp.errors import InputError, translating
 from fmdp.io.files import atomic_write, read_json, write_json
 
 FORMAT = 1
 WEIGHTS, MODEL = "weights.safetensors", "model.json"
+KINDS = {"format": int, "network": dict, "about": dict}  # of entries of MODEL
 MAX_IMAGE_SIDE = 2**20  # pixels a side of the images of a network
+REMEDY = "get the checkpoint anew"
 
 
 def write_weights(folder: pathlib.Path, arrays: Mapping[str, Any], model: Mapping[str, Any]) -> None:
@@ -42,26 +44,22 @@ def read_weights(folder: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str,
     """
     model = _read_model(folder / MODEL)
     path = folder / WEIGHTS
-    try:
-        with safe_open(path, "np") as file:
-            metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except Exception as error:  # safetensors raises many kinds for a damaged file
-        raise InputError(f"{path} cannot be read ({reason(error)}): get the checkpoint anew") from error
+    # safetensors raises errors of many kinds for a damaged file.
+    with translating(lambda why: f"{path} cannot be read ({why}): {REMEDY}", Exception), safe_open(path, "np") as file:
+        metadata = file.metadata() or {}
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if metadata.get("sha256") not in (None, _digest(arrays)):  # version 0.1.0 wrote no digest
-        raise InputError(f"{path} is damaged (an array was changed): get the checkpoint anew")
+        raise InputError(f"{path} is damaged (an array was changed): {REMEDY}")
     return arrays, model, metadata.get("model_sha256") == _digest_model(model)
 
 
 def _read_model(path: pathlib.Path) -> dict[str, Any]:
     model = read_json(path)
-    for key, kind in (("format", int), ("network", dict), ("about", dict)):
-        if not isinstance(model.get(key), kind):
-            raise InputError(f"{path} is damaged ({key!r} is missing or of another kind): get the checkpoint anew")
-    if model["format"] != FORMAT:
-        raise InputError(
-            f"{path.parent} is of format {model['format']}, this fmdp reads {FORMAT}: install a newer fmdp"
-        )
+    wrong = [key for key, kind in KINDS.items() if not isinstance(model.get(key), kind)]
+    if wrong:
+        raise InputError(f"{path} is damaged ({wrong[0]!r} is missing or of another kind): {REMEDY}")
+    if (version := model["format"]) != FORMAT:
+        raise InputError(f"{path.parent} is of format {version}, this fmdp reads {FORMAT}: install a newer fmdp")
     return model | {"image_shape": check_image_shape(model.get("image_shape"), path)}
 
 
@@ -76,6 +74,18 @@ def check_image_shape(value: Any, path: pathlib.Path) -> tuple[int, int, int]:
         raise InputError(f"{path} is damaged (images of shape {str(value)[:60]}): get it anew")
     height, width, channels = sizes
     return (height, width, channels)
+
+
+def take_array(arrays: Mapping[str, np.ndarray], name: str, *shapes: tuple[int, ...]) -> np.ndarray:
+    """The array of this name.
+
+    Raises:
+      InputError: it is missing, or has none of the shapes.
+    """
+    if name not in arrays or np.shape(arrays[name]) not in shapes:
+        found = f"has the shape {np.shape(arrays[name])}" if name in arrays else "is missing"
+        raise InputError(f"{name} {found}; the network takes {shapes[0]}: name a file of its weights")
+    return np.asarray(arrays[name])
 
 
 def _digest(arrays: Mapping[str, Any]) -> str:

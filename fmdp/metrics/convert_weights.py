@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmdp.errors import InputError
+from fmdp.io.weights import take_array
 from fmdp.metrics.inception import FEATURES, Inception
 from fmdp.metrics.lpips import LPIPS
 
@@ -69,11 +69,4 @@ def _layer(kernel: np.ndarray, bias: np.ndarray) -> dict:
 
 def _take(arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:
     """The array of this name, in float64."""
-    if name not in arrays:
-        raise InputError(f"{name} is missing from the weights: this is not the published file")
-    array = np.asarray(arrays[name], np.float64)
-    if array.shape != shape:
-        raise InputError(
-            f"{name} has the shape {array.shape}, the published file's is {shape}: this is another network"
-        )
-    return array
+    return take_array(arrays, name, shape).astype(np.float64)

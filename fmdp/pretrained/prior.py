@@ -15,10 +15,10 @@ import numpy as np
 from jax import Array
 
 from fmdp import networks
-from fmdp.errors import InputError, reason
+from fmdp.errors import InputError, translating
 from fmdp.io.files import expand_path
 from fmdp.io.torch_files import read_state_dict
-from fmdp.io.weights import MODEL, WEIGHTS, read_weights, write_weights
+from fmdp.io.weights import MODEL, REMEDY, WEIGHTS, read_weights, write_weights
 from fmdp.pretrained.pytorch_unet import unet_from_state_dict
 from fmdp.types import Time
 
@@ -115,10 +115,9 @@ def from_file(path: pathlib.Path) -> Prior:
     Raises:
       InputError: the file cannot be read, or its arrays do not belong to such a network.
     """
-    try:
-        network, params = unet_from_state_dict(read_state_dict(path))
-    except InputError as error:
-        raise InputError(f"{error}" if str(path) in str(error) else f"{path}: {error}") from error
+    arrays = read_state_dict(path)
+    with translating(lambda why: f"{path}: {why}", InputError):
+        network, params = unet_from_state_dict(arrays)
     shape = (network.resolution, network.resolution, params["enc_0_conv"]["kernel"].shape[2])
     return Prior(params=params, network=network, image_shape=shape, about=PriorMetadata(source=path.name))
 
@@ -166,15 +165,12 @@ def _read(folder: pathlib.Path) -> Prior:
 
 def _check_shapes(arrays: Mapping[str, Any], network: nn.Module, image_shape: tuple, folder: pathlib.Path) -> None:
     """Raises InputError unless the arrays are the parameters of the network; tracing it takes about a second."""
-    try:
-        image = jax.ShapeDtypeStruct(image_shape, jnp.float32)
+    image = jax.ShapeDtypeStruct(image_shape, jnp.float32)
+    # A network may raise anything for images of an impossible shape.
+    with translating(lambda why: f"{folder / MODEL} does not describe a network ({why}): {REMEDY}", Exception):
         params = jax.eval_shape(network.init, jax.random.key(0), image, 0.0, 0.0)["params"]
-    except Exception as error:  # whatever a network raises for images of an impossible shape
-        raise InputError(
-            f"{folder / MODEL} does not describe a network ({reason(error)}): get the checkpoint anew"
-        ) from error
     expected = flax.traverse_util.flatten_dict(params, sep="/")
-    for name in sorted(expected.keys() | arrays.keys()):
-        found, wanted = (tree[name].shape if name in tree else None for tree in (arrays, expected))
-        if found != wanted:
-            raise InputError(f"{folder / WEIGHTS}: {name} has the shape {found}, but {MODEL} describes {wanted}")
+    found, wanted = ({name: x.shape for name, x in tree.items()} for tree in (arrays, expected))
+    if differing := sorted(name for name, _ in found.items() ^ wanted.items()):
+        shapes = f"{differing[0]} has the shape {found.get(differing[0])}, not {wanted.get(differing[0])}"
+        raise InputError(f"{folder / WEIGHTS} does not belong to {MODEL} ({shapes}): {REMEDY}")

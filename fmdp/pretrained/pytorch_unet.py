@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmdp.errors import InputError
+from fmdp.io.weights import take_array
 from fmdp.networks.unet import UNet
 from fmdp.networks.weight_net import WeightNet
 
@@ -31,9 +32,9 @@ def unet_from_state_dict(arrays: Mapping[str, np.ndarray]) -> tuple[UNet, dict]:
     names = {name.removeprefix(prefix) for name in arrays if name.startswith(prefix) and not name.startswith(others)}
 
     def shape(name: str, rank: int) -> tuple[int, ...]:
-        found = np.shape(_find(arrays, prefix + name))
+        found = np.shape(arrays.get(prefix + name, ()))
         if len(found) != rank or 0 in found:
-            raise InputError(f"{prefix}{name} has the shape {found}: it must have {rank} axes, none of them empty")
+            raise InputError(f"{prefix}{name} is missing or has the shape {found}: it must have {rank} non-empty axes")
         return found
 
     levels = {match[0]: int(match[1]) for name in names if (match := re.match(r"enc\.(\d+)x\1_", name))}
@@ -43,7 +44,7 @@ def unet_from_state_dict(arrays: Mapping[str, np.ndarray]) -> tuple[UNet, dict]:
     channels, colours, _, _ = shape(f"{stems[0]}conv.weight", 4)
     widths = [shape(f"{stem}block0.norm1.weight", 1)[0] for stem in stems]
     if any(width % channels for width in widths):
-        raise InputError(f"{prefix}{stems[0]}conv.weight has {channels} channels, the levels {widths}: no multiples")
+        raise InputError(f"{prefix}{stems[0]}conv.weight has {channels} channels; {widths} must be multiples of it")
     filters = sorted(name for name in names if name.endswith("resample_filter"))
     taps = {_taps(arrays[prefix + name]) for name in filters if shape(name, 4)} or {tuple(UNet.resampling)}
     if len(taps) > 1:
@@ -67,9 +68,8 @@ def unet_from_state_dict(arrays: Mapping[str, np.ndarray]) -> tuple[UNet, dict]:
 
     image = jax.ShapeDtypeStruct((network.resolution, network.resolution, colours), jnp.float32)
     params, used = _convert(network, (image, 0.0, 0.0), arrays, released)
-    for name in sorted(names - set(filters)):
-        if prefix + name not in used:
-            raise InputError(f"{prefix}{name} has no place in the U-Net that the other arrays describe")
+    if unused := sorted({prefix + name for name in names.difference(filters)} - used):
+        raise InputError(f"{unused[0]} has no place in the U-Net that the other arrays describe")
     return network, params
 
 
@@ -92,12 +92,6 @@ def _prefix(arrays: Mapping[str, np.ndarray], name: str, inner: str = "") -> str
     raise InputError(f"no array is called {inner}{name}: this is not a checkpoint of the two-time U-Net")
 
 
-def _find(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
-    if name not in arrays:
-        raise InputError(f"{name} is missing from the checkpoint")
-    return arrays[name]
-
-
 def _taps(kernel: np.ndarray) -> tuple[float, ...]:
     """The filter along one axis, of which the stored one is the outer product over its squared sum."""
     return tuple(np.asarray(kernel, np.float64).sum((0, 1, 2)).round(6).tolist())
@@ -115,12 +109,9 @@ def _convert(
     def fill(path, leaf):
         name = released(tuple(key.key for key in path))
         used.add(name)
-        array = np.asarray(_find(arrays, name), np.float32)
         # Theirs are [out, in, height, width], [out, in] or [out, in, 1, 1]; ours end in [in, out].
         expected = (*leaf.shape[:-3:-1], *leaf.shape[:-2])
-        if array.shape not in (expected, (*expected, 1, 1)):
-            raise InputError(f"{name} has the shape {array.shape}; the other arrays ask for {expected}")
-        array = array.reshape(expected)
+        array = take_array(arrays, name, expected, (*expected, 1, 1)).astype(np.float32).reshape(expected)
         if ".qkv." in name:  # theirs interleaves query, key and value channel by channel
             array = array.reshape(-1, 3, *expected[1:]).swapaxes(0, 1).reshape(expected)
         return jnp.asarray(array.transpose(*range(2, array.ndim), *range(min(array.ndim, 2))[::-1]))

@@ -56,10 +56,17 @@ class Request:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self._check_operator()
         for parameter, is_valid, remedy in RULES:
             if not is_valid(getattr(self, parameter)):
                 raise self.error(parameter, remedy)
+        if isinstance(self.operator, str):
+            try:
+                operators.check_parameters(self.operator, self.parameters)
+            except InputError as error:
+                known = self.operator in operators.OPERATORS
+                raise self.error("parameters" if known else "operator", str(error)) from error
+        elif self.parameters:
+            raise self.error("parameters", f"{self.name} has its own: leave them out")
         if self.num_samples > 1 and self.denoises:
             raise self.error("num_samples", "denoising is deterministic: leave it out")
         if self.degraded and self.operator in operators.RANDOM_OPERATORS:
@@ -84,21 +91,6 @@ class Request:
         """The error of a parameter that cannot be used, with its value."""
         return ParameterError("Request", parameter, getattr(self, parameter), remedy)
 
-    def _check_operator(self) -> None:
-        if isinstance(self.operator, Operator):
-            if self.parameters:
-                raise self.error("parameters", f"{self.name} has its own: leave them out")
-        elif not isinstance(self.operator, str):
-            raise self.error("operator", "make an operator of your own with operators.from_function")
-        elif not isinstance(self.parameters, Mapping):
-            raise self.error("parameters", "must be a dictionary")
-        else:
-            try:
-                operators.check_parameters(self.operator, self.parameters)
-            except InputError as error:
-                known = self.operator in operators.OPERATORS
-                raise self.error("parameters" if known else "operator", str(error)) from error
-
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, Real)
@@ -122,6 +114,8 @@ def _is_count(value: Any) -> bool:
 
 COUNT = f"must be an integer from 1 to {MAX_COUNT}"
 RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("operator", lambda x: isinstance(x, str | Operator), "make an operator of your own with operators.from_function"),
+    ("parameters", lambda x: isinstance(x, Mapping), "must be a dictionary"),
     ("sigma", lambda x: x is None or _is_positive(x), "must be positive, on the [-1, 1] scale (0.05 is 6.4 of 255)"),
     ("lookaheads", _are_numbers, "must be a tuple of numbers"),
     ("lookaheads", lambda x: all(0 <= r <= 1 for r in x), "must be from 0 (minimum error) to 1 (perfect perception)"),

@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 from fmdp.errors import InputError
 from fmdp.io.torch_files import read_state_dict
+from tests.support.bad_input import at_most
 from tests.support.generated import cases
 from tests.support.torch_files import (
     Call,
@@ -179,6 +180,35 @@ def test_shapes_beyond_the_bytes_are_refused_without_room_being_made(tmp_path):
         deep = {"a": deep}
     with pytest.raises(InputError):
         read(tmp_path, dump(deep))
+
+
+def laughing(before, after):
+    """A pickle of 300 bytes with a pair of equal pairs of equal pairs in it, 2^60 parts for str() or hash()."""
+    levels = b"".join(b"\x94h" + bytes([level]) + b"\x86" for level in range(60))  # memoize, get, make a pair
+    return b"\x80\x04" + before + b"N" + levels + after
+
+
+LAUGHING = {
+    "module": laughing(b"", b"\x8c\x01x\x93."),
+    "name": laughing(b"\x8c\x01x", b"\x93."),
+    "key of a dict": laughing(b"}", b"Ns."),
+    "type of NumPy": laughing(
+        b"}\x8c\x01acnumpy.core.numeric\n_frombuffer\n(C\x04aaaacnumpy\ndtype\n", b"\x85RK\x01\x85\x8c\x01CtRs."
+    ),
+    "key of a storage": laughing(
+        b"}\x8c\x01actorch._utils\n_rebuild_tensor_v2\n((\x8c\x07storagectorch\nFloatStorage\n",
+        b"\x8c\x03cpuK\x01tQK\x00K\x01\x85K\x01\x85\x89NtRs.",
+    ),
+}
+
+
+@pytest.mark.parametrize("place", LAUGHING)
+def test_tuples_that_grow_without_end_are_refused_at_once(place, tmp_path):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("archive/data.pkl", LAUGHING[place])
+    with at_most(5), pytest.raises(InputError, match="damaged"):
+        read(tmp_path, file.getvalue())
 
 
 def at(content, offset, value, central=True):

@@ -52,7 +52,7 @@ def zeros(network):
 
 
 def test_another_network_is_refused_by_the_array_that_differs():
-    with pytest.raises(InputError, match=r"fc.weight has the shape \(1000, 2048\), the published file's is \(1008"):
+    with pytest.raises(InputError, match=r"fc.weight has the shape \(1000, 2048\); the network takes \(1008"):
         convert_weights.inception_params(zeros("inception") | {"fc.weight": np.zeros((1000, 2048))})
     lacking = zeros("inception")
     del lacking["Mixed_6c.branch7x7_2.bn.running_var"]

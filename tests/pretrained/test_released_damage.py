@@ -77,3 +77,11 @@ def test_damaged_networks_are_loaded_or_refused(tmp_path):
         except InputError as error:
             assert one_line(str(error))  # noqa: PT017
     assert 0 < loaded < CASES / 2
+
+
+def test_a_level_whose_width_is_no_multiple_is_named(tmp_path):
+    name, path = "enc.4x4_block0.norm1.weight", tmp_path / "x.safetensors"
+    for width in (1, 9):  # of four channels
+        save_file(released() | {name: np.ones(width, np.float32)}, path)
+        with pytest.raises(InputError, match=rf"conv.weight has 4 channels; \[4, {width}\] must be multiples"):
+            prior_files.from_file(path)

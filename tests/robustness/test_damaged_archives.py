@@ -131,7 +131,7 @@ def test_hostile_arrays_are_refused_before_there_is_room_for_them(tmp_path):
     assert "has shape (3, 0, 6" in write(npy((3, 0, 6)))
     np.save(tmp_path / "x.npy", np.ones(3))
     path.write_bytes((tmp_path / "x.npy").read_bytes())
-    assert "not an npz" in refused(data.load_split, source(path, size=0))
+    assert "cannot be opened as a zip" in refused(data.load_split, source(path, size=0))
     path.write_bytes((tmp_path / "x.npy").read_bytes() + NPZ.getvalue())
     assert "not an npz" in refused(data.load_split, source(path, size=0))
 

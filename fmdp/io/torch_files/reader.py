@@ -14,6 +14,7 @@ from safetensors.numpy import load as load_safetensors
 from fmdp.errors import InputError, translating
 from fmdp.io import archives
 from fmdp.io.torch_files import safe_pickle
+from fmdp.io.torch_files.safe_pickle import as_text
 from fmdp.io.torch_files.tensors import DTYPES, named_arrays
 
 MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle in a file of torch.save from before it wrote zips
@@ -71,14 +72,8 @@ def _zip(content: bytes) -> dict[str, np.ndarray]:
 def _pickle(content: bytes) -> dict[str, np.ndarray]:
     stream = io.BytesIO(content)
     first = safe_pickle.read_pickle(stream, [])
-    if first == MAGIC:
-        tree, storages = _stream(stream)
-        return named_arrays(tree, storages.__getitem__, _typed)
-
-    def none(key):
-        raise KeyError(f"storage {key}")
-
-    return named_arrays(first, none, _typed)
+    tree, storages = _stream(stream) if first == MAGIC else (first, {})
+    return named_arrays(tree, storages.__getitem__, _typed)
 
 
 def _stream(stream: io.BytesIO) -> tuple[Any, dict[str, bytes]]:
@@ -92,15 +87,13 @@ def _stream(stream: io.BytesIO) -> tuple[Any, dict[str, bytes]]:
     sizes = {}
     for saved in ids:
         dtype = np.dtype(DTYPES[saved[1].name.rpartition(".")[2].removesuffix("Storage")])
-        sizes[str(saved[2])] = dtype.itemsize
+        sizes[as_text(saved[2])] = dtype.itemsize
     storages = {}
     for key in safe_pickle.read_pickle(stream):
         (count,) = struct.unpack("<q", stream.read(8))
-        length = count * sizes[str(key)]
-        data = stream.read(length) if length >= 0 else b""
-        if len(data) != length:
-            raise ValueError(f"storage {key} is truncated")
-        storages[str(key)] = data
+        storages[as_text(key)] = stream.read(
+            max(count, 0) * sizes[as_text(key)]
+        )  # of fewer bytes where the file ends early
     return tree, storages
 
 
@@ -112,4 +105,4 @@ def _typed(content: bytes) -> tuple[Any, bytes]:
     storage, storages = _stream(stream)
     _, typed, key, *_ = storage.arguments[0]
     dtype = np.dtype(DTYPES[typed.name.rpartition(".")[2].removesuffix("Storage")])
-    return dtype, storages[str(key)]
+    return dtype, storages[as_text(key)]

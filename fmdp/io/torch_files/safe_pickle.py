@@ -44,7 +44,7 @@ ADMITTED = re.compile(
         ]
     )
 )
-PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # modules by their old names
 
 
 class GlobalName(NamedTuple):
@@ -134,9 +134,8 @@ class _Machine:
             items = self._marked()
             self.stack.append(tuple(items))
         elif opcode in ("TUPLE1", "TUPLE2", "TUPLE3"):
-            count = int(opcode[-1])
-            _require(len(self.stack) >= count, "a tuple that is longer than the stack")
-            self.stack[-count:] = [tuple(self.stack[-count:])]
+            items = [self.stack.pop() for _ in range(int(opcode[-1]))]
+            self.stack.append(tuple(items[::-1]))
         elif opcode == "DICT":
             items = self._marked()
             self.stack.append(_mapping(items))
@@ -158,8 +157,7 @@ class _Machine:
             self.stack.append(_admit(*argument.split(" ", 1)))
         elif opcode == "STACK_GLOBAL":
             name, module = self.stack.pop(), self.stack.pop()
-            _require(isinstance(name, str) and isinstance(module, str), "a global whose name is not a string")
-            self.stack.append(_admit(module, name))
+            self.stack.append(_admit(as_text(module), as_text(name)))
         elif opcode in ("REDUCE", "NEWOBJ"):
             arguments, called = self.stack.pop(), self.stack.pop()
             self.stack.append(_note(called, arguments))
@@ -181,6 +179,7 @@ class _Machine:
             raise InputError(f"its pickle has the opcode {opcode}, which does not belong in a checkpoint")
 
 
+KEYS = str | bytes | int | float | None | GlobalName | PickledCall  # hashed in constant time, without recursion
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _STATED = frozenset(
     [
@@ -191,29 +190,26 @@ _STATED = frozenset(
 )  # fmt: skip
 
 
-def _require(holds: bool, fault: str) -> None:
-    if not holds:
-        raise ValueError(fault)
+def as_text(value: Any) -> str:
+    """A text in a pickle, TypeError for other values: str() of tuples that share their parts might never end."""
+    return "".join([value])
 
 
 def _admit(module: str, name: str) -> GlobalName:
     full = f"{PYTHON_2.get(module, module)}.{name}"
     if not ADMITTED.fullmatch(full):
-        raise InputError(
-            f"it asks for {ascii(full)[1:-1][:100]}, which does not belong in a checkpoint; nothing was run: look for"
-            " a .safetensors file, or for one with only the state_dict"
-        )
+        remedy = "nothing was run: look for a .safetensors file, or for one with only the state_dict"
+        raise InputError(f"it asks for {ascii(full)[1:-1][:100]}, which does not belong in a checkpoint; {remedy}")
     return GlobalName(full)
 
 
 def _note(called: Any, arguments: Any) -> Any:
     """The record of a call; for containers, the container that the call would give."""
-    _require(isinstance(called, GlobalName) and isinstance(arguments, tuple), "a call of something that has no name")
+    if not isinstance(called, GlobalName) or not isinstance(arguments, tuple):
+        raise ValueError("a call of something that has no name")
     if called.name == "copyreg._reconstructor":  # objects before protocol 2: the class, its base, and the base's value
-        _require(len(arguments) == 3, "an object of no class")
-        called, base, value = arguments
-        _require(isinstance(called, GlobalName) and isinstance(base, GlobalName), "an object of no class")
-        arguments = () if base.name == "builtins.object" else (value,)
+        kind, base, value = arguments
+        return _note(kind, () if base.name == "builtins.object" else (value,))
     if called.name in _CONTAINERS:
         return _CONTAINERS[called.name](*arguments)
     return PickledCall(called.name, arguments)
@@ -221,31 +217,24 @@ def _note(called: Any, arguments: Any) -> Any:
 
 def _mapping(items: list) -> dict:
     """A dict of alternating keys and values."""
-    keys = items[::2]
-    _require(len(items) == 2 * len(keys), "a key without a value")
-    # Only keys that are hashed in constant time and without recursion.
-    _require(
-        all(key is None or isinstance(key, str | bytes | int | float | GlobalName | PickledCall) for key in keys),
-        "bad key",
-    )
-    return dict(zip(keys, items[1::2], strict=True))
+    for key in items[::2]:
+        if not isinstance(key, KEYS):
+            raise ValueError("a key that may take long to hash")
+    return dict(zip(items[::2], items[1::2], strict=True))
 
 
 def _dict(*arguments: Any) -> dict:
     if not arguments or isinstance(arguments[0], dict):
         return dict(*arguments)
-    _require(all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in arguments[0]), "a dict of no pairs")
-    return _mapping([x for pair in arguments[0] for x in pair])
+    return _mapping([x for key, value in arguments[0] for x in (key, value)])
 
 
 def _list(items: Any = (), *_: Any) -> list:
-    _require(isinstance(items, list | tuple), "a container of no items")
     return list(items)
 
 
 def _bytes(value: Any = b"", *_: Any) -> bytes:
-    _require(isinstance(value, str | bytes | bytearray), "bytes of no text")
-    return value.encode("latin-1") if isinstance(value, str) else bytes(value)
+    return value.encode("latin-1") if isinstance(value, str) else bytes(memoryview(value))  # bytes(n) would make room
 
 
 _CONTAINERS: dict[str, Callable[..., Any]] = {

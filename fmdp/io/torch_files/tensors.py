@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 
 from fmdp.errors import InputError
-from fmdp.io.torch_files.safe_pickle import PERSISTENT, GlobalName, PickledCall
+from fmdp.io.torch_files.safe_pickle import PERSISTENT, PickledCall, as_text
 
 DTYPES = {
     "Double": np.float64, "Float": np.float32, "Half": np.float16, "BFloat16": ml_dtypes.bfloat16,
@@ -120,13 +120,11 @@ def strided(content: bytes, dtype: Any, offset: int, size: tuple, stride: tuple)
     """
     size, stride = (tuple(int(n) for n in numbers) for numbers in (size, stride))
     flat = np.frombuffer(content, dtype, count=len(content) // np.dtype(dtype).itemsize)
-    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    if min((offset, *size, *stride), default=0) < 0 or math.prod(size) > max(len(flat), 1):
-        raise ValueError(f"a tensor of {size} over {len(flat)} elements")
+    last = -1 if 0 in size else offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if min((offset, *size, *stride)) < 0 or math.prod(size) > max(len(flat), 1) or last >= len(flat):
+        raise ValueError(f"a tensor of {size}, up to element {last}, in a storage of {len(flat)}")
     if 0 in size:
         return np.empty(size, dtype)
-    if last >= len(flat):
-        raise ValueError(f"a tensor that ends at {last} over {len(flat)} elements")
     steps = [step * flat.itemsize for step in stride]
     return np.lib.stride_tricks.as_strided(flat[offset:], size, steps, writeable=False).copy()
 
@@ -135,15 +133,11 @@ def _storage(storage: Any, storages: Storages, load_bytes: Callable[[bytes], Any
     """Element type and bytes of a storage; untyped storages consist of single bytes."""
     if storage.name == "torch.storage._load_from_bytes":
         return load_bytes(storage.arguments[0])
-    if storage.name == "torch.storage.TypedStorage":
-        raise ValueError("a storage that was not saved by torch.save")
     if storage.name != PERSISTENT:
-        raise ValueError("a tensor without a storage")
-    kind, typed, key, _, count, *view = storage.arguments[0]
-    if kind != "storage" or not isinstance(typed, GlobalName):
-        raise ValueError("a persistent id that names no storage")
+        raise ValueError("a tensor whose storage was not saved by torch.save")
+    _, typed, key, _, count, *view = storage.arguments[0]
     dtype = np.dtype(DTYPES[typed.name.rpartition(".")[2].removesuffix("Storage")])
-    content, start = storages(str(key)), 0
+    content, start = storages(as_text(key)), 0
     if view and view[0] is not None:  # in old files: a part of another storage
         _, start, count = view[0]
     first, last = start * dtype.itemsize, (start + count) * dtype.itemsize
@@ -158,11 +152,8 @@ def _numpy(leaf: PickledCall) -> np.ndarray:
         fortran = order == "F"
     else:
         _, shape, dtype, fortran, content = tuple(leaf.state or ())  # of another length: a ValueError, as it should be
-    kind = np.dtype(str(dtype.arguments[0]))
-    if kind.hasobject or kind.itemsize == 0:
-        raise ValueError("an array of objects")
+    kind = np.dtype(as_text(dtype.arguments[0]))
     if isinstance(dtype.state, tuple) and dtype.state[1] in ("<", ">"):
         kind = kind.newbyteorder(dtype.state[1])
-    if math.prod(shape) * kind.itemsize != len(content) or min(shape, default=0) < 0:
-        raise ValueError(f"an array of {shape} in {len(content)} bytes")
+    # NumPy raises ValueError for types of objects or of no bytes, and where the content does not fill the shape.
     return np.frombuffer(content, kind).reshape(shape, order="F" if fortran else "C").astype(kind.newbyteorder("="))
