@@ -90,7 +90,7 @@ def edit(saved, change):
         (lambda path: (path / prior_files.MODEL).unlink(), "holds neither model.json nor"),
         (lambda path: edit(path, lambda m: m.update(format=2)), "is of format 2, this fmdp reads 1"),
         (lambda path: edit(path, lambda m: m["network"].update(width=9)), "has the shape"),
-        (lambda path: edit(path, lambda m: m["network"].update(depth=9)), "config.network.depth"),
+        (lambda path: edit(path, lambda m: m["network"].update(depth=9)), "unknown option of mlp 'depth'"),
         (lambda path: edit(path, lambda m: m.pop("image_shape")), "model.json is damaged"),
         (lambda path: edit(path, lambda m: m.update(image_shape=[4, 7, 1])), "has the shape"),
     ],
