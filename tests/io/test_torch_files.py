@@ -199,11 +199,14 @@ LAUGHING = {
         b"}\x8c\x01actorch._utils\n_rebuild_tensor_v2\n((\x8c\x07storagectorch\nFloatStorage\n",
         b"\x8c\x03cpuK\x01tQK\x00K\x01\x85K\x01\x85\x89NtRs.",
     ),
+    "nested dicts": b"\x80\x04}\x94"
+    + b"".join(b"}(\x8c\x01ah%c\x8c\x01bh%cu\x94" % (level, level) for level in range(50))
+    + b".",
 }
 
 
 @pytest.mark.parametrize("place", LAUGHING)
-def test_tuples_that_grow_without_end_are_refused_at_once(place, tmp_path):
+def test_parts_that_grow_without_end_are_refused_at_once(place, tmp_path):
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("archive/data.pkl", LAUGHING[place])

@@ -1,5 +1,6 @@
 """Tensors and modules from the records of `safe_pickle`; each array is checked against the bytes that exist for it."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -24,6 +25,7 @@ BY_NAME = {
 NETWORKS = ("ema", "G_ema", "params_ema", "ema_state_dict", "model_ema", "state_dict", "model_state_dict", "model",
             "module", "net", "params")  # fmt: skip
 MAX_DEPTH = 60  # levels of nesting
+MAX_ENTRIES = 200_000  # of all nested dicts; dicts that share their parts can stand for exponentially many
 
 Storages = Callable[[str], bytes]
 """The bytes of a storage by its key; KeyError where there is none."""
@@ -42,7 +44,7 @@ def named_arrays(tree: Any, storages: Storages, load_bytes: Callable[[bytes], An
       ValueError, IndexError, KeyError, TypeError: the tree is not that of a checkpoint.
     """
     found = {}
-    for name, leaf in _leaves(_network(tree), "", 0):
+    for name, leaf in _leaves(_network(tree), "", 0, itertools.count()):
         array = _array(leaf, storages, load_bytes)
         if array is not None:
             found[name] = array
@@ -63,10 +65,10 @@ def _network(tree: Any) -> Any:
     return tree
 
 
-def _leaves(tree: Any, prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
+def _leaves(tree: Any, prefix: str, depth: int, visits: Iterator[int]) -> Iterator[tuple[str, Any]]:
     """The entries that a state_dict would have: those of nested dicts, and parameters and buffers of modules."""
-    if depth > MAX_DEPTH:
-        raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
+    if depth > MAX_DEPTH or next(visits) > MAX_ENTRIES:
+        raise ValueError(f"it is nested more than {MAX_DEPTH} deep, or has more than {MAX_ENTRIES} entries")
     if isinstance(tree, PickledCall) and tree.name.endswith("persistence._reconstruct_persistent_obj"):
         (meta,) = tree.arguments
         tree = meta["state"]
@@ -80,7 +82,7 @@ def _leaves(tree: Any, prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
         tree = {name: value for part in parts for name, value in part.items() if value is not None}
     for name, value in tree.items():
         if isinstance(name, str):
-            yield from _leaves(value, f"{prefix}.{name}" if prefix else name, depth + 1)
+            yield from _leaves(value, f"{prefix}.{name}" if prefix else name, depth + 1, visits)
 
 
 def _array(leaf: Any, storages: Storages, load_bytes: Callable[[bytes], Any], depth: int = 0) -> np.ndarray | None:
