@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from fmdp.bench import programs, speed
+from fmdp.bench import lowering, programs, speed
 from fmdp.bench.workload import Workload, image_shape
 from fmdp.errors import InputError
 
@@ -16,6 +16,7 @@ SECTIONS: Mapping[str, Callable[[Workload], dict[str, Any]]] = {
     "solve": speed.solve,
     "sweep": speed.sweep,
     "input": speed.input_pipeline,
+    "program": lowering.program,
     "compile": programs.compiling,
     "devices": programs.scaling,
     "memory": programs.memory,
@@ -23,12 +24,13 @@ SECTIONS: Mapping[str, Callable[[Workload], dict[str, Any]]] = {
 """The measurements by the names that --only takes."""
 
 
-def measure(config: ConfigDict, only: list[str], batch: int, rounds: int) -> dict[str, Any]:
+def measure(config: ConfigDict, only: list[str], batch: int, rounds: int, compiles: bool = True) -> dict[str, Any]:
     """Measure the named sections, or all of them if the list is empty.
 
     Args:
       batch: images at a time; 0 takes config.train.batch_size.
       rounds: number of timings behind each median.
+      compiles: whether the section `program` also compiles what it lowers.
 
     Returns:
       The results by section, as plain JSON.
@@ -39,5 +41,5 @@ def measure(config: ConfigDict, only: list[str], batch: int, rounds: int) -> dic
     unknown = [name for name in only if name not in SECTIONS]
     if unknown:
         raise InputError(f"--only={unknown[0]}: must be among {', '.join(SECTIONS)}")
-    workload = Workload(config, image_shape(config), batch or config.train.batch_size, rounds)
+    workload = Workload(config, image_shape(config), batch or config.train.batch_size, rounds, compiles)
     return {name: SECTIONS[name](workload) for name in only or SECTIONS}

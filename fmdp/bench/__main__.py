@@ -10,6 +10,8 @@ Sections:
 - `sweep`: K lookaheads in one call, relative to K calls with one.
 - `input`: batches delivered in the time of one training step, and a loop over fresh batches relative to a loop over
   the same batch.
+- `program`: the training step, the forward pass and the initial state as StableHLO: lines, convolutions and the most
+  frequent operations, with the seconds of tracing, lowering and compiling. --compile=False leaves compiling out.
 - `compile`: the training step, cold and from the persistent cache.
 - `devices`: the training step on 1, 2, 4 and 8 devices, and the bytes that they exchange; --devices=8 simulates the
   devices on a CPU.
@@ -46,6 +48,7 @@ ONLY = flags.DEFINE_list("only", [], "The sections to measure; all of them by de
 BATCH = flags.DEFINE_integer("batch", None, "Images at a time; config.train.batch_size by default.", lower_bound=1)
 ROUNDS = flags.DEFINE_integer("rounds", 15, "How many timings each median is taken over.", lower_bound=1)
 DEVICES = flags.DEFINE_integer("devices", None, "Devices to simulate on a CPU.", 1, MAX_CPU_DEVICES)
+COMPILE = flags.DEFINE_bool("compile", True, "Whether the section program also compiles what it lowers.")
 OUT = flags.DEFINE_string("out", None, "A JSON file for the results, which are also printed.")
 
 
@@ -56,6 +59,8 @@ def main(_) -> None:
     out = expand_path(OUT.value) if OUT.value else None
     if out and (out.is_dir() or not out.parent.is_dir()):
         raise InputError(f"--out={out}: name a file, in a folder that exists")
+    if not COMPILE.value and ONLY.value and "program" not in ONLY.value:
+        raise InputError("--compile=False applies to the section program: add it to --only, or leave --compile out")
     if CONFIG.value is None:
         raise InputError("--config is missing: name a file in configs/, such as --config=configs/celeba.py")
     config = CONFIG.value
@@ -71,7 +76,7 @@ def main(_) -> None:
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
         "versions": {"jax": jax.__version__, "python": platform.python_version()},
-    } | bench.measure(config, ONLY.value, config.train.batch_size, ROUNDS.value)
+    } | bench.measure(config, ONLY.value, config.train.batch_size, ROUNDS.value, COMPILE.value)
     print(json.dumps(measured, indent=2))
     if out:
         write_json(out, measured)
