@@ -21,7 +21,8 @@ Sections:
 `forward` and `step` are measured on one device and, under `all_devices`, on all devices that a run would use; a CPU is
 divided into one device per core (`parallel.mesh.divide_cpu`). Steps on several devices use the configured mode.
 
-`utilisation` is the FLOP/s of a program's convolutions and matrix products over those of one large matrix product.
+`utilisation` is the FLOP/s of a program's convolutions and matrix products over those of one large matrix product. They
+are counted from the shapes in the program itself, so the count is the same on every backend.
 
 Each time is a median over rounds. Within a round, everything that is compared runs in turn, so that noise of the
 machine affects both sides of a ratio. XLA plans memory for the backend that it compiles for: figures from a CPU are

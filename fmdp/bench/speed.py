@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from fmdp import data, operators, solvers
-from fmdp.bench.flops import chain, flops, product_equations, product_flops
+from fmdp.bench.flops import chain, equation_flops, product_equations, product_flops
 from fmdp.bench.workload import Workload, median_seconds
 from fmdp.errors import InputError
 from fmdp.evaluation import denoising
@@ -86,7 +86,7 @@ def _bare(inputs: Any, function: Callable, everywhere: bool = False) -> tuple[in
         bare = jax.shard_map(bare, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)
         operands = batching.replicate_local(operands)
     compiled = jax.jit(bare).lower(operands).compile()
-    return len(equations), flops(compiled), partial(compiled, operands)
+    return len(equations), sum(map(equation_flops, equations)), partial(compiled, operands)
 
 
 def _on_all(workload: Workload) -> Callable[[], Any]:
