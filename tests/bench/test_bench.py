@@ -1,10 +1,12 @@
 import json
 import os
+import re
 import subprocess
 import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from absl import flags
 from absl.testing import flagsaver
@@ -12,7 +14,7 @@ from absl.testing import flagsaver
 from configs import celeba, digits
 from fmdp import bench
 from fmdp.bench import __main__ as program
-from fmdp.bench import flops
+from fmdp.bench import flops, speed
 from fmdp.bench.workload import Workload
 from fmdp.errors import InputError
 
@@ -124,6 +126,18 @@ def test_memory_grows_with_the_batch_and_holds_the_state(tiny):
 def test_unknown_sections_are_refused(tiny):
     with pytest.raises(InputError, match="--only=speed: must be among ceilings, forward"):
         bench.measure(tiny, ["speed"], 0, 1)
+
+
+def test_a_pass_of_the_copy_ceiling_reads_and_writes_its_array_once():
+    """One kernel writes it within a loop of unknown length, in the memory of the donated array."""
+    x = jnp.arange(1.0, 2**14, dtype=jnp.float32)
+    text = speed.negate_in_place.lower(x, 3).compile().as_text()
+    written = re.findall(r"= f32\[16383\]\S* (\w+)\(", text)
+    assert sorted(set(written) - {"parameter", "get-tuple-element"}) == ["fusion", "negate"]
+    assert written.count("fusion") == written.count("negate") == 1  # the latter is what the fusion does
+    assert "may-alias" in text
+    assert "known_trip_count" not in text
+    np.testing.assert_array_equal(speed.negate_in_place(jnp.copy(x), 3), -x)
 
 
 def test_flags_that_cannot_be_used_are_refused_before_anything_is_measured(tmp_path):
