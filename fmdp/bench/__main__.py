@@ -3,7 +3,7 @@
 python -m fmdp.bench --config=configs/<name>.py [--only=forward,step] [--batch=16] [--out=bench.json]
 
 Sections:
-- `ceilings`: the best that the device can do, on a large matrix product and on a copy.
+- `ceilings`: the best that the device can do, on a large matrix product and on a copy (bytes read and written).
 - `forward`: the network, relative to its own convolutions and matrix products run alone, one after another.
 - `step`: the training step of every loss, relative to a forward pass and to its own products.
 - `solve`: N steps of plug-and-play, relative to N forward passes.
@@ -17,6 +17,8 @@ Sections:
   devices on a CPU.
 - `memory`: of the training step, planned but not run: the fixed part, the part per example, and the batch that fits
   devices of 16, 32 and 80 GB.
+
+Each section is printed, and written to --out, as soon as it is measured; all that is printed is one JSON object.
 
 `forward` and `step` are measured on one device and, under `all_devices`, on all devices that a run would use; a CPU is
 divided into one device per core (`parallel.mesh.divide_cpu`). Steps on several devices use the configured mode.
@@ -32,6 +34,7 @@ only a guide to an accelerator.
 import json
 import platform
 from functools import partial
+from typing import Any
 
 import jax
 from absl import flags
@@ -50,7 +53,7 @@ BATCH = flags.DEFINE_integer("batch", None, "Images at a time; config.train.batc
 ROUNDS = flags.DEFINE_integer("rounds", 15, "How many timings each median is taken over.", lower_bound=1)
 DEVICES = flags.DEFINE_integer("devices", None, "Devices to simulate on a CPU.", 1, MAX_CPU_DEVICES)
 COMPILE = flags.DEFINE_bool("compile", True, "Whether the section program also compiles what it lowers.")
-OUT = flags.DEFINE_string("out", None, "A JSON file for the results, which are also printed.")
+OUT = flags.DEFINE_string("out", None, "A JSON file for the results, written again after each section.")
 
 
 def main(_) -> None:
@@ -60,7 +63,8 @@ def main(_) -> None:
     out = expand_path(OUT.value) if OUT.value else None
     if out and (out.is_dir() or not out.parent.is_dir()):
         raise InputError(f"--out={out}: name a file, in a folder that exists")
-    if not COMPILE.value and ONLY.value and "program" not in ONLY.value:
+    sections = bench.choose(ONLY.value)
+    if not COMPILE.value and "program" not in sections:
         raise InputError("--compile=False applies to the section program: add it to --only, or leave --compile out")
     if CONFIG.value is None:
         raise InputError("--config is missing: name a file in configs/, such as --config=configs/celeba.py")
@@ -70,17 +74,25 @@ def main(_) -> None:
         config.train.batch_size = BATCH.value
     mesh.divide_cpu(DEVICES.value or config.parallel.cpu_devices, partial(divides_batch, config))
     validate_for_devices(config, mesh.count_devices())
-    measured = {
+    measured: dict[str, Any] = {
         "config": config.name,
         "network": config.network.to_dict(),
         "batch": config.train.batch_size,
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
         "versions": {"jax": jax.__version__, "python": platform.python_version()},
-    } | bench.measure(config, ONLY.value, config.train.batch_size, ROUNDS.value, COMPILE.value)
-    print(json.dumps(measured, indent=2))
-    if out:
-        write_json(out, measured)
+    }
+    print(f"{{\n{_members(measured)},", flush=True)
+    for name, found in bench.measure(config, sections, config.train.batch_size, ROUNDS.value, COMPILE.value):
+        measured[name] = found
+        print(_members({name: found}), end="\n}\n" if name == sections[-1] else ",\n", flush=True)
+        if out:
+            write_json(out, measured)
+
+
+def _members(measured: dict[str, Any]) -> str:
+    """The members of a JSON object, without its braces."""
+    return json.dumps(measured, indent=2)[2:-2]
 
 
 if __name__ == "__main__":

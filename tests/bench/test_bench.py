@@ -66,7 +66,7 @@ def test_the_chain_is_the_same_arithmetic_in_a_row():
 
 @pytest.mark.slow
 def test_every_section_measures_something(tiny):
-    found = bench.measure(digits.get_config("smoke"), [], 8, 2)
+    found = dict(bench.measure(digits.get_config("smoke"), [], 8, 2, compiles=False))
     assert set(found) == set(bench.SECTIONS)
     assert found["forward"]["products"] == 7
     assert found["sweep"]["compiled"] == 1
@@ -80,15 +80,21 @@ def test_every_section_measures_something(tiny):
         found["input"]["batches_in_a_step"],
     ]
     assert min(ratios) > 0
+    assert found["program"]["step"]["lines"] > found["program"]["forward"]["lines"]
     assert found["compile"]["cold_seconds"] > found["compile"]["warm_seconds"] > 0
-    assert "does not exist" in bench.measure(tiny, ["input"], 4, 1)["input"]["not_measured"]
+    assert "does not exist" in dict(bench.measure(tiny, ["input"], 4, 1))["input"]["not_measured"]
 
 
 @pytest.mark.slow
 def test_what_all_devices_do_is_held_against_one(tmp_path):
     """In pmap, where devices exchange one gradient a step."""
     out = tmp_path / "bench.json"
-    arguments = ("--config=configs/digits.py:smoke", "--only=forward,input,devices", "--rounds=2", f"--out={out}")
+    arguments = (
+        "--config=configs/digits.py:smoke",
+        "--only=forward,input,devices",
+        "--rounds=2",
+        f"--out={out}",
+    )
     command = [sys.executable, "-m", "fmdp.bench", *arguments, "--config.parallel.mode=pmap"]
     subprocess.run(command, check=True, capture_output=True, env=os.environ | {"JAX_NUM_CPU_DEVICES": "2"})
     found = json.loads(out.read_text())
@@ -112,7 +118,7 @@ def test_the_step_that_is_configured_is_measured(tmp_path):
 
 @pytest.mark.slow
 def test_memory_grows_with_the_batch_and_holds_the_state(tiny):
-    (found,) = bench.measure(tiny, ["memory"], 0, 1).values()
+    ((_, found),) = bench.measure(tiny, ["memory"], 0, 1)
     state = jax.eval_shape(Workload(tiny, (8, 8, 3), 4, 1).init)
     assert found["image_shape"] == (8, 8, 3)
     assert found["fixed_bytes"] >= sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
@@ -125,7 +131,33 @@ def test_memory_grows_with_the_batch_and_holds_the_state(tiny):
 
 def test_unknown_sections_are_refused(tiny):
     with pytest.raises(InputError, match="--only=speed: must be among ceilings, forward"):
-        bench.measure(tiny, ["speed"], 0, 1)
+        list(bench.measure(tiny, ["speed"], 0, 1))
+    assert bench.choose(["step", "forward", "step"]) == ["step", "forward"]
+    assert bench.choose([]) == list(bench.SECTIONS)
+
+
+def test_a_section_is_printed_and_written_before_the_next_begins(tmp_path, monkeypatch, capsys, tiny):
+    """A time limit loses only the section that it falls in."""
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+    out, seen = tmp_path / "bench.json", []
+
+    def look(workload):
+        seen.append((json.loads(out.read_text()), capsys.readouterr().out))
+        return {"number": 2}
+
+    monkeypatch.setattr(bench, "SECTIONS", {"first": lambda workload: {"number": 1}, "second": look})
+    monkeypatch.setattr(program.mesh, "divide_cpu", lambda *_: None)
+    flag = flags.FLAGS["config"]
+    monkeypatch.setattr(flag, "_value", tiny)
+    with flagsaver.flagsaver(out=str(out)):
+        program.main([])
+    ((written, printed),) = seen
+    assert written["first"] == {"number": 1}
+    assert "second" not in written
+    assert json.loads(printed.rstrip().removesuffix(",") + "}") == written
+    whole = json.loads(printed + capsys.readouterr().out)
+    assert whole == json.loads(out.read_text()) == written | {"second": {"number": 2}}
 
 
 def test_a_pass_of_the_copy_ceiling_reads_and_writes_its_array_once():
