@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from fmdp.bench import lowering, programs, speed
+from fmdp.bench import lowering, profiling, programs, speed
 from fmdp.bench.workload import Workload, image_shape
 from fmdp.errors import InputError
 
@@ -16,6 +16,7 @@ SECTIONS: Mapping[str, Callable[[Workload], dict[str, Any]]] = {
     "solve": speed.solve,
     "sweep": speed.sweep,
     "input": speed.input_pipeline,
+    "profile": profiling.profile,
     "program": lowering.program,
     "compile": programs.compiling,
     "devices": programs.scaling,

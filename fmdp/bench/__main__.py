@@ -10,6 +10,8 @@ Sections:
 - `sweep`: K lookaheads in one call, relative to K calls with one.
 - `input`: batches delivered in the time of one training step, and a loop over fresh batches relative to a loop over
   the same batch.
+- `profile`: the time of the training step and of a forward pass by kind of kernel: convolution, product, reduction,
+  elementwise, copy, other.
 - `program`: the training step, the forward pass and the initial state as StableHLO: lines, convolutions and the most
   frequent operations, with the seconds of tracing, lowering and compiling. --compile=False leaves compiling out.
 - `compile`: the training step, cold and from the persistent cache.

@@ -80,6 +80,8 @@ def test_every_section_measures_something(tiny):
         found["input"]["batches_in_a_step"],
     ]
     assert min(ratios) > 0
+    assert found["profile"]["step"]["product"]["kernels"] > found["profile"]["forward"]["product"]["kernels"] > 0
+    assert len(found["profile"]["step"]["largest"]) == 5
     assert found["program"]["step"]["lines"] > found["program"]["forward"]["lines"]
     assert found["compile"]["cold_seconds"] > found["compile"]["warm_seconds"] > 0
     assert "does not exist" in dict(bench.measure(tiny, ["input"], 4, 1))["input"]["not_measured"]
@@ -91,7 +93,7 @@ def test_what_all_devices_do_is_held_against_one(tmp_path):
     out = tmp_path / "bench.json"
     arguments = (
         "--config=configs/digits.py:smoke",
-        "--only=forward,input,devices",
+        "--only=forward,input,devices,profile",
         "--rounds=2",
         f"--out={out}",
     )
@@ -100,6 +102,7 @@ def test_what_all_devices_do_is_held_against_one(tmp_path):
     found = json.loads(out.read_text())
     assert found["forward"]["all_devices"]["devices"] == 2
     assert found["forward"]["all_devices"]["over_bare_products"] > 0
+    assert found["profile"]["step"]["product"]["seconds"] > 0
     assert 0.3 < found["input"]["loop_over_steps"] < 5
     assert found["devices"].keys() == {"1", "2"}
     assert found["devices"]["2"]["collective_bytes"].keys() == {"all-reduce"}
