@@ -3,23 +3,30 @@
 python -m fmdp.bench --config=configs/<name>.py [--only=forward,step] [--batch=16] [--out=bench.json]
 
 Sections:
-- `ceilings`: the best that the device can do, on a large matrix product and on a copy.
+- `ceilings`: the best that the device can do, on a large matrix product and on a copy (bytes read and written).
 - `forward`: the network, relative to its own convolutions and matrix products run alone, one after another.
 - `step`: the training step of every loss, relative to a forward pass and to its own products.
 - `solve`: N steps of plug-and-play, relative to N forward passes.
 - `sweep`: K lookaheads in one call, relative to K calls with one.
 - `input`: batches delivered in the time of one training step, and a loop over fresh batches relative to a loop over
   the same batch.
+- `profile`: the time of the training step and of a forward pass by kind of kernel: convolution, product, reduction,
+  elementwise, copy, other.
+- `program`: the training step, the forward pass and the initial state as StableHLO: lines, convolutions and the most
+  frequent operations, with the seconds of tracing, lowering and compiling. --compile=False leaves compiling out.
 - `compile`: the training step, cold and from the persistent cache.
 - `devices`: the training step on 1, 2, 4 and 8 devices, and the bytes that they exchange; --devices=8 simulates the
   devices on a CPU.
 - `memory`: of the training step, planned but not run: the fixed part, the part per example, and the batch that fits
   devices of 16, 32 and 80 GB.
 
+Each section is printed, and written to --out, as soon as it is measured; all that is printed is one JSON object.
+
 `forward` and `step` are measured on one device and, under `all_devices`, on all devices that a run would use; a CPU is
 divided into one device per core (`parallel.mesh.divide_cpu`). Steps on several devices use the configured mode.
 
-`utilisation` is the FLOP/s of a program's convolutions and matrix products over those of one large matrix product.
+`utilisation` is the FLOP/s of a program's convolutions and matrix products over those of one large matrix product. They
+are counted from the shapes in the program itself, so the count is the same on every backend.
 
 Each time is a median over rounds. Within a round, everything that is compared runs in turn, so that noise of the
 machine affects both sides of a ratio. XLA plans memory for the backend that it compiles for: figures from a CPU are
@@ -29,6 +36,7 @@ only a guide to an accelerator.
 import json
 import platform
 from functools import partial
+from typing import Any
 
 import jax
 from absl import flags
@@ -46,7 +54,8 @@ ONLY = flags.DEFINE_list("only", [], "The sections to measure; all of them by de
 BATCH = flags.DEFINE_integer("batch", None, "Images at a time; config.train.batch_size by default.", lower_bound=1)
 ROUNDS = flags.DEFINE_integer("rounds", 15, "How many timings each median is taken over.", lower_bound=1)
 DEVICES = flags.DEFINE_integer("devices", None, "Devices to simulate on a CPU.", 1, MAX_CPU_DEVICES)
-OUT = flags.DEFINE_string("out", None, "A JSON file for the results, which are also printed.")
+COMPILE = flags.DEFINE_bool("compile", True, "Whether the section program also compiles what it lowers.")
+OUT = flags.DEFINE_string("out", None, "A JSON file for the results, written again after each section.")
 
 
 def main(_) -> None:
@@ -56,23 +65,34 @@ def main(_) -> None:
     out = expand_path(OUT.value) if OUT.value else None
     if out and (out.is_dir() or not out.parent.is_dir()):
         raise InputError(f"--out={out}: name a file, in a folder that exists")
+    sections = bench.choose(ONLY.value)
+    if not COMPILE.value and "program" not in sections:
+        raise InputError("--compile=False applies to the section program: add it to --only, or leave --compile out")
     config = given_config()
     validate(config)
     if BATCH.value:
         config.train.batch_size = BATCH.value
     mesh.divide_cpu(DEVICES.value or config.parallel.cpu_devices, partial(divides_batch, config))
     validate_for_devices(config, mesh.count_devices())
-    measured = {
+    measured: dict[str, Any] = {
         "config": config.name,
         "network": config.network.to_dict(),
         "batch": config.train.batch_size,
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
         "versions": {"jax": jax.__version__, "python": platform.python_version()},
-    } | bench.measure(config, ONLY.value, config.train.batch_size, ROUNDS.value)
-    print(json.dumps(measured, indent=2))
-    if out:
-        write_json(out, measured)
+    }
+    print(f"{{\n{_members(measured)},", flush=True)
+    for name, found in bench.measure(config, sections, config.train.batch_size, ROUNDS.value, COMPILE.value):
+        measured[name] = found
+        print(_members({name: found}), end="\n}\n" if name == sections[-1] else ",\n", flush=True)
+        if out:
+            write_json(out, measured)
+
+
+def _members(measured: dict[str, Any]) -> str:
+    """The members of a JSON object, without its braces."""
+    return json.dumps(measured, indent=2)[2:-2]
 
 
 if __name__ == "__main__":

@@ -9,14 +9,14 @@ from typing import Any
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
-from fmdp.bench import collectives, flops
+from fmdp.bench import collectives, flops, lowering
+from fmdp.bench.caches import persistent_cache
 from fmdp.bench.workload import Workload, median_seconds
 from fmdp.training.step import make_train_step
 
 PLANNED = (4, 8)  # batch sizes whose difference in memory gives that of one example
 DEVICES_GB = (16, 32, 80)
 USABLE = 0.9  # of a device's memory; the rest goes to the runtime and to gaps between buffers
-CACHE = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
 
 
 def compiling(workload: Workload) -> dict[str, Any]:
@@ -30,14 +30,8 @@ def compiling(workload: Workload) -> dict[str, Any]:
         lowered(jax.random.key(0)).compile()
         return time.perf_counter() - began
 
-    before = {name: getattr(jax.config, name) for name in CACHE}
-    with tempfile.TemporaryDirectory() as folder:
-        for name, value in zip(CACHE, (folder, 0.0), strict=True):
-            jax.config.update(name, value)
+    with tempfile.TemporaryDirectory() as folder, persistent_cache(folder):
         cold, warm = timed(), timed()
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
     return {"cold_seconds": cold, "warm_seconds": warm}
 
 
@@ -64,9 +58,8 @@ def memory(workload: Workload) -> dict[str, Any]:
 
 
 def _planned(workload: Workload) -> int:
-    state, batch, key = jax.eval_shape(lambda: (workload.init(), workload.batch(), jax.random.key(0)))
-    run = jax.jit(make_train_step(workload.config), donate_argnums=0)
-    return flops.planned_bytes(run.lower(state, batch, key).compile())
+    step, inputs = lowering.training_step(workload, jax.devices()[:1])
+    return flops.planned_bytes(step.lower(*inputs).compile())
 
 
 def scaling(workload: Workload) -> dict[str, Any]:

@@ -7,11 +7,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from fmdp import data, operators, solvers
-from fmdp.bench.flops import chain, flops, product_equations, product_flops
+from fmdp.bench.flops import chain, equation_flops, product_equations, product_flops
 from fmdp.bench.workload import Workload, median_seconds
 from fmdp.errors import InputError
 from fmdp.evaluation import denoising
@@ -23,16 +24,53 @@ from fmdp.training.step import make_train_step
 
 SOLVER_STEPS = 10
 LOOKAHEADS = 15
+COPY_REPEATS = 5
 
 
 def ceilings(workload: Workload) -> dict[str, Any]:
     """What the device does at best: FLOP/s of a matrix product in the network's type, bytes/s of a copy."""
+    return {"flops_per_second": product_ceiling(workload), "bytes_per_second": copy_ceiling()}
+
+
+def product_ceiling(workload: Workload) -> float:
+    """FLOP/s of one large matrix product in the network's type."""
     size = 8192 if jax.default_backend() in ("gpu", "tpu") else 2048
     a = jnp.ones((size, size), workload.config.network.get("dtype") or jnp.float32)
-    b = jnp.ones((size * 4, size), jnp.float32)
-    product, copy = jax.jit(jnp.matmul), jax.jit(lambda x: x + 1)
-    found = median_seconds(workload.rounds, product=lambda: product(a, a), copy=lambda: copy(b))
-    return {"flops_per_second": 2 * size**3 / found["product"], "bytes_per_second": 2 * b.nbytes / found["copy"]}
+    product = jax.jit(jnp.matmul)
+    return 2 * size**3 / median_seconds(workload.rounds, product=lambda: product(a, a))["product"]
+
+
+def copy_ceiling() -> float:
+    """The bytes per second that the device reads and writes at best, both counted.
+
+    One program passes several times over one array, much larger than any cache, and negates it in place. A pass reads
+    every byte from memory once and writes it once. The array is donated, so no memory is allocated. The passes are the
+    turns of a loop, and the compiler does not know how many, so it cannot fuse one with another. The time is the best
+    of several repeats, each with one wait for the device.
+    """
+    passes, size = (4, 2**28) if jax.default_backend() == "cpu" else (8, 2**32)
+    size = min(size, (_device_memory() or 8 * size) // 8)
+    array = jnp.ones(size // 4, jnp.float32)
+
+    def seconds() -> float:
+        nonlocal array
+        began = time.perf_counter()
+        array = jax.block_until_ready(negate_in_place(array, passes))
+        return time.perf_counter() - began
+
+    seconds()
+    return 2 * passes * array.nbytes / min(seconds() for _ in range(COPY_REPEATS))
+
+
+@partial(jax.jit, donate_argnums=0)
+def negate_in_place(x: Array, passes: Array | int) -> Array:
+    """An array negated in its own memory, a number of times."""
+    return jax.lax.fori_loop(0, passes, lambda _, x: -x, x)
+
+
+def _device_memory() -> int | None:
+    """The bytes of memory of the device, if it says so."""
+    return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
 
 
 def forward(workload: Workload) -> dict[str, Any]:
@@ -67,7 +105,7 @@ def forward(workload: Workload) -> dict[str, Any]:
 
 def _peaks(workload: Workload) -> tuple[float, float]:
     """FLOP/s of matrix products on one device and on all devices."""
-    peak = ceilings(workload)["flops_per_second"]
+    peak = product_ceiling(workload)
     return peak, peak * (
         1 if jax.default_backend() == "cpu" else jax.device_count()
     )  # devices of a CPU share its cores
@@ -86,7 +124,7 @@ def _bare(inputs: Any, function: Callable, everywhere: bool = False) -> tuple[in
         bare = jax.shard_map(bare, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)
         operands = batching.replicate_local(operands)
     compiled = jax.jit(bare).lower(operands).compile()
-    return len(equations), flops(compiled), partial(compiled, operands)
+    return len(equations), float(sum(map(equation_flops, equations))), partial(compiled, operands)
 
 
 def _on_all(workload: Workload) -> Callable[[], Any]:

@@ -36,12 +36,14 @@ class Workload:
       shape: (H, W, C) of an image.
       size: images at a time.
       rounds: timings behind each median.
+      compiles: whether the section `program` also compiles what it lowers.
     """
 
     config: ConfigDict
     shape: tuple[int, ...]
     size: int
     rounds: int
+    compiles: bool = True
 
     def init(self) -> TrainState:
         """The state at step 0, as a function that can be traced."""

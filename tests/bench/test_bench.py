@@ -1,10 +1,12 @@
 import json
 import os
+import re
 import subprocess
 import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from absl import flags
 from absl.testing import flagsaver
@@ -12,7 +14,7 @@ from absl.testing import flagsaver
 from configs import celeba, digits
 from fmdp import bench
 from fmdp.bench import __main__ as program
-from fmdp.bench import flops
+from fmdp.bench import flops, speed
 from fmdp.bench.workload import Workload
 from fmdp.errors import InputError
 
@@ -50,10 +52,12 @@ def test_the_chain_is_the_same_arithmetic_in_a_row():
         return c @ (c.T @ a)
 
     run, operands = flops.chain(flops.product_equations(network, a, b), jax.random.key(0))
-    compiled = jax.jit(run).lower(operands).compile()
-    wanted = flops.flops(jax.jit(network).lower(a, b).compile())
-    assert flops.flops(compiled) == pytest.approx(wanted, rel=0.2)
-    assert flops.product_flops(network, a, b) == pytest.approx(flops.flops(compiled), rel=0.1)
+    lowered = jax.jit(run).lower(operands)
+    (wanted, chained) = (
+        program.compile().cost_analysis()["flops"] for program in (jax.jit(network).lower(a, b), lowered)
+    )
+    assert chained == pytest.approx(wanted, rel=0.2)
+    assert flops.product_flops(network, a, b) == pytest.approx(chained, rel=0.1)
     twice = flops.product_flops(lambda a, b: jax.lax.scan(lambda a, _: (network(a, b), None), a, None, 2), a, b)
     assert twice == pytest.approx(2 * flops.product_flops(network, a, b), rel=1e-2)
     first = operands[0][0].at[:].set(jnp.nan)
@@ -62,7 +66,7 @@ def test_the_chain_is_the_same_arithmetic_in_a_row():
 
 @pytest.mark.slow
 def test_every_section_measures_something(tiny):
-    found = bench.measure(digits.get_config("smoke"), [], 8, 2)
+    found = dict(bench.measure(digits.get_config("smoke"), [], 8, 2, compiles=False))
     assert set(found) == set(bench.SECTIONS)
     assert found["forward"]["products"] == 7
     assert found["sweep"]["compiled"] == 1
@@ -76,20 +80,29 @@ def test_every_section_measures_something(tiny):
         found["input"]["batches_in_a_step"],
     ]
     assert min(ratios) > 0
+    assert found["profile"]["step"]["product"]["kernels"] > found["profile"]["forward"]["product"]["kernels"] > 0
+    assert len(found["profile"]["step"]["largest"]) == 5
+    assert found["program"]["step"]["lines"] > found["program"]["forward"]["lines"]
     assert found["compile"]["cold_seconds"] > found["compile"]["warm_seconds"] > 0
-    assert "does not exist" in bench.measure(tiny, ["input"], 4, 1)["input"]["not_measured"]
+    assert "does not exist" in dict(bench.measure(tiny, ["input"], 4, 1))["input"]["not_measured"]
 
 
 @pytest.mark.slow
 def test_what_all_devices_do_is_held_against_one(tmp_path):
     """In pmap, where devices exchange one gradient a step."""
     out = tmp_path / "bench.json"
-    arguments = ("--config=configs/digits.py:smoke", "--only=forward,input,devices", "--rounds=2", f"--out={out}")
+    arguments = (
+        "--config=configs/digits.py:smoke",
+        "--only=forward,input,devices,profile",
+        "--rounds=2",
+        f"--out={out}",
+    )
     command = [sys.executable, "-m", "fmdp.bench", *arguments, "--config.parallel.mode=pmap"]
     subprocess.run(command, check=True, capture_output=True, env=os.environ | {"JAX_NUM_CPU_DEVICES": "2"})
     found = json.loads(out.read_text())
     assert found["forward"]["all_devices"]["devices"] == 2
     assert found["forward"]["all_devices"]["over_bare_products"] > 0
+    assert found["profile"]["step"]["product"]["seconds"] > 0
     assert 0.3 < found["input"]["loop_over_steps"] < 5
     assert found["devices"].keys() == {"1", "2"}
     assert found["devices"]["2"]["collective_bytes"].keys() == {"all-reduce"}
@@ -108,7 +121,7 @@ def test_the_step_that_is_configured_is_measured(tmp_path):
 
 @pytest.mark.slow
 def test_memory_grows_with_the_batch_and_holds_the_state(tiny):
-    (found,) = bench.measure(tiny, ["memory"], 0, 1).values()
+    ((_, found),) = bench.measure(tiny, ["memory"], 0, 1)
     state = jax.eval_shape(Workload(tiny, (8, 8, 3), 4, 1).init)
     assert found["image_shape"] == (8, 8, 3)
     assert found["fixed_bytes"] >= sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
@@ -121,7 +134,45 @@ def test_memory_grows_with_the_batch_and_holds_the_state(tiny):
 
 def test_unknown_sections_are_refused(tiny):
     with pytest.raises(InputError, match=r"--only: unknown section 'speed'.*; known: ceilings, forward"):
-        bench.measure(tiny, ["speed"], 0, 1)
+        list(bench.measure(tiny, ["speed"], 0, 1))
+    assert bench.choose(["step", "forward", "step"]) == ["step", "forward"]
+    assert bench.choose([]) == list(bench.SECTIONS)
+
+
+def test_a_section_is_printed_and_written_before_the_next_begins(tmp_path, monkeypatch, capsys, tiny):
+    """A time limit loses only the section that it falls in."""
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+    out, seen = tmp_path / "bench.json", []
+
+    def look(workload):
+        seen.append((json.loads(out.read_text()), capsys.readouterr().out))
+        return {"number": 2}
+
+    monkeypatch.setattr(bench, "SECTIONS", {"first": lambda workload: {"number": 1}, "second": look})
+    monkeypatch.setattr(program.mesh, "divide_cpu", lambda *_: None)
+    flag = flags.FLAGS["config"]
+    monkeypatch.setattr(flag, "_value", tiny)
+    with flagsaver.flagsaver(out=str(out)):
+        program.main([])
+    ((written, printed),) = seen
+    assert written["first"] == {"number": 1}
+    assert "second" not in written
+    assert json.loads(printed.rstrip().removesuffix(",") + "}") == written
+    whole = json.loads(printed + capsys.readouterr().out)
+    assert whole == json.loads(out.read_text()) == written | {"second": {"number": 2}}
+
+
+def test_a_pass_of_the_copy_ceiling_reads_and_writes_its_array_once():
+    """One kernel writes it within a loop of unknown length, in the memory of the donated array."""
+    x = jnp.arange(1.0, 2**14, dtype=jnp.float32)
+    text = speed.negate_in_place.lower(x, 3).compile().as_text()
+    written = re.findall(r"= f32\[16383\]\S* (\w+)\(", text)
+    assert sorted(set(written) - {"parameter", "get-tuple-element"}) == ["fusion", "negate"]
+    assert written.count("fusion") == written.count("negate") == 1  # the latter is what the fusion does
+    assert "may-alias" in text
+    assert "known_trip_count" not in text
+    np.testing.assert_array_equal(speed.negate_in_place(jnp.copy(x), 3), -x)
 
 
 def test_flags_that_cannot_be_used_are_refused_before_anything_is_measured(tmp_path):
