@@ -3,9 +3,9 @@
 python -m fmdp.main --config=configs/mixture.py
 
 Expected time on two CPU cores: 60 s of training, 130 s of evaluation (optimal assignment).
-Expected scores (trained with 0.1.0): at every t the learned MSE is within 1.5 % of that of the exact field. In the
-middle of the curve the exact lookahead lies .5 to 4.2 % above the frontier. The exact MMSE per coordinate is .606 /
-.315 / .088 at noise levels .7 / .5 / .3.
+Expected scores: at every t the learned MSE is within 1 % of that of the exact field. In the middle of the curve the
+exact lookahead lies .5 to 4.2 % above the frontier. The exact MMSE per coordinate is .606 / .315 / .088 at noise levels
+.7 / .5 / .3.
 """
 
 from fmdp.config.defaults import default_config
