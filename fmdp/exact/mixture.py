@@ -145,7 +145,7 @@ class GaussianMixture:
     def denoise_along(self, x: Images, s: Time, times: ArrayLike) -> Array:
         """D_{s,t}(x) at all of the ascending `times` [T] >= s, from a single trajectory: [T, ..., H, W, C].
 
-        A solve ends at each of the times and goes on from there, so that nothing is interpolated. Ten times cost about as much as two solves.
+        A solve ends at each of the times and the next goes on from there, so that nothing is interpolated.
         """
         check_times(s, *np.asarray(times).tolist())
         estimates = self._solve(components.along, x, _spread(s, x), shared=jnp.asarray(times, x.dtype))
