@@ -16,6 +16,7 @@ import jax
 from fmdp.bench.caches import without_persistent_cache
 from fmdp.bench.workload import Workload
 from fmdp.parallel import data_parallel
+from fmdp.training.hyperparameters import hyperparameters
 from fmdp.training.state import make_field, make_network
 from fmdp.training.step import make_train_step
 
@@ -33,7 +34,7 @@ class Program(NamedTuple):
 
 
 def training_step(workload: Workload, devices: Sequence[jax.Device]) -> Program:
-    """The training step that a run over these devices compiles, in the configured mode, for (state, batch, key)."""
+    """The step (state, batch, key, numbers) that a run over these devices compiles, in the configured mode."""
     config = workload.config
     mode = data_parallel.make_train_mode(config.parallel.mode, devices, config.parallel.fsdp)
     state = mode.layout(jax.eval_shape(workload.init))
@@ -41,7 +42,7 @@ def training_step(workload: Workload, devices: Sequence[jax.Device]) -> Program:
     if config.parallel.mode == "pmap":
         each = (len(devices), workload.size // len(devices))
         batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*each, *x.shape[1:]), x.dtype), batch)
-    return Program(mode.compile(partial(make_train_step, config), state), (state, batch, key))
+    return Program(mode.compile(partial(make_train_step, config), state), (state, batch, key, hyperparameters(config)))
 
 
 def forward(workload: Workload) -> Program:

@@ -27,12 +27,12 @@ class Kernel(NamedTuple):
 
 def profile(workload: Workload) -> dict[str, Any]:
     """The time of the training step over all devices, and of a forward pass on one, by kind of kernel."""
-    step, state, batch = workload.compile(jax.devices())
+    step, state, batch, numbers = workload.compile(jax.devices())
     key, states = jax.random.key(0), [state]
-    trained = step.lower(state, batch, key).compile()  # type: ignore[attr-defined]
+    trained = step.lower(state, batch, key, numbers).compile()  # type: ignore[attr-defined]
 
     def one_step():
-        states[0], metrics = trained(states[0], batch, key)
+        states[0], metrics = trained(states[0], batch, key, numbers)
         return metrics
 
     forward = lowering.forward(workload)

@@ -70,8 +70,8 @@ def scaling(workload: Workload) -> dict[str, Any]:
     found, parameters = {}, sum(x.nbytes for x in jax.tree.leaves(workload.state.params))
     for count in (n for n in (1, 2, 4, 8) if n <= jax.device_count() and workload.size % n == 0):
         devices = jax.devices()[:count]
-        step, state, batch = workload.compile(devices)
-        program = step.lower(state, batch, jax.random.key(0)).compile()  # type: ignore[attr-defined]
+        step, state, batch, numbers = workload.compile(devices)
+        program = step.lower(state, batch, jax.random.key(0), numbers).compile()  # type: ignore[attr-defined]
         exchanged = collectives.collective_bytes(program.as_text())
         taken = median_seconds(workload.rounds, step=workload.run(devices))["step"]
         found[str(count)] = {

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from fmdp import data
 from fmdp.flow.diagonal_rows import Rows
 from fmdp.parallel import data_parallel
+from fmdp.training.hyperparameters import Hyperparameters, hyperparameters
 from fmdp.training.state import TrainState, init_state, make_field, make_network
 from fmdp.training.step import make_train_step
 
@@ -26,6 +27,7 @@ class Compiled(NamedTuple):
     step: Callable[..., Any]
     state: TrainState
     batch: Rows
+    numbers: Hyperparameters
 
 
 @dataclass(frozen=True)
@@ -74,19 +76,20 @@ class Workload:
         return {"image": self.images, "row": jnp.arange(self.size, dtype=jnp.int32)}
 
     def compile(self, devices: Sequence[jax.Device]) -> Compiled:
-        """The training step over some devices, with a state and a batch placed there."""
+        """The training step over some devices, with its inputs placed there."""
         mode = data_parallel.make_train_mode(self.config.parallel.mode, devices, self.config.parallel.fsdp)
         state = mode.place_state(jax.tree.map(jnp.copy, self.state))
         step = mode.compile(partial(make_train_step, self.config), state)
-        return Compiled(step, state, mode.place_batch(jax.device_get(self.batch())))
+        batch, numbers = mode.place_batch(jax.device_get(self.batch())), mode.place_state(hyperparameters(self.config))
+        return Compiled(step, state, batch, numbers)
 
     def run(self, devices: Sequence[jax.Device], fresh: Callable[[], Any] | None = None) -> Callable[[], Any]:
         """A function that takes one more training step over some devices, on the same batch or on fresh ones."""
-        step, *states, batch = self.compile(devices)
+        step, *states, batch, numbers = self.compile(devices)
         key = jax.random.key(0)
 
         def once():
-            states[0], metrics = step(states[0], fresh() if fresh else batch, key)
+            states[0], metrics = step(states[0], fresh() if fresh else batch, key, numbers)
             return metrics
 
         return once

@@ -1,15 +1,13 @@
 """Programs of the command line: every mistake of a user ends in one line on standard error and exit code 2."""
 
-import os
-import pathlib
 import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-import jax
 from absl import app
 
+from fmdp.cli.compile_cache import use_compile_cache
 from fmdp.cli.flags import parse_flags
 from fmdp.data.decoding import ignore_metadata_warnings
 from fmdp.errors import InputError, printable
@@ -17,15 +15,14 @@ from fmdp.io.files import is_disk_full
 from fmdp.parallel import cluster
 
 MAX_LENGTH = 1000  # of a message, in characters
-MIN_CACHED_SECONDS = "jax_persistent_cache_min_compile_time_secs"
 
 
 def run_program(program: Callable[[list[str]], None]) -> None:
     """Parse the flags, run a program, and translate its errors."""
-    _use_compilation_cache()
     ignore_metadata_warnings()
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # file names may hold any bytes
     try:
+        use_compile_cache()
         cluster.run_process(lambda: app.run(program, flags_parser=parse_flags))
     except InputError as error:
         exit_with_message(str(error))
@@ -45,11 +42,3 @@ def exit_with_message(message: str) -> NoReturn:
     """End the program with one line on standard error and exit code 2."""
     print(f"fmdp: {printable(message)[:MAX_LENGTH]}", file=sys.stderr)
     sys.exit(2)
-
-
-def _use_compilation_cache() -> None:
-    """Keep compiled programs in ~/.cache/fmdp/jax, unless the environment says otherwise."""
-    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", pathlib.Path.home() / ".cache" / "fmdp" / "jax")
-    jax.config.update("jax_compilation_cache_dir", str(cache))
-    if MIN_CACHED_SECONDS.upper() not in os.environ:  # many small programs take as long as a large one
-        jax.config.update(MIN_CACHED_SECONDS, 0.0)

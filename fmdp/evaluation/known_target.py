@@ -7,6 +7,8 @@ bracketed otherwise (`fmdp.exact.frontier`).
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -86,7 +88,12 @@ def exact_lookahead(target: Target, noisy: np.ndarray, s: float, times: np.ndarr
     x = jnp.asarray(noisy)
     if isinstance(target, GaussianMixture):
         return np.asarray(target.denoise_along(x, s, times))
-    return np.asarray(jax.jit(jax.vmap(lambda t: denoise(target.average_field, x, s, t)))(jnp.asarray(times, x.dtype)))
+    return np.asarray(_lookahead(target, x, s, jnp.asarray(times, x.dtype)))
+
+
+@jax.jit
+def _lookahead(target: Gaussian, x: Array, s: Array | float, times: Array) -> Array:
+    return jax.vmap(lambda t: denoise(target.average_field, x, s, t))(times)
 
 
 def locate_points(
@@ -239,14 +246,7 @@ def plug_and_play_law(
     clean = target.sample(image_key, 1)[0]
     mean, total = jnp.asarray(target.mean, clean.dtype), float(np.sum(target.eigenvalues))
 
-    @jax.jit
-    def settle(x, mask, t, noise):
-        def step(x, key):
-            z = x - mask * (x - clean)
-            eps = noise * jax.random.normal(key, x.shape)
-            return denoise(target.average_field, s * z + (1 - s) * eps, s, t), None
-
-        return jax.lax.scan(step, x, jax.random.split(noise_key, 400))[0]
+    settle = partial(_settle, target, clean, noise_key, s)
 
     def energy(x):
         return float(jnp.sum((x - mean) ** 2) / jnp.sum((clean - mean) ** 2))
@@ -262,3 +262,17 @@ def plug_and_play_law(
             row[f"{name}_run"] = float(settle(start, shown, t, 1.0).var(0).sum() / total)
         rows.append(StationaryLaw(**row))
     return rows
+
+
+@jax.jit
+def _settle(
+    target: Gaussian, clean: Array, noise_key: PRNGKey, s: Any, x: Array, mask: Any, t: Any, noise: Any
+) -> Array:
+    """Where plug-and-play at the times (s, t) ends from x after 400 steps, with renoising scaled by `noise`."""
+
+    def step(x, key):
+        z = x - mask * (x - clean)
+        eps = noise * jax.random.normal(key, x.shape)
+        return denoise(target.average_field, s * z + (1 - s) * eps, s, t), None
+
+    return jax.lax.scan(step, x, jax.random.split(noise_key, 400))[0]

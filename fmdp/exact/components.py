@@ -15,6 +15,7 @@ from jax import Array
 from fmdp.exact.gaussian import marginal_variance
 
 STATIC = ("image_shape", "tolerance", "chunk", "adjoint")
+MAX_STEPS = 4096  # of a solve
 
 
 @jax.tree_util.register_dataclass
@@ -76,7 +77,13 @@ def draw(c: Components, noise: Array, label: Array) -> Array:
 def along(c: Components, x: Array, s: Array, times: Array) -> Array:
     """D_{s,t}(x) at all times [T], [T, n]: v(x, s, t) is the integral so far, divided by its share of the interval."""
     shares = jnp.clip((times - s) / jnp.where(s < 1, 1 - s, 1), 0, 1)
-    gathered = _mean_velocity(c, x, s, jnp.ones_like(s), shares)
+    starts, one = jnp.concatenate([jnp.zeros(1, x.dtype), shares[:-1]]), jnp.ones_like(s)
+
+    def extend(v, interval):
+        v = _advance(c, x, s, one, v, *interval)
+        return v, v
+
+    _, gathered = jax.lax.scan(extend, jnp.zeros_like(x), (starts, shares))
     near = shares[:, None] > 0
     v = jnp.where(near, gathered / jnp.where(near, shares[:, None], 1), velocity(c, x, s))
     return x + (1 - s) * v
@@ -107,32 +114,31 @@ def posterior_variance(c: Components, x: Array, t: Array) -> Array:
 
 def average(c: Components, x: Array, s: Array, t: Array) -> Array:
     """v(x, s, t), [n]."""
-    return _mean_velocity(c, x, s, t, None)[0]
+    return _advance(c, x, s, t, jnp.zeros_like(x), 0.0, 1.0)
 
 
-def _mean_velocity(c: Components, x: Array, s: Array, t: Array, shares: Array | None) -> Array:
-    """dv/du = b(x + (t - s) v, s + u (t - s)) for u from 0 to 1, at the `shares` u or at the end: [T, n] or [1, n].
+def _advance(c: Components, x: Array, s: Array, t: Array, v: Array, start: Array | float, end: Array | float) -> Array:
+    """dv/du = b(x + (t - s) v, s + u (t - s)) from v at u = start to u = end: from 0 to 1 it gives v(x, s, t), [n].
 
-    There is no division by t - s, so that the end is exact at t = s. A step ends at every share, without interpolation.
+    There is no division by t - s, so that the end is exact at t = s. Where a solve takes more than MAX_STEPS steps, the
+    result is not a number.
     """
 
     def speed(u, v, _):
         return velocity(c, x + (t - s) * v, s + u * (t - s))
 
-    controller = diffrax.PIDController(rtol=c.tolerance, atol=c.tolerance)
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(speed),
         diffrax.Tsit5(),
-        t0=0.0,
-        t1=1.0,
+        t0=start,
+        t1=end,
         dt0=None,
-        y0=jnp.zeros_like(x),
-        saveat=diffrax.SaveAt(t1=True) if shares is None else diffrax.SaveAt(ts=shares),
-        stepsize_controller=controller
-        if shares is None
-        else diffrax.ClipStepSizeController(controller, step_ts=shares),
+        y0=v,
+        saveat=diffrax.SaveAt(t1=True),
+        stepsize_controller=diffrax.PIDController(rtol=c.tolerance, atol=c.tolerance),
         adjoint=c.adjoint,
-        max_steps=4096,
+        max_steps=MAX_STEPS,
+        throw=False,  # it would call the host, and a program that does so is never kept in the compile cache
     )
     assert solution.ys is not None
-    return solution.ys
+    return jnp.where(solution.result == diffrax.RESULTS.successful, solution.ys[0], jnp.nan)

@@ -115,7 +115,7 @@ class GaussianMixture:
         """v(x, s, t), a pytree, by an adaptive solve to the attribute `tolerance`; exact at t = s.
 
         It takes x [..., H, W, C] and 0 <= s <= t <= 1, scalars or of the leading shape of x, and raises InputError for
-        other times.
+        other times, and where a solve does not reach its end. Under a transformation, the result is then not a number.
         """
         return Partial(_average_field, self)
 
@@ -144,7 +144,7 @@ class GaussianMixture:
     def denoise_along(self, x: Images, s: Time, times: ArrayLike) -> Array:
         """D_{s,t}(x) at all of the ascending `times` [T] >= s, from a single trajectory: [T, ..., H, W, C].
 
-        A step ends at each of the times, so that nothing is interpolated. Ten times cost about as much as two solves.
+        A solve ends at each of the times and the next goes on from there, so that nothing is interpolated.
         """
         check_times(s, *np.asarray(times).tolist())
         estimates = self._solve(components.along, x, *broadcast_times(x, s), shared=jnp.asarray(times, x.dtype))
@@ -164,7 +164,13 @@ class GaussianMixture:
         return float(variance.mean()), float(variance.std(ddof=1) / math.sqrt(n))
 
     def _solve(self, function: Callable, x: Array, *each: Array, shared: Array | None = None) -> Array:
-        return components.in_chunks(function, self._components(x.dtype), x, *each, shared=shared)
+        found = components.in_chunks(function, self._components(x.dtype), x, *each, shared=shared)
+        if not isinstance(found, jax.core.Tracer) and jnp.isnan(found).any():
+            reason = f"the images are not finite, or {components.MAX_STEPS} steps were not enough"
+            raise InputError(
+                f"the exact flow has no end at tolerance={self.tolerance:g} ({reason}): raise the tolerance"
+            )
+        return found
 
     def _components(self, dtype) -> components.Components:
         """The components as arrays of this type on the device, computed once if the values are known."""

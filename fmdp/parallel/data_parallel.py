@@ -45,7 +45,7 @@ class TrainMode(Protocol):
         """The contiguous rows of a batch that this process holds, on its devices."""
 
     def compile(self, make_step: Callable[[GradientTransform], Callable], state: Any) -> Callable:
-        """The compiled step (state, batch, key) -> (state, metrics) of states like this one; it donates its state.
+        """The compiled step (state, batch, key, numbers) -> (state, metrics) of such states; it donates its state.
 
         Args:
           make_step: builds the step from the transform that takes a gradient over the devices.
@@ -100,7 +100,7 @@ class JitMode:
         shardings, everywhere = jax.tree.map(lambda x: x.sharding, state), NamedSharding(self.mesh, P())
         return jax.jit(
             make_step(self._over_devices),
-            in_shardings=(shardings, self._rows, everywhere),
+            in_shardings=(shardings, self._rows, everywhere, everywhere),
             out_shardings=(shardings, everywhere),
             donate_argnums=0,
         )
@@ -163,7 +163,7 @@ class PmapMode:
         return jax.pmap(
             make_step(self._over_devices),
             AXIS,
-            in_axes=(None, 0, None),
+            in_axes=(None, 0, None, None),
             out_axes=None,
             devices=self.mesh.devices.tolist(),
             donate_argnums=0,

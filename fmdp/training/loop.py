@@ -16,11 +16,13 @@ from fmdp.errors import InputError
 from fmdp.parallel import preemption
 from fmdp.parallel.data_parallel import TrainMode, make_train_mode
 from fmdp.training.checkpoint import Checkpoints, has_checkpoint
+from fmdp.training.hyperparameters import hyperparameters
 from fmdp.training.reporter import Reporter
 from fmdp.training.rollback import Rollback
 from fmdp.training.saver import Saver
 from fmdp.training.state import TrainState, init_state
 from fmdp.training.step import make_train_step
+from fmdp.types import PRNGKey
 
 
 def fit(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tuple[TrainState, dict[str, Any]]:
@@ -38,26 +40,27 @@ def fit(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tuple
     steps, image_shape = config.train.steps, images.shape[1:]
     init_key, key = jax.random.split(jax.random.key(config.seed))
     mode = _train_mode(config)
-    initial = functools.partial(init_state, config, image_shape, init_key)
-    shapes = mode.layout(jax.eval_shape(initial))
+    initial = functools.partial(init_state, config, image_shape)
+    shapes = mode.layout(jax.eval_shape(initial, init_key))
     with (
         preemption.watch_signals() as requested_signal,  # outermost: the last checkpoint is written after the last step
         contextlib.closing(_batches(config, images)) as batches,
         Checkpoints(workdir, config) as checkpoints,
     ):
-        state, progress = _latest_state(initial, shapes, checkpoints, batches, workdir)
+        state, progress = _latest_state(initial, init_key, shapes, checkpoints, batches, workdir)
         start = progress["steps"]
         if start >= steps:
             print(f"already trained for {start} steps, not training again", flush=True)
             return state, progress
         state = mode.place_state(state)
         train_step = mode.compile(functools.partial(make_train_step, config), state)
+        numbers = mode.place_state(hyperparameters(config))
         records = functools.partial(data.records, images, config.train.batch_size, config.seed)
         rollback = Rollback(checkpoints, shapes.saved(), min(config.train.max_consecutive_skips, steps), records)
         saver = Saver(config, checkpoints, batches, image_shape, progress["seconds"])
         with Reporter(config, workdir, start, rollback.observe) as reporter:
             for step in range(start + 1, steps + 1):
-                state, metrics = train_step(state, mode.place_batch(next(batches)), key)
+                state, metrics = train_step(state, mode.place_batch(next(batches)), key, numbers)
                 signal_number, last = requested_signal(step), step == steps
                 saving = saver.is_due(step) or signal_number > 0
                 scalars = reporter.report(step, metrics, now=saving)
@@ -84,11 +87,16 @@ def _batches(config: ConfigDict, images: data.Images) -> Batches:
 
 
 def _latest_state(
-    initial: Callable[[], TrainState], shapes: Any, checkpoints: Checkpoints, batches: Batches, workdir: pathlib.Path
+    initial: Callable[[PRNGKey], TrainState],
+    key: PRNGKey,
+    shapes: Any,
+    checkpoints: Checkpoints,
+    batches: Batches,
+    workdir: pathlib.Path,
 ) -> tuple[TrainState, dict[str, Any]]:
     """The state to begin with, over all devices, and its progress; the batches continue from there."""
     if checkpoints.latest_step is None:
-        state = jax.jit(initial, out_shardings=jax.tree.map(lambda x: x.sharding, shapes))()
+        state = jax.jit(initial, out_shardings=jax.tree.map(lambda x: x.sharding, shapes))(key)
         print(parameter_overview.get_parameter_overview(state.params, include_stats=False), flush=True)
         return state, {"steps": 0, "seconds": 0.0}
     saved, progress = checkpoints.restore(shapes.saved(), batches, set_aside=True)

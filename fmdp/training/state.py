@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from fmdp import networks
 from fmdp.networks.log_variance import LogVariance
+from fmdp.training.hyperparameters import Hyperparameters, hyperparameters, learning_rate
 from fmdp.types import AverageField, PRNGKey
 
 
@@ -72,21 +73,16 @@ def _apply(network: nn.Module) -> Callable[..., Array]:
     return cast(Callable[..., Array], network.apply)
 
 
-def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """Clipped Adam (AdamW with weight decay) with warm-up and cosine decay; the log-variance learns slower."""
+def make_optimizer(config: ConfigDict, numbers: Hyperparameters) -> optax.GradientTransformation:
+    """Clipped AdamW at these numbers, which may be traced; the log-variance learns slower."""
     c = config.optimizer
-    if c.decay:
-        warmup = min(c.warmup_steps, config.train.steps // 2)
-        schedule = optax.warmup_cosine_decay_schedule(0.0, c.learning_rate, warmup, config.train.steps)
-    else:
-        schedule = optax.linear_schedule(0.0, c.learning_rate, max(c.warmup_steps, 1))
     slower = optax.partition(
         {"network": optax.identity(), "log_variance": optax.scale(config.loss.weight_learning_rate)},
         lambda params: {name: name for name in params},
     )
     return optax.chain(
         optax.clip_by_global_norm(c.clip_norm),
-        optax.adamw(schedule, b1=c.b1, b2=c.b2, weight_decay=c.weight_decay),
+        optax.adamw(functools.partial(learning_rate, numbers), c.b1, c.b2, weight_decay=numbers.weight_decay),
         slower,
     )
 
@@ -98,6 +94,6 @@ def init_state(config: ConfigDict, image_shape: tuple[int, ...], key: PRNGKey) -
     params = {"network": make_network(config).init(network_key, jnp.zeros(image_shape), time, time)["params"]}
     if config.loss.weighting == "learned":
         params["log_variance"] = LogVariance().init(weight_key, time, time)["params"]
-    opt_state = make_optimizer(config).init(params)
+    opt_state = make_optimizer(config, hyperparameters(config)).init(params)
     ema = jax.tree.map(jnp.copy, params["network"])  # no shared buffers, so that a step may take the state over
     return TrainState(jnp.zeros((), jnp.int32), params, ema, opt_state, skipped=jnp.zeros(2, jnp.int32))

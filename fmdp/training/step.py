@@ -14,6 +14,7 @@ from fmdp.flow.diagonal_rows import Rows, split_rows
 from fmdp.flow.times import kronecker_times
 from fmdp.networks.log_variance import LogVariance
 from fmdp.parallel.data_parallel import GradientTransform
+from fmdp.training.hyperparameters import hyperparameters
 from fmdp.training.state import TrainState, make_field, make_network, make_optimizer
 from fmdp.types import AverageField, PRNGKey
 
@@ -93,26 +94,27 @@ def accumulate(gradient: Callable[..., Any], parts: int) -> Callable[..., Any]:
 
 def make_train_step(
     config: ConfigDict, over_devices: GradientTransform = lambda gradient: gradient
-) -> Callable[[TrainState, Rows, PRNGKey], tuple[TrainState, Metrics]]:
-    """One step of training: (state, batch, key) -> (state, metrics).
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """One step of training: (state, batch, key, numbers) -> (state, metrics).
 
     The key is that of the run; each step folds its number in, so resuming needs no saved key. Where the loss or the
-    gradient is not finite, only the step number and the count of skipped updates change.
+    gradient is not finite, only the step number and the count of skipped updates change. The numbers are those of the
+    configuration by default; under jit they are then constants, and a change of them compiles anew.
 
     Args:
       over_devices: turns the gradient on one device's rows into that of the whole batch (`TrainMode.compile`).
     """
     gradient = jax.value_and_grad(make_loss(config), has_aux=True)
     gradient = over_devices(accumulate(gradient, config.train.grad_accumulation_steps))
-    optimizer = make_optimizer(config)
-    decay = 0.5 ** (config.train.batch_size / config.ema.half_life)
+    of_config = hyperparameters(config)
 
-    def train_step(state, batch, key):
+    def train_step(state, batch, key, numbers=of_config):
+        optimizer = make_optimizer(config, numbers)
         (_, metrics), grads = gradient(state.params, batch, jax.random.fold_in(key, state.step))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         # A young average forgets its random start quickly.
-        rate = jnp.minimum(decay, (1.0 + state.step) / (10.0 + state.step))
+        rate = jnp.minimum(numbers.ema_decay, (1.0 + state.step) / (10.0 + state.step))
         ema = optax.incremental_update(params["network"], state.ema, 1 - rate)
         gradient_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(gradient_norm)

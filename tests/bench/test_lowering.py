@@ -53,8 +53,9 @@ def test_the_step_that_is_counted_is_the_one_that_trains(tiny, mode):
     assert "state" not in vars(workload)  # nothing was allocated
     assert "images" not in vars(workload)
     vars(workload)["state"] = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(workload.init))
-    step, *inputs = workload.compile(jax.devices()[:1])
-    assert planned.function.lower(*planned.inputs).as_text() == step.lower(*inputs, jax.random.key(0)).as_text()
+    step, state, batch, numbers = workload.compile(jax.devices()[:1])
+    lowered = step.lower(state, batch, jax.random.key(0), numbers)
+    assert planned.function.lower(*planned.inputs).as_text() == lowered.as_text()
 
 
 @pytest.mark.slow

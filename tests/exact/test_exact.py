@@ -10,6 +10,7 @@ import pytest
 import sklearn.datasets
 from scipy.integrate import solve_ivp
 
+from fmdp.errors import InputError
 from fmdp.exact import Gaussian, GaussianMixture, fixed_point, stationary_covariance
 from fmdp.exact.components import in_chunks
 from fmdp.flow import losses
@@ -255,6 +256,22 @@ def test_targets_of_equal_shape_share_one_compilation_and_none_is_kept_alive(kin
     gc.collect()
     assert first() is None
     assert second() is None
+
+
+@pytest.mark.slow
+def test_the_solve_calls_no_host_so_that_its_program_can_be_kept_in_the_compile_cache():
+    target, x = small_mixture(), jnp.zeros((2, *SHAPE))
+    solves = lambda x: target.average_field(x, 0.2, 0.9), lambda x: target.denoise_along(x, 0.2, np.array([0.5, 0.9]))
+    for solve in solves:
+        assert "callback" not in jax.jit(solve).lower(x).as_text()
+
+
+@pytest.mark.slow
+def test_a_solve_that_does_not_end_is_reported_or_under_a_transformation_not_a_number():
+    field, x = small_mixture(tolerance=1e-30).average_field, jnp.ones((2, *SHAPE))
+    with pytest.raises(InputError, match=r"no end at tolerance=1e-30 .*4096 steps.*: raise the tolerance"):
+        field(x, 0.2, 0.9)
+    assert np.isnan(jax.jit(field)(x, 0.2, 0.9)).all()
 
 
 @pytest.mark.slow

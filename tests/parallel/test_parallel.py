@@ -142,6 +142,7 @@ def test_one_gradient_is_exchanged_a_step_the_state_used_up_and_batches_do_not_f
         from fmdp.bench import collectives
         from fmdp.parallel import batching
         from fmdp.parallel import data_parallel
+        from fmdp.training.hyperparameters import hyperparameters
         from fmdp.training.state import init_state
         from fmdp.training.step import make_train_step
         from tests.training.test_loop import IMAGES, small_config
@@ -154,7 +155,8 @@ def test_one_gradient_is_exchanged_a_step_the_state_used_up_and_batches_do_not_f
             state = run.place_state(init_state(c, IMAGES.shape[1:], jax.random.key(0)))
             step = run.compile(lambda spread: make_train_step(c, spread), state)
             batch = run.place_batch(next(data.batches(IMAGES, 32, 0)))
-            text = step.lower(state, batch, jax.random.key(1)).compile().as_text()
+            inputs = state, batch, jax.random.key(1), hyperparameters(c)
+            text = step.lower(*inputs).compile().as_text()
             params = jax.tree.leaves(state.params)
             gradient, metrics = sum(x.nbytes for x in params), 3 * 4
             shards = [x.nbytes for x in params if mode == "fsdp" and not x.sharding.is_fully_replicated]
@@ -164,7 +166,7 @@ def test_one_gradient_is_exchanged_a_step_the_state_used_up_and_batches_do_not_f
                 wanted |= {"all-gather": sharded, "reduce-scatter": sharded // n}
             assert collectives.collective_bytes(text) == wanted, (mode, n)
             assert bool(sharded) == (mode == "fsdp" and n > 1), (mode, n)
-            step(state, batch, jax.random.key(1))
+            step(*inputs)
             assert all(x.is_deleted() for x in jax.tree.leaves(state)), (mode, n)
         x = np.arange(42.0, dtype=np.float32).reshape(21, 2)
         double = batching.in_batches(jax.jit(lambda x: {"y": (2 * x)[None]}), x, 5, axis=1)

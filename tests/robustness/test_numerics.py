@@ -87,6 +87,7 @@ def test_all_devices_skip_what_one_of_them_finds_not_finite():
         from fmdp import data
         from fmdp.parallel import mesh
         from fmdp.parallel import data_parallel
+        from fmdp.training.hyperparameters import hyperparameters
         from fmdp.training.state import init_state
         from fmdp.training.step import make_train_step
         from tests.robustness.test_numerics import BATCH, assert_same, config_of_one_epoch, leaves, spoiled
@@ -101,7 +102,7 @@ def test_all_devices_skip_what_one_of_them_finds_not_finite():
             step = run.compile(lambda spread: make_train_step(c, spread), state)
             batches, states = data.batches(images, BATCH, 0), []
             for _ in range(4):
-                state, metrics = step(state, run.place_batch(next(batches)), jax.random.key(1))
+                state, metrics = step(state, run.place_batch(next(batches)), jax.random.key(1), hyperparameters(c))
                 states.append(leaves((state.params, state.ema, state.opt_state)))
             assert_same(states[1], states[2])
             assert [int(x) for x in leaves(state.skipped)[0]] == [0, 1]

@@ -18,6 +18,7 @@ from fmdp.parallel import data_parallel
 from fmdp.training import checkpoint, loop
 from fmdp.training import step as train_step
 from fmdp.training.checksum import checksums
+from fmdp.training.hyperparameters import hyperparameters
 from fmdp.training.state import init_state, make_field, make_network
 from fmdp.training.step import make_loss, make_train_step
 
@@ -47,7 +48,7 @@ def one_step(c, mode="jit", devices=None, fsdp=False):
     step = run.compile(lambda spread: make_train_step(c, spread), state)
     batches = data.batches(IMAGES, c.train.batch_size, 0)
     for _ in range(3):
-        state, metrics = step(state, run.place_batch(next(batches)), jax.random.key(1))
+        state, metrics = step(state, run.place_batch(next(batches)), jax.random.key(1), hyperparameters(c))
     return state, metrics
 
 
