@@ -8,6 +8,8 @@ import functools
 import math
 import operator
 from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -31,10 +33,15 @@ def _positions(time: Array, channels: int) -> Array:
 # Resampling is a sum of a few shifted arrays. It is elementwise, so that XLA fuses it, unlike a depthwise convolution.
 
 
+def _pad(x: Array, width: int, axis: int) -> Array:
+    """Zeros before and after x along this axis, `width` of each."""
+    return lax.pad(x, jnp.zeros((), x.dtype), [(width, width, 0) if a == axis else (0, 0, 0) for a in range(x.ndim)])
+
+
 def halve(x: Array, taps: Sequence[float], axis: int) -> Array:
     """y[i] = sum_k taps[k] x[2i + k - pad] along this axis, of even size, with pad = (len(taps) - 1) // 2."""
     size, pad = x.shape[axis], (len(taps) - 1) // 2
-    x = jnp.pad(x, [(pad, pad) if a == axis else (0, 0) for a in range(x.ndim)])
+    x = _pad(x, pad, axis)
     terms = (tap * lax.slice_in_dim(x, k, k + size - 1, 2, axis) for k, tap in enumerate(taps))
     return functools.reduce(operator.add, terms)
 
@@ -42,7 +49,7 @@ def halve(x: Array, taps: Sequence[float], axis: int) -> Array:
 def double(x: Array, taps: Sequence[float], axis: int) -> Array:
     """Twice the transpose of `halve` along this axis, so that constants are preserved."""
     size, pad, reach = x.shape[axis], (len(taps) - 1) // 2, len(taps) // 2
-    padded = jnp.pad(x, [(reach, reach) if a == axis else (0, 0) for a in range(x.ndim)])
+    padded = _pad(x, reach, axis)
 
     def pixels(parity):
         """The even or the odd elements of y[i] = 2 sum_j taps[i + pad - 2j] x[j]."""
@@ -54,34 +61,84 @@ def double(x: Array, taps: Sequence[float], axis: int) -> Array:
     return jnp.stack([pixels(0), pixels(1)], axis + 1).reshape(shape)
 
 
+@lru_cache
 def _resampler(step: Callable[[Array, Sequence[float], int], Array], taps: Sequence[float]) -> Callable[[Array], Array]:
     taps = [tap / sum(taps) for tap in taps]
-    return lambda x: step(step(x, taps, 1), taps, 2)
+    return jax.jit(lambda x: step(step(x, taps, 1), taps, 2))
+
+
+def _group_mean(x: Array, groups: int) -> Array:
+    """The mean of [n, H, W, C] over space and each group of channels, as [n, 1, 1, C].
+
+    XLA is fast at a reduction over the two spatial axes, so the mean over the group is taken of that.
+    """
+    *_, height, width, channels = x.shape
+    size = channels // groups
+    total = x.sum((1, 2)).reshape(-1, groups, size).sum(-1)
+    return jnp.repeat(total / (height * width * size), size, axis=-1)[:, None, None]
+
+
+# The moments are differentiated by rules of our own: two sums over the pixels, and the rest once per channel.
+# Automatic differentiation gives several times as many operations, above all to derivatives of derivatives.
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _normalize(x: Array, groups: int) -> tuple[Array, Array]:
+    """(x - mean) * rate for x [n, H, W, C], and the rate 1 / deviation [n, 1, 1, C]."""
+    mean = _group_mean(x, groups)
+    rate = lax.rsqrt(jnp.maximum(_group_mean(x * x, groups) - mean**2, 0.0) + 1e-6)
+    return x * rate - mean * rate, rate
+
+
+@_normalize.defjvp
+def _normalize_jvp(groups, primals, tangents):
+    (x,), (dx,) = primals, tangents
+    y, rate = _normalize(x, groups)
+    turn = rate * _group_mean(y * dx, groups)
+    return (y, rate), (rate * dx - turn * y - rate * _group_mean(dx, groups), -rate * turn)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _affine_norm(x: Array, gain: Array, offset: Array, groups: int) -> Array:
+    """The affine function gain y + offset of the normalised x [n, H, W, C]; gain and offset are [n, 1, 1, C]."""
+    return gain * _normalize(x, groups)[0] + offset
+
+
+@_affine_norm.defjvp
+def _affine_norm_jvp(groups, primals, tangents):
+    (x, gain, offset), (dx, dgain, doffset) = primals, tangents
+    y, rate = _normalize(x, groups)
+    slope = gain * rate
+    dz = slope * dx + (dgain - slope * _group_mean(y * dx, groups)) * y + (doffset - slope * _group_mean(dx, groups))
+    return gain * y + offset, dz
+
+
+@partial(jax.jit, static_argnames=("groups", "activate", "dtype"))
+def _group_norm(x, weight, bias, scale, shift, groups, activate, dtype):
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    gain, offset, _ = jnp.broadcast_arrays(weight * (1 + scale), bias * (1 + scale) + shift, x[:, 0, 0])
+    z = _affine_norm(x, gain[:, None, None], offset[:, None, None], groups)
+    return (nn.silu(z) if activate else z).astype(dtype)
 
 
 class GroupNorm(nn.Module):
-    """x normalised over space and groups of channels, then times (1 + scale) plus shift, in float32.
+    """silu(z) for z = x normalised over space and groups of channels, times (1 + scale), plus shift, in float32.
 
-    The moments are computed per channel first and over the group afterwards. XLA is fast at a reduction over the two
-    spatial axes, and all that remains is one multiplication and one addition per pixel.
+    Attributes:
+      dtype: of the result.
+      activate: whether to apply silu; z is returned otherwise.
     """
+
+    dtype: Any
+    activate: bool = True
 
     @nn.compact
     def __call__(self, x: Array, scale: Array | float = 0.0, shift: Array | float = 0.0) -> Array:
         channels = x.shape[-1]
         groups = math.gcd(channels, min(32, max(channels // 4, 1)))
-        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-        def moment(values):
-            mean = values.mean((1, 2)).reshape(-1, groups, channels // groups).mean(-1)
-            return jnp.repeat(mean, channels // groups, axis=-1)
-
-        mean = moment(x)
-        deviation = jnp.sqrt(jnp.maximum(moment(x * x) - mean**2, 0.0) + 1e-6)
-        gain = self.param("scale", nn.initializers.ones, (channels,)) / deviation
-        offset = self.param("bias", _zeros, (channels,)) - mean * gain
-        gain, offset = gain * (1 + scale), offset * (1 + scale) + shift
-        return x * gain[:, None, None] + offset[:, None, None]
+        weight = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", _zeros, (channels,))
+        return _group_norm(x, weight, bias, scale, shift, groups, self.activate, self.dtype)
 
 
 class Block(nn.Module):
@@ -105,10 +162,10 @@ class Block(nn.Module):
         def conv(name, init=_kernel):
             return nn.Conv(self.channels, (3, 3), dtype=dtype, kernel_init=init, name=name)
 
-        h = nn.silu(GroupNorm(name="norm0")(x)).astype(dtype)
+        h = GroupNorm(dtype, name="norm0")(x)
         h = conv("conv0")(resample(h))
         modulation = nn.Dense((1 + self.adaptive) * self.channels, kernel_init=_kernel, name="affine")(embedding)
-        h = nn.silu(GroupNorm(name="norm1")(h, *jnp.split(modulation, 1 + self.adaptive, axis=-1))).astype(dtype)
+        h = GroupNorm(dtype, name="norm1")(h, *jnp.split(modulation, 1 + self.adaptive, axis=-1))
         h = nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))(h)
         h = conv("conv1", _zeros)(h)
         if self.resample or x.shape[-1] != self.channels:
@@ -117,11 +174,18 @@ class Block(nn.Module):
         if not self.attention:
             return x
 
-        pixels = GroupNorm(name="norm2")(x).astype(dtype).reshape(len(x), -1, 1, self.channels)
+        pixels = GroupNorm(dtype, activate=False, name="norm2")(x).reshape(len(x), -1, 1, self.channels)
         q, k, v = jnp.split(dense(3 * self.channels, "qkv")(pixels), 3, axis=-1)
         # The fused kernels have no jvp, which the Lagrangian and Eulerian losses need. Softmax is in float32.
         h = jax.nn.dot_product_attention(q, k, v, implementation="xla")
         return (x + dense(self.channels, "proj", _zeros)(h).reshape(x.shape)) * math.sqrt(0.5)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _apply(block: Block, remat: bool, params: Any, x: Array, embedding: Array, rngs: dict[str, Array]) -> Array:
+    """A block at given parameters. Equal blocks are traced and lowered once, and their programs stay small."""
+    apply: Callable[..., Any] = jax.checkpoint(block.apply) if remat else block.apply
+    return apply({"params": params}, x, embedding, rngs=rngs)
 
 
 class UNet(nn.Module):
@@ -174,8 +238,7 @@ class UNet(nn.Module):
         precise = jnp.promote_types(x.dtype, jnp.float32)
         s, t = (jnp.broadcast_to(jnp.asarray(time, precise), batch).reshape(-1) for time in (s, t))
         h = x.reshape(-1, height, width, colours)
-        down, up = (_resampler(step, self.resampling) for step in (halve, double))
-        kind = nn.remat(Block) if self.remat else Block
+        down, up = (_resampler(step, tuple(self.resampling)) for step in (halve, double))
 
         later, first = (_positions(self.time_scale * time, 2 * self.channels) for time in (t - s, s))
         times = later + first
@@ -183,7 +246,11 @@ class UNet(nn.Module):
             times = nn.silu(nn.Dense(4 * self.channels, kernel_init=_kernel, name=f"map_layer{i}")(times))
 
         def block(h, name, channels, attention=False, resample=None):
-            return kind(channels, attention, resample, self.adaptive, self.dropout, self.dtype, name=name)(h, times)
+            options = channels, attention, resample, self.adaptive, self.dropout, self.dtype
+            if self.is_initializing():
+                return Block(*options, name=name)(h, times)
+            rngs = {"dropout": self.make_rng("dropout")} if self.has_rng("dropout") else {}
+            return _apply(Block(*options, parent=None), self.remat, self.variables["params"][name], h, times, rngs)
 
         def attends(level):
             return self.resolution >> level in self.attention
@@ -208,6 +275,6 @@ class UNet(nn.Module):
                 last = i == self.blocks
                 h = block(h, f"dec_{level}_block{i}", multiplier * self.channels, attends(level) and last)
 
-        h = nn.silu(GroupNorm(name="dec_0_aux_norm")(h))
+        h = GroupNorm(precise, name="dec_0_aux_norm")(h)
         v = nn.Conv(colours, (3, 3), kernel_init=_zeros, name="dec_0_aux_conv")(h)
         return v.astype(x.dtype).reshape(x.shape)
