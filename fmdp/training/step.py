@@ -14,8 +14,9 @@ from fmdp.flow.diagonal_rows import Rows, split_rows
 from fmdp.flow.times import kronecker_times
 from fmdp.networks.log_variance import LogVariance
 from fmdp.parallel.data_parallel import GradientTransform
-from fmdp.training.hyperparameters import hyperparameters
+from fmdp.training.hyperparameters import Hyperparameters, hyperparameters
 from fmdp.training.state import TrainState, make_field, make_network, make_optimizer
+from fmdp.training.vectors import packing
 from fmdp.types import AverageField, PRNGKey
 
 Metrics = dict[str, Array]
@@ -93,7 +94,7 @@ def accumulate(gradient: Callable[..., Any], parts: int) -> Callable[..., Any]:
 
 
 def make_train_step(
-    config: ConfigDict, over_devices: GradientTransform = lambda gradient: gradient
+    config: ConfigDict, over_devices: GradientTransform = lambda gradient: gradient, sharded: bool = False
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """One step of training: (state, batch, key, numbers) -> (state, metrics).
 
@@ -103,34 +104,51 @@ def make_train_step(
 
     Args:
       over_devices: turns the gradient on one device's rows into that of the whole batch (`TrainMode.compile`).
+      sharded: whether the arrays of the state are sharded over the devices. They cannot become one vector then, so the
+        program is larger.
     """
-    gradient = jax.value_and_grad(make_loss(config), has_aux=True)
-    gradient = over_devices(accumulate(gradient, config.train.grad_accumulation_steps))
+    value_and_grad = jax.value_and_grad(make_loss(config), has_aux=True)
+
+    def gradient(params, batch, key):
+        values, grads = value_and_grad(params, batch, key)
+        return values, grads if sharded else packing(params["network"])[0](grads)
+
+    mean_gradient = over_devices(accumulate(gradient, config.train.grad_accumulation_steps))
     of_config = hyperparameters(config)
 
     def train_step(state, batch, key, numbers=of_config):
-        optimizer = make_optimizer(config, numbers)
-        (_, metrics), grads = gradient(state.params, batch, jax.random.fold_in(key, state.step))
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        # A young average forgets its random start quickly.
-        rate = jnp.minimum(numbers.ema_decay, (1.0 + state.step) / (10.0 + state.step))
-        ema = optax.incremental_update(params["network"], state.ema, 1 - rate)
-        gradient_norm = optax.tree.norm(grads)
-        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(gradient_norm)
-        params, ema, opt_state = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old),
-            (params, ema, opt_state),
-            (state.params, state.ema, state.opt_state),
-        )
-        skipped = jnp.where(finite, state.skipped * jnp.array([0, 1]), state.skipped + 1)
-        metrics |= {
-            "gradient_norm": gradient_norm,
-            "update_norm": optax.tree.norm(updates),
-            "parameter_norm": optax.tree.norm(params),
-            "skipped_in_a_row": skipped[0],
-            "skipped": skipped[1],
-        }
-        return TrainState(state.step + 1, params, ema, opt_state, skipped), metrics
+        (_, metrics), grads = mean_gradient(state.params, batch, jax.random.fold_in(key, state.step))
+        if sharded:
+            return update(config, numbers, state, grads, metrics)
+        pack, unpack = packing(state.params["network"])
+        updated, metrics = update(config, numbers, pack(state), grads, metrics)
+        return unpack(updated, state), metrics
 
     return train_step
+
+
+def update(
+    config: ConfigDict, numbers: Hyperparameters, state: TrainState, grads: Any, metrics: Metrics
+) -> tuple[TrainState, Metrics]:
+    """The state after one update with a gradient, and the metrics of the loss with those of the update."""
+    updates, opt_state = make_optimizer(config, numbers).update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    # A young average forgets its random start quickly.
+    rate = jnp.minimum(numbers.ema_decay, (1.0 + state.step) / (10.0 + state.step))
+    ema = optax.incremental_update(params["network"], state.ema, 1 - rate)
+    gradient_norm = optax.tree.norm(grads)
+    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(gradient_norm)
+    params, ema, opt_state = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old),
+        (params, ema, opt_state),
+        (state.params, state.ema, state.opt_state),
+    )
+    skipped = jnp.where(finite, state.skipped * jnp.array([0, 1]), state.skipped + 1)
+    metrics |= {
+        "gradient_norm": gradient_norm,
+        "update_norm": optax.tree.norm(updates),
+        "parameter_norm": optax.tree.norm(params),
+        "skipped_in_a_row": skipped[0],
+        "skipped": skipped[1],
+    }
+    return TrainState(state.step + 1, params, ema, opt_state, skipped), metrics
