@@ -53,7 +53,7 @@ def _fixed_target(sides: tuple[Image, Image]) -> Scalar:
 
 def self_velocity(field: AverageField, x0: Image, x1: Image, s: Time) -> Image:
     """The field's own instantaneous velocity v(x_s, s, s), held fixed."""
-    return jax.lax.stop_gradient(field(interpolate(x0, x1, s), s, s))
+    return identities.held(field)(interpolate(x0, x1, s), s, s)
 
 
 OFF_DIAGONAL: dict[str, Callable[[AverageField, Image, Image, Time, Time, Time], Scalar]] = {
