@@ -1,5 +1,6 @@
 """Compile time and planned memory of the training step, and what it exchanges between devices."""
 
+import math
 import tempfile
 import time
 from dataclasses import replace
@@ -43,7 +44,8 @@ def memory(workload: Workload) -> dict[str, Any]:
     """
     began = time.monotonic()
     small, large = (_planned(replace(workload, size=size)) for size in PLANNED)
-    example = (large - small) / (PLANNED[1] - PLANNED[0])
+    image = 4 * math.prod(workload.shape)  # bytes: the least that an example takes, where rounding hides it
+    example = max((large - small) / (PLANNED[1] - PLANNED[0]), image)
     held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(workload.init)))
     fixed = max(small - PLANNED[0] * example, held)  # at least the state: memory is not quite linear in the batch
     fits = {f"{gb}GB": max(int((USABLE * gb * 1e9 - fixed) / example), 0) for gb in DEVICES_GB}
