@@ -79,6 +79,26 @@ def test_a_topology_that_does_not_exist_is_refused(monkeypatch):
     assert os.environ["TPU_ACCELERATOR_TYPE"] == "v5p-42"
 
 
+@pytest.mark.parametrize(
+    ("names", "changed"),
+    [
+        (["tpu:v5e:2x2"], {"jax_enable_compilation_cache": False, "jax_platforms": "cpu"}),
+        (["tpu:v5e:2x2", "gpu:8"], {"jax_enable_compilation_cache": False}),
+        (["gpu:8"], {}),
+    ],
+)
+def test_only_a_gpu_needs_the_devices_at_hand(names, changed, monkeypatch):
+    told = {}
+    monkeypatch.setattr(jax.config, "update", told.__setitem__)
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    targets.prepare([targets.parse(name) for name in names])
+    assert told == changed
+    told.clear()
+    monkeypatch.setenv("JAX_PLATFORMS", "tpu")
+    targets.prepare([targets.parse(name) for name in names])
+    assert "jax_platforms" not in told
+
+
 def test_flags_that_do_not_go_with_a_machine_are_refused():
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
