@@ -105,7 +105,7 @@ def plan_tpu(workload: Workload, target: Tpu, devices: Sequence[jax.Device], nam
     """What programs need on each chip of a slice, by the TPU's own compiler; see `compile_for_chip`."""
     programs = {}
     for name in names:
-        programs[name] = compile_for_chip(PROGRAMS[name](workload, devices), target.chip)
+        programs[name] = compile_for_chip(PROGRAMS[name](workload, devices), target.chip, len(devices))
         print(json.dumps({target.name: {name: programs[name]}}), file=sys.stderr, flush=True)
     return {
         "libtpu": importlib.metadata.version("libtpu"),
@@ -117,7 +117,7 @@ def plan_tpu(workload: Workload, target: Tpu, devices: Sequence[jax.Device], nam
     }
 
 
-def compile_for_chip(program: Program, chip: Chip) -> dict[str, Any]:
+def compile_for_chip(program: Program, chip: Chip, chips: int) -> dict[str, Any]:
     """One program as it is compiled for one chip of a slice. Nothing runs.
 
     Returns:
@@ -129,7 +129,7 @@ def compile_for_chip(program: Program, chip: Chip) -> dict[str, Any]:
     began = time.perf_counter()
     lowered = program.function.lower(*program.inputs)
     row = {
-        "flops": flops.product_flops(program.function, *program.inputs),
+        "flops": flops.product_flops(program.function, *program.inputs) / chips,
         "lower_seconds": time.perf_counter() - began,
     }
     began = time.perf_counter()

@@ -120,7 +120,7 @@ def test_flags_that_do_not_go_with_a_machine_are_refused():
 def test_programs_are_what_runs(workload, name):
     """A program that is planned from shapes is compiled for the devices at hand, and takes what they hold."""
     made = planning.PROGRAMS[name](replace(workload, size=8), jax.devices()[:1])
-    row = planning.compile_for_chip(made, targets.CHIPS["v5e"])
+    row = planning.compile_for_chip(made, targets.CHIPS["v5e"], 1)
     held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(made.inputs) if x.dtype != "key<fry>")
     assert row["fits"]
     assert row["bytes"]["arguments"] == pytest.approx(held, rel=0.05)
@@ -141,8 +141,9 @@ class OutOfMemory:
 
 def test_a_program_that_does_not_fit_says_so(monkeypatch):
     monkeypatch.setattr(flops, "product_flops", lambda function, *args: 1.0)
-    row = planning.compile_for_chip(planning.Program(OutOfMemory(), ()), targets.CHIPS["v5e"])
+    row = planning.compile_for_chip(planning.Program(OutOfMemory(), ()), targets.CHIPS["v5e"], 4)
     assert not row["fits"]
+    assert row["flops"] == 0.25  # of the four chips each does a quarter
     assert row["reason"] == "RESOURCE_EXHAUSTED: Ran out of memory on HBM, 20G exceeds 15.75G"
 
 
@@ -186,4 +187,8 @@ def test_the_compiler_of_tpus_compiles_a_small_configuration(tmp_path):
     assert fsdp["collective_bytes"].keys() >= {"all-gather", "reduce-scatter"}
     assert restore["collective_bytes"] == {}
     assert fsdp["bytes"]["arguments"] < 0.5 * train["bytes"]["arguments"]
+    config = digits.get_config("smoke")
+    config.network.width = 128
+    made = planning.PROGRAMS["train"](Workload(config, (8, 8, 1), 16, 1), jax.devices()[:1])
+    assert 4 * train["flops"] == flops.product_flops(made.function, *made.inputs)
     assert fsdp["flops"] == train["flops"] > restore["flops"] / found["solver_steps"]
