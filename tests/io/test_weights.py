@@ -32,7 +32,7 @@ def test_what_is_written_is_read(folder):
 
 
 def test_both_files_can_be_read_by_whoever_may_read_the_folder(folder):
-    assert (folder / weights.WEIGHTS).stat().st_mode == (folder / weights.MODEL).stat().st_mode
+    assert (folder / WEIGHTS).stat().st_mode == (folder / MODEL).stat().st_mode
 
 
 def test_a_changed_array_is_damage_and_version_0_1_0_wrote_no_digest(folder):
