@@ -8,8 +8,8 @@ y_train, x_test and y_test. For data that tensorflow-datasets has prepared as ar
 
 Expected time: not measured. The settings are meant for one TPU host or GPU server. --config.network.dtype=bfloat16 and
 --config.network.remat=True trade precision and time for memory.
-Memory of the training step on one device (fmdp.bench --only=memory, as compiled for a CPU): 3.5 GB, plus 15 MB for
-each example. That allows a batch of 700 / 1,700 / 4,600 on devices of 16 / 32 / 80 GB.
+Memory of the training step on one device (fmdp.bench --only=memory, as compiled for a CPU): 2.9 GB, plus 83 MB for
+each example. That allows a batch of 139 / 313 / 835 on devices of 16 / 32 / 80 GB.
 --config.train.grad_accumulation_steps processes larger batches in parts. docs/devices.md explains how to use several
 devices.
 Expected scores: not measured.

@@ -28,6 +28,13 @@ divided into one device per core (`parallel.mesh.divide_cpu`). Steps on several 
 `utilisation` is the FLOP/s of a program's convolutions and matrix products over those of one large matrix product. They
 are counted from the shapes in the program itself, so the count is the same on every backend.
 
+--target plans `memory` for machines that are not at hand, by one name or several:
+- tpu:v5e:2x2 compiles for the chips of that slice with the TPU's own compiler, which takes minutes: bytes of HBM,
+  FLOPs, bytes accessed, collectives and seconds to compile, of the training step with and without FSDP and of
+  plug-and-play.
+  --target_programs=train,train_fsdp,restore chooses among them.
+- gpu:24 says which batch fits a GPU of 24 GB, from the memory of the programs that the backend at hand compiles.
+
 Each time is a median over rounds. Within a round, everything that is compared runs in turn, so that noise of the
 machine affects both sides of a ratio. XLA plans memory for the backend that it compiles for: figures from a CPU are
 only a guide to an accelerator.
@@ -35,6 +42,7 @@ only a guide to an accelerator.
 
 import json
 import platform
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -42,6 +50,7 @@ import jax
 from absl import flags
 
 from fmdp import bench
+from fmdp.bench import planning, targets
 from fmdp.cli.errors import run_program
 from fmdp.cli.flags import given_config
 from fmdp.config.validation import MAX_CPU_DEVICES, divides_batch, validate, validate_for_devices
@@ -55,6 +64,8 @@ BATCH = flags.DEFINE_integer("batch", None, "Images at a time; config.train.batc
 ROUNDS = flags.DEFINE_integer("rounds", 15, "How many timings each median is taken over.", lower_bound=1)
 DEVICES = flags.DEFINE_integer("devices", None, "Devices to simulate on a CPU.", 1, MAX_CPU_DEVICES)
 COMPILE = flags.DEFINE_bool("compile", True, "Whether the section program also compiles what it lowers.")
+TARGET = flags.DEFINE_list("target", [], "Machines to plan memory for, such as tpu:v5e:2x2 or gpu:24.")
+TARGET_PROGRAMS = flags.DEFINE_list("target_programs", [], f"What to plan there: {', '.join(planning.PROGRAMS)}.")
 OUT = flags.DEFINE_string("out", None, "A JSON file for the results, written again after each section.")
 
 
@@ -72,22 +83,42 @@ def main(_) -> None:
     validate(config)
     if BATCH.value:
         config.train.batch_size = BATCH.value
-    mesh.divide_cpu(DEVICES.value or config.parallel.cpu_devices, partial(divides_batch, config))
-    validate_for_devices(config, mesh.count_devices())
+    machines = _machines(sections)
+    if machines:
+        targets.prepare(machines)
+    else:
+        mesh.divide_cpu(DEVICES.value or config.parallel.cpu_devices, partial(divides_batch, config))
+    devices = mesh.count_devices()
+    results: Iterable[tuple[str, dict[str, Any]]]
+    if machines:
+        results = [("memory", planning.plan(config, machines, TARGET_PROGRAMS.value))]
+    else:
+        validate_for_devices(config, devices)
+        results = bench.measure(config, sections, config.train.batch_size, ROUNDS.value, COMPILE.value)
     measured: dict[str, Any] = {
         "config": config.name,
         "network": config.network.to_dict(),
         "batch": config.train.batch_size,
         "device": jax.devices()[0].device_kind,
-        "devices": jax.device_count(),
+        "devices": devices,
         "versions": {"jax": jax.__version__, "python": platform.python_version()},
     }
     print(f"{{\n{_members(measured)},", flush=True)
-    for name, found in bench.measure(config, sections, config.train.batch_size, ROUNDS.value, COMPILE.value):
+    for name, found in results:
         measured[name] = found
         print(_members({name: found}), end="\n}\n" if name == sections[-1] else ",\n", flush=True)
         if out:
             write_json(out, measured)
+
+
+def _machines(sections: list[str]) -> list[targets.Tpu | targets.Gpu]:
+    """The machines of --target; none if it is not given."""
+    machines = [targets.parse(name) for name in TARGET.value]
+    if machines and sections != ["memory"]:
+        raise InputError(f"--target={','.join(TARGET.value)} plans memory: add --only=memory, and no other section")
+    if machines and flags.FLAGS["devices"].present:
+        raise InputError("--devices does nothing with --target: leave it out")
+    return machines
 
 
 def _members(measured: dict[str, Any]) -> str:

@@ -1,10 +1,12 @@
 """Compile time and planned memory of the training step, and what it exchanges between devices."""
 
+import math
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
@@ -35,6 +37,39 @@ def compiling(workload: Workload) -> dict[str, Any]:
     return {"cold_seconds": cold, "warm_seconds": warm}
 
 
+class Footprint(NamedTuple):
+    """The memory of a program on one device, as a line in the number of examples.
+
+    Attributes:
+      planned: bytes at the batch sizes PLANNED.
+      fixed: bytes of the line without any example.
+      example: bytes of one.
+    """
+
+    planned: tuple[int, ...]
+    fixed: float
+    example: float
+
+    def batch(self, gigabytes: int) -> int:
+        """The largest batch that fits a device with so much memory; 0 if none does."""
+        return max(int((USABLE * gigabytes * 1e9 - self.fixed) / self.example), 0)
+
+
+def footprint(planned: Callable[[int], int], held: Any, shape: tuple[int, ...]) -> Footprint:
+    """The line through a program's bytes at the batch sizes PLANNED.
+
+    Args:
+      planned: the bytes at a batch size.
+      held: the shapes of what the program holds for any batch. This is the least that is fixed, because memory is not
+        quite linear in the batch.
+      shape: of an image, in float32 the least that an example takes.
+    """
+    small, large = map(planned, PLANNED)
+    example = max((large - small) / (PLANNED[1] - PLANNED[0]), 4 * math.prod(shape))
+    least = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(held))
+    return Footprint((small, large), max(small - PLANNED[0] * example, least), example)
+
+
 def memory(workload: Workload) -> dict[str, Any]:
     """Bytes of the training step on one device: the fixed part, the part per example, and the batches that fit.
 
@@ -42,17 +77,13 @@ def memory(workload: Workload) -> dict[str, Any]:
     twice, for the batch sizes PLANNED, and never run.
     """
     began = time.monotonic()
-    small, large = (_planned(replace(workload, size=size)) for size in PLANNED)
-    example = (large - small) / (PLANNED[1] - PLANNED[0])
-    held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(workload.init)))
-    fixed = max(small - PLANNED[0] * example, held)  # at least the state: memory is not quite linear in the batch
-    fits = {f"{gb}GB": max(int((USABLE * gb * 1e9 - fixed) / example), 0) for gb in DEVICES_GB}
+    need = footprint(lambda size: _planned(replace(workload, size=size)), jax.eval_shape(workload.init), workload.shape)
     return {
         "image_shape": workload.shape,
-        "planned_bytes": dict(zip(PLANNED, (small, large), strict=True)),
-        "fixed_bytes": round(fixed),
-        "bytes_per_example": round(example),
-        "batch_per_device": fits,
+        "planned_bytes": dict(zip(PLANNED, need.planned, strict=True)),
+        "fixed_bytes": round(need.fixed),
+        "bytes_per_example": round(need.example),
+        "batch_per_device": {f"{gb}GB": need.batch(gb) for gb in DEVICES_GB},
         "compile_seconds": (time.monotonic() - began) / 2,
     }
 

@@ -11,13 +11,12 @@ from jax import Array
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from fmdp import data, operators, solvers
+from fmdp import data, solvers
 from fmdp.bench.flops import chain, equation_flops, product_equations, product_flops
 from fmdp.bench.workload import Workload, median_seconds
 from fmdp.errors import InputError
 from fmdp.evaluation import denoising
 from fmdp.flow import losses
-from fmdp.operators.noise import GaussianNoise, observe
 from fmdp.parallel import batching, data_parallel
 from fmdp.parallel import mesh as parallel_modes
 from fmdp.training.step import make_train_step
@@ -178,14 +177,11 @@ def step(workload: Workload) -> dict[str, Any]:
 def solve(workload: Workload) -> dict[str, Any]:
     """SOLVER_STEPS steps of plug-and-play on a batch, relative to as many forward passes."""
     field, x, times = workload.field, workload.images, workload.times
-    operator = operators.make("random_inpainting", x.shape[1:], jax.random.key(1), ratio=0.5)
-    observed = jax.vmap(lambda x, key: observe(operator, GaussianNoise(sigma=0.05), x, key))(
-        x, jax.random.split(jax.random.key(2), len(x))
-    )
+    observed, keys = workload.measurements(x)
     restore = solvers.make("pnp", steps=SOLVER_STEPS)
     several = jax.vmap(lambda *given: restore(field, *given))
     run = jax.jit(several)
-    once, keys = jax.jit(field.func), jax.random.split(jax.random.key(3), len(x))
+    once = jax.jit(field.func)
     found = median_seconds(
         workload.rounds, solve=lambda: run(observed, keys), forward=lambda: once(*field.args, x, *times)
     )

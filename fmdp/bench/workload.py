@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from jax import Array
 from ml_collections import ConfigDict
 
-from fmdp import data
+from fmdp import data, operators
 from fmdp.flow.diagonal_rows import Rows
+from fmdp.operators.noise import GaussianNoise, Observation, observe
 from fmdp.parallel import data_parallel
 from fmdp.training.hyperparameters import Hyperparameters, hyperparameters
 from fmdp.training.state import TrainState, init_state, make_field, make_network
@@ -74,6 +75,13 @@ class Workload:
     def batch(self) -> Rows:
         """The images as a training batch."""
         return {"image": self.images, "row": jnp.arange(self.size, dtype=jnp.int32)}
+
+    def measurements(self, images: Array) -> tuple[Observation, Array]:
+        """What plug-and-play is given for images [n, H, W, C]: half of the pixels of each, with noise, and its key."""
+        operator = operators.make("random_inpainting", self.shape, jax.random.key(1), ratio=0.5)
+        noise_keys, keys = (jax.random.split(jax.random.key(seed), len(images)) for seed in (2, 3))
+        noise = GaussianNoise(sigma=0.05)
+        return jax.vmap(lambda x, key: observe(operator, noise, x, key))(images, noise_keys), keys
 
     def compile(self, devices: Sequence[jax.Device]) -> Compiled:
         """The training step over some devices, with its inputs placed there."""

@@ -223,10 +223,10 @@ def parse_operator_arg(text: str) -> tuple[str, Any]:
         with translating(lambda why: f"--operator_arg={text}: {why}", OSError, UnusableError, InputError):
             levels = (image_files.read_image(expand_path(value))[..., 0] + 1) / 2
         return name, np.round(levels) if name == "mask" else levels / max(levels.sum(), 1e-6)
-    try:
-        return name, json.loads(value)
-    except (ValueError, RecursionError):
-        return name, value
+    for read in (json.loads, float):  # .5 is a number, though not in JSON
+        with contextlib.suppress(ValueError, RecursionError):
+            return name, read(value)
+    return name, value
 
 
 def lookahead_for_budget(decibels: float, request: Request, checkpoint: pathlib.Path) -> float:

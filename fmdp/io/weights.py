@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import safe_open
-from safetensors.flax import save_file
+from safetensors.flax import save
 
 from fmdp.errors import InputError, translating
 from fmdp.io.files import atomic_write, read_json, write_json
@@ -32,7 +32,8 @@ def write_weights(folder: pathlib.Path, arrays: Mapping[str, Any], model: Mappin
       model: `network`, `image_shape` and `about`, as plain JSON.
     """
     with atomic_write(folder / WEIGHTS) as temporary:
-        save_file(dict(arrays), temporary, {"sha256": _digest(arrays), "model_sha256": _digest_model(model)})
+        digests = {"sha256": _digest(arrays), "model_sha256": _digest_model(model)}
+        temporary.write_bytes(save(dict(arrays), digests))  # save_file would let nobody else read it
     write_json(folder / MODEL, {"format": FORMAT, **model})
 
 

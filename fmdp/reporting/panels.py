@@ -122,13 +122,13 @@ def _level_panel(
         if measure in floor and measure in measured
     ]
     tables = {
-        "Every setting of every knob": [
+        "All settings, knob by knob": [
             {"knob": curve.knob} | to_json(point) for curve in curves for point in curve.points
         ]
     }
     if truth is not None:
         planes.insert(0, _known_target_plane(truth))
-        tables["Against the truth: exact field, optimal frontier"] = [
+        tables["The exact field and the optimal frontier"] = [
             {"field": curve.field, "knob": curve.knob} | to_json(point)
             for curve in truth.curves
             for point in curve.points

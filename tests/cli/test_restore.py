@@ -128,6 +128,7 @@ def test_masks_and_kernels_are_pictures(tmp_path):
     _, kernel = restore_command.parse_operator_arg(f"kernel={tmp_path / 'm.png'}")
     assert kernel.sum() == pytest.approx(1)
     assert restore_command.parse_operator_arg("size=9") == ("size", 9)
+    assert restore_command.parse_operator_arg("width=.1") == ("width", 0.1)
     assert restore_command.parse_operator_arg("boundary=circular") == ("boundary", "circular")
 
 

@@ -31,6 +31,10 @@ def test_what_is_written_is_read(folder):
     assert read_weights(folder)[0]["b"].dtype == jnp.bfloat16
 
 
+def test_both_files_can_be_read_by_whoever_may_read_the_folder(folder):
+    assert (folder / WEIGHTS).stat().st_mode == (folder / MODEL).stat().st_mode
+
+
 def test_a_changed_array_is_damage_and_version_0_1_0_wrote_no_digest(folder):
     path = folder / WEIGHTS
     content = bytearray(path.read_bytes())

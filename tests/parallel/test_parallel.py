@@ -65,6 +65,33 @@ def test_collectives_are_read_from_the_text_of_a_program():
     assert collectives.collective_bytes(text) == {"all-reduce": 516, "all-gather": 60}
 
 
+def test_collectives_that_the_compiler_of_tpus_rewrites_count_once():
+    """It divides a gather into pieces that repeat it, pads a scatter, and keeps track of a permutation with numbers."""
+    text = """
+%fused.1 (p: bf16[32,128]) -> bf16[128,128] {
+  %g.1 = bf16[128,128]{1,0:T(8,128)(2,1)S(1)} all-gather(%p), replica_groups={{0,1,2,3}}, a={chain_id="1"}
+}
+%fused.2 (p: bf16[32,128]) -> bf16[128,128] {
+  %g.2 = bf16[128,128]{1,0:T(8,128)(2,1)} all-gather(%p), replica_groups={{0,1,2,3}}, a={chain_id="1"}
+}
+%all-reduce-scatter.2 (i: f32[192,128], j: f32[128,192]) -> (f32[64,128], f32[128,64]) {
+  %r = (f32[256,128]{1,0:T(8,128)}, f32[128,256]{0,1:T(8,128)}) all-reduce(%i, %j), replica_groups={{0,1,2,3}}
+  ROOT %t = (f32[64,128], f32[128,64]) tuple(%u, %v)
+}
+ENTRY %main (x: f32[]) -> f32[] {
+  %f = (f32[64,128]{1,0}, f32[128,64]{1,0}) fusion(%x, %y), kind=kCustom, calls=%all-reduce-scatter.2
+  %p = (f32[48,8]{1,0}, f32[48,8]{1,0}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%s), channel_id=1
+  %q = f32[48,8]{1,0} collective-permute-done(%p)
+  %g.3 = bf16[16,128]{1,0} all-gather(%p), replica_groups={{0,1,2,3}}, a={chain_id="2"}
+}
+"""
+    assert collectives.collective_bytes(text) == {
+        "all-gather": 2 * (128 + 16) * 128,
+        "reduce-scatter": 4 * 2 * 64 * 128,
+        "collective-permute": 4 * 48 * 8,
+    }
+
+
 def test_what_does_not_fit_the_devices_is_refused():
     c = default_config()
     c.network.name = "mlp"
