@@ -18,7 +18,7 @@ from fmdp.bench.workload import Workload
 from fmdp.parallel import data_parallel
 from fmdp.training.hyperparameters import hyperparameters
 from fmdp.training.state import make_field, make_network
-from fmdp.training.step import make_train_step
+from fmdp.training.step import make_train_step, step_form
 
 FREQUENT = 6  # operations that the section lists
 _OPERATION = re.compile(
@@ -37,7 +37,7 @@ def training_step(workload: Workload, devices: Sequence[jax.Device]) -> Program:
     """The step (state, batch, key, numbers) that a run over these devices compiles, in the configured mode."""
     config = workload.config
     mode = data_parallel.make_train_mode(config.parallel.mode, devices, config.parallel.fsdp)
-    state = mode.layout(jax.eval_shape(workload.init))
+    state = mode.layout(jax.eval_shape(lambda: step_form(config, workload.init())))
     batch, key = jax.eval_shape(lambda: (_fresh(workload).batch(), jax.random.key(0)))
     if config.parallel.mode == "pmap":
         each = (len(devices), workload.size // len(devices))

@@ -14,7 +14,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from fmdp.bench import collectives, flops, lowering
 from fmdp.bench.caches import persistent_cache
 from fmdp.bench.workload import Workload, median_seconds
-from fmdp.training.step import make_train_step
+from fmdp.training.step import make_train_step, step_form
 
 PLANNED = (4, 8)  # batch sizes whose difference in memory gives that of one example
 DEVICES_GB = (16, 32, 80)
@@ -23,7 +23,8 @@ USABLE = 0.9  # of a device's memory; the rest goes to the runtime and to gaps b
 
 def compiling(workload: Workload) -> dict[str, Any]:
     """Seconds to compile the training step, without a persistent cache and from a warm one."""
-    lowered = partial(jax.jit(make_train_step(workload.config)).lower, workload.state, workload.batch())
+    state = step_form(workload.config, workload.state)
+    lowered = partial(jax.jit(make_train_step(workload.config)).lower, state, workload.batch())
 
     def timed():
         jax.clear_caches()

@@ -19,7 +19,7 @@ from fmdp.evaluation import denoising
 from fmdp.flow import losses
 from fmdp.parallel import batching, data_parallel
 from fmdp.parallel import mesh as parallel_modes
-from fmdp.training.step import make_train_step
+from fmdp.training.step import make_train_step, step_form
 
 SOLVER_STEPS = 10
 LOOKAHEADS = 15
@@ -139,13 +139,13 @@ def step(workload: Workload) -> dict[str, Any]:
     """The training step of every off-diagonal loss, relative to one forward pass and to its own products."""
     field, inputs, batch, key = workload.field, (workload.images, *workload.times), workload.batch(), jax.random.key(0)
     runs: dict[str, Callable[[], Any]] = {"forward": partial(jax.jit(field.func), *field.args, *inputs)}
-    flops, (peak, peak_of_all) = {}, _peaks(workload)
+    state, flops, (peak, peak_of_all) = step_form(workload.config, workload.state), {}, _peaks(workload)
     for name in losses.OFF_DIAGONAL:
         config = workload.config.copy_and_resolve_references()
         config.loss.off_diagonal = name
         trained = make_train_step(config)
-        runs[name] = partial(jax.jit(trained), workload.state, batch, key)
-        _, flops[name], runs[f"{name} bare"] = _bare((workload.state, batch, key), trained)
+        runs[name] = partial(jax.jit(trained), state, batch, key)
+        _, flops[name], runs[f"{name} bare"] = _bare((state, batch, key), trained)
     devices, chosen = jax.device_count(), workload.config.loss.off_diagonal
     if devices > 1:
         runs |= {"on all": workload.run(jax.devices()), "forward on all": _on_all(workload)}

@@ -19,7 +19,7 @@ from fmdp.operators.noise import GaussianNoise, Observation, observe
 from fmdp.parallel import data_parallel
 from fmdp.training.hyperparameters import Hyperparameters, hyperparameters
 from fmdp.training.state import TrainState, init_state, make_field, make_network
-from fmdp.training.step import make_train_step
+from fmdp.training.step import make_train_step, step_form
 
 
 class Compiled(NamedTuple):
@@ -86,7 +86,7 @@ class Workload:
     def compile(self, devices: Sequence[jax.Device]) -> Compiled:
         """The training step over some devices, with its inputs placed there."""
         mode = data_parallel.make_train_mode(self.config.parallel.mode, devices, self.config.parallel.fsdp)
-        state = mode.place_state(jax.tree.map(jnp.copy, self.state))
+        state = mode.place_state(jax.tree.map(jnp.copy, step_form(self.config, self.state)))
         step = mode.compile(partial(make_train_step, self.config), state)
         batch, numbers = mode.place_batch(jax.device_get(self.batch())), mode.place_state(hyperparameters(self.config))
         return Compiled(step, state, batch, numbers)

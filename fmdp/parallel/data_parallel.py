@@ -44,12 +44,11 @@ class TrainMode(Protocol):
     def place_batch(self, batch: Any) -> Any:
         """The contiguous rows of a batch that this process holds, on its devices."""
 
-    def compile(self, make_step: Callable[[GradientTransform, bool], Callable], state: Any) -> Callable:
+    def compile(self, make_step: Callable[[GradientTransform], Callable], state: Any) -> Callable:
         """The compiled step (state, batch, key, numbers) -> (state, metrics) of such states; it donates its state.
 
         Args:
-          make_step: builds the step from the transform that takes a gradient over the devices, and from whether the
-            arrays of the state are sharded.
+          make_step: builds the step from the transform that takes a gradient over the devices.
           state: in the step's form.
         """
 
@@ -96,11 +95,11 @@ class JitMode:
         """As `TrainMode.place_batch`."""
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self._rows, x), batch)
 
-    def compile(self, make_step: Callable[[GradientTransform, bool], Callable], state: Any) -> Callable:
+    def compile(self, make_step: Callable[[GradientTransform], Callable], state: Any) -> Callable:
         """As `TrainMode.compile`."""
         shardings, everywhere = jax.tree.map(lambda x: x.sharding, state), NamedSharding(self.mesh, P())
         return jax.jit(
-            make_step(self._over_devices, self.fsdp),
+            make_step(self._over_devices),
             in_shardings=(shardings, self._rows, everywhere, everywhere),
             out_shardings=(shardings, everywhere),
             donate_argnums=0,
@@ -115,11 +114,9 @@ class JitMode:
 
     def _over_devices(self, gradient: Callable[..., Any]) -> Callable[..., Any]:
         def of_all(params, batch, key):
-            specs = jax.tree.map(self._spec, params) if self.fsdp else P()
+            specs = jax.tree.map(self._spec, params)
 
             def of_one(params, batch, key):
-                if not self.fsdp:
-                    return jax.lax.pmean(gradient(params, batch, key), AXIS)
                 values, grads = gradient(jax.tree.map(_gather, params, specs), batch, key)
                 return jax.lax.pmean(values, AXIS), jax.tree.map(_scatter, grads, specs)
 
@@ -161,10 +158,10 @@ class PmapMode:
         devices = self._local.size
         return jax.tree.map(lambda x: np.reshape(x, (devices, len(x) // devices, *x.shape[1:])), batch)
 
-    def compile(self, make_step: Callable[[GradientTransform, bool], Callable], state: Any) -> Callable:
+    def compile(self, make_step: Callable[[GradientTransform], Callable], state: Any) -> Callable:
         """As `TrainMode.compile`."""
         return jax.pmap(
-            make_step(self._over_devices, False),
+            make_step(self._over_devices),
             AXIS,
             in_axes=(None, 0, None, None),
             out_axes=None,

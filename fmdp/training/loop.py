@@ -21,7 +21,8 @@ from fmdp.training.reporter import Reporter
 from fmdp.training.rollback import Rollback
 from fmdp.training.saver import Saver
 from fmdp.training.state import TrainState, init_state
-from fmdp.training.step import make_train_step
+from fmdp.training.step import make_train_step, step_form
+from fmdp.training.vectors import take_apart
 from fmdp.types import PRNGKey
 
 
@@ -52,7 +53,7 @@ def fit(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tuple
         if start >= steps:
             print(f"already trained for {start} steps, not training again", flush=True)
             return state, progress
-        state = mode.place_state(state)
+        state = mode.place_state(step_form(config, state))
         train_step = mode.compile(functools.partial(make_train_step, config), state)
         numbers = mode.place_state(hyperparameters(config))
         records = functools.partial(data.records, images, config.train.batch_size, config.seed)
@@ -66,15 +67,15 @@ def fit(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tuple
                 scalars = reporter.report(step, metrics, now=saving)
                 kept = saving and (last or rollback.healthy)  # so every checkpoint is a good one
                 if rollback.pending and (last or not signal_number):  # a resumed run rolls back by itself
-                    state = mode.place_state(rollback.restore(state, step))
+                    state = mode.place_state(step_form(config, rollback.restore(state, step)))
                     reporter.discard_late()
                 if kept:
-                    progress = saver.save(step, mode.collect(state), scalars)
+                    progress = saver.save(step, take_apart(mode.collect(state)), scalars)
                 if signal_number:
                     preemption.end_run(
                         signal_number, f"step {step} is {'' if kept else 'amid skipped updates and not '}saved"
                     )
-    return mode.collect(state), progress
+    return take_apart(mode.collect(state)), progress
 
 
 def _train_mode(config: ConfigDict) -> TrainMode:

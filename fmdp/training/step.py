@@ -16,7 +16,7 @@ from fmdp.networks.log_variance import LogVariance
 from fmdp.parallel.data_parallel import GradientTransform
 from fmdp.training.hyperparameters import Hyperparameters, hyperparameters
 from fmdp.training.state import TrainState, make_field, make_network, make_optimizer
-from fmdp.training.vectors import packing
+from fmdp.training.vectors import pack, pack_like, unpack
 from fmdp.types import AverageField, PRNGKey
 
 Metrics = dict[str, Array]
@@ -93,36 +93,36 @@ def accumulate(gradient: Callable[..., Any], parts: int) -> Callable[..., Any]:
     return mean
 
 
+def step_form(config: ConfigDict, state: TrainState) -> TrainState:
+    """A state in the form for which the step is the smallest program: packed, unless its arrays are sharded."""
+    return state if config.parallel.fsdp else pack(state)
+
+
 def make_train_step(
-    config: ConfigDict, over_devices: GradientTransform = lambda gradient: gradient, sharded: bool = False
+    config: ConfigDict, over_devices: GradientTransform = lambda gradient: gradient
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """One step of training: (state, batch, key, numbers) -> (state, metrics).
 
-    The key is that of the run; each step folds its number in, so resuming needs no saved key. Where the loss or the
-    gradient is not finite, only the step number and the count of skipped updates change. The numbers are those of the
-    configuration by default; under jit they are then constants, and a change of them compiles anew.
+    The state may be packed (`step_form`); the update is a much smaller program then. The key is that of the run; each
+    step folds its number in, so resuming needs no saved key. Where the loss or the gradient is not finite, only
+    the step number and the count of skipped updates change. The numbers are those of the configuration by default;
+    under jit they are then constants, and a change of them compiles anew.
 
     Args:
       over_devices: turns the gradient on one device's rows into that of the whole batch (`TrainMode.compile`).
-      sharded: whether the arrays of the state are sharded over the devices. They cannot become one vector then, so the
-        program is larger.
     """
     value_and_grad = jax.value_and_grad(make_loss(config), has_aux=True)
 
     def gradient(params, batch, key):
-        values, grads = value_and_grad(params, batch, key)
-        return values, grads if sharded else packing(params["network"])[0](grads)
+        values, grads = value_and_grad(unpack(params), batch, key)
+        return values, pack_like(grads, params)
 
     mean_gradient = over_devices(accumulate(gradient, config.train.grad_accumulation_steps))
     of_config = hyperparameters(config)
 
     def train_step(state, batch, key, numbers=of_config):
         (_, metrics), grads = mean_gradient(state.params, batch, jax.random.fold_in(key, state.step))
-        if sharded:
-            return update(config, numbers, state, grads, metrics)
-        pack, unpack = packing(state.params["network"])
-        updated, metrics = update(config, numbers, pack(state), grads, metrics)
-        return unpack(updated, state), metrics
+        return update(config, numbers, state, grads, metrics)
 
     return train_step
 

@@ -4,30 +4,83 @@ An optimizer works on each array by itself. A network has hundreds, so its updat
 operations. On one vector per copy (the parameters, their gradient, average and moments) it is a few dozen.
 """
 
-from collections.abc import Callable
-from typing import Any
+import itertools
+import math
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
-from jax.flatten_util import ravel_pytree
+import jax.numpy as jnp
+from flax import struct
+from jax import Array
 
 
-def packing(network_params: Any) -> tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]:
-    """The two functions `pack` and `unpack` for trees that hold copies of these parameters.
+class Layout(NamedTuple):
+    """Where the arrays of a tree are in its vector: the structure of the tree and the shapes in its order."""
 
-    Returns:
-      pack: (tree) -> the tree with each subtree that has the structure of the parameters as one vector.
-      unpack: (packed, tree) -> the packed tree in the structure of the other tree.
-    """
-    structure: Any = jax.tree.structure(network_params)
-    _, unravel = ravel_pytree(network_params)
+    structure: Any
+    shapes: tuple[tuple[int, ...], ...]
+
+
+@struct.dataclass
+class Vector:
+    """The arrays of a tree in one vector; as a pytree, its only leaf is that vector."""
+
+    values: Any
+    layout: Layout = struct.field(pytree_node=False)
+
+    def tree(self) -> Any:
+        """The tree that this vector holds."""
+        shapes = self.layout.shapes
+        ends = list(itertools.accumulate(map(math.prod, shapes)))
+        parts = jnp.split(self.values, ends[:-1])
+        return self.layout.structure.unflatten([x.reshape(shape) for x, shape in zip(parts, shapes, strict=True)])
+
+
+def _is_vector(node: Any) -> bool:
+    return isinstance(node, Vector)
+
+
+def as_vector(tree: Any) -> Vector:
+    """A tree of arrays of one type as a vector."""
+    leaves, structure = jax.tree.flatten(tree)
+    return Vector(jnp.concatenate([x.ravel() for x in leaves]), Layout(structure, tuple(x.shape for x in leaves)))
+
+
+@jax.jit
+def pack(state: Any) -> Any:
+    """A state of training with each copy of its network's parameters as a vector."""
+    structure: Any = jax.tree.structure(state.params["network"])
 
     def is_copy(node: Any) -> bool:
         return bool(structure == jax.tree.structure(node))
 
-    def pack(tree: Any) -> Any:
-        return jax.tree.map(lambda x: ravel_pytree(x)[0] if is_copy(x) else x, tree, is_leaf=is_copy)
+    return jax.tree.map(lambda x: as_vector(x) if is_copy(x) else x, state, is_leaf=is_copy)
 
-    def unpack(packed: Any, tree: Any) -> Any:
-        return jax.tree.map(lambda old, new: unravel(new) if is_copy(old) else new, tree, packed, is_leaf=is_copy)
 
-    return pack, unpack
+def unpack(tree: Any) -> Any:
+    """A tree with its vectors as the trees that they hold; the inverse of `pack`, for use under jit."""
+    return jax.tree.map(lambda x: x.tree() if _is_vector(x) else x, tree, is_leaf=_is_vector)
+
+
+def pack_like(tree: Any, packed: Any) -> Any:
+    """A tree in the form of another one: the same subtrees become vectors."""
+    return jax.tree.map(lambda old, new: as_vector(new) if _is_vector(old) else new, packed, tree, is_leaf=_is_vector)
+
+
+def take_apart(tree: Any) -> Any:
+    """As `unpack`, for arrays outside of jit: programs are compiled for each shape, not for each place."""
+
+    def parts(vector: Vector) -> Any:
+        shapes = vector.layout.shapes
+        starts = itertools.accumulate(map(math.prod, shapes), initial=0)
+        return vector.layout.structure.unflatten(
+            [_part(vector.values, start, shape=shape) for start, shape in zip(starts, shapes, strict=False)]
+        )
+
+    return jax.tree.map(lambda x: parts(x) if _is_vector(x) else x, tree, is_leaf=_is_vector)
+
+
+@partial(jax.jit, static_argnames="shape")
+def _part(values: Array, start: Any, shape: tuple[int, ...]) -> Array:
+    return jax.lax.dynamic_slice_in_dim(values, start, math.prod(shape)).reshape(shape)

@@ -164,7 +164,6 @@ def test_one_gradient_is_exchanged_a_step_the_state_used_up_and_batches_do_not_f
         import itertools
         import jax
         jax.config.update("jax_num_cpu_devices", 8)
-        from functools import partial
         import numpy as np
         from fmdp import data
         from fmdp.bench import collectives
@@ -181,7 +180,7 @@ def test_one_gradient_is_exchanged_a_step_the_state_used_up_and_batches_do_not_f
         for mode, n in itertools.product(("jit", "pmap", "fsdp"), (1, 2, 4, 8)):
             run = data_parallel.make_train_mode("pmap" if mode == "pmap" else "jit", jax.devices()[:n], mode == "fsdp")
             state = run.place_state(init_state(c, IMAGES.shape[1:], jax.random.key(0)))
-            step = run.compile(partial(make_train_step, c), state)
+            step = run.compile(lambda spread: make_train_step(c, spread), state)
             batch = run.place_batch(next(data.batches(IMAGES, 32, 0)))
             inputs = state, batch, jax.random.key(1), hyperparameters(c)
             text = step.lower(*inputs).compile().as_text()

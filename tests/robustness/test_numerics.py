@@ -83,7 +83,6 @@ def test_all_devices_skip_what_one_of_them_finds_not_finite():
     program = """
         import jax
         jax.config.update("jax_num_cpu_devices", 4)
-        from functools import partial
         import numpy as np
         from fmdp import data
         from fmdp.parallel import mesh
@@ -100,7 +99,7 @@ def test_all_devices_skip_what_one_of_them_finds_not_finite():
             c.train.grad_accumulation_steps = parts
             run = data_parallel.make_train_mode(mode, jax.devices(), fsdp)
             state = run.place_state(init_state(c, images.shape[1:], jax.random.key(0)))
-            step = run.compile(partial(make_train_step, c), state)
+            step = run.compile(lambda spread: make_train_step(c, spread), state)
             batches, states = data.batches(images, BATCH, 0), []
             for _ in range(4):
                 state, metrics = step(state, run.place_batch(next(batches)), jax.random.key(1), hyperparameters(c))

@@ -4,7 +4,6 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +45,7 @@ def one_step(c, mode="jit", devices=None, fsdp=False):
     devices = devices or jax.devices()
     run = data_parallel.make_train_mode(mode, devices, fsdp)
     state = run.place_state(init_state(c, IMAGES.shape[1:], jax.random.key(0)))
-    step = run.compile(partial(make_train_step, c), state)
+    step = run.compile(lambda spread: make_train_step(c, spread), state)
     batches = data.batches(IMAGES, c.train.batch_size, 0)
     for _ in range(3):
         state, metrics = step(state, run.place_batch(next(batches)), jax.random.key(1), hyperparameters(c))
