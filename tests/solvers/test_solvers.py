@@ -26,6 +26,8 @@ from fmdp.solvers import (
     raise_if_diverged,
 )
 
+pytestmark = pytest.mark.device
+
 KEY = jax.random.key(0)
 SHAPE = (4, 3, 1)
 SIZE = 12
