@@ -206,10 +206,10 @@ def test_four_devices_give_the_numbers_of_one():
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", data_parallel.MODES)
 def test_a_batch_in_parts_gives_the_numbers_of_the_whole(mode):
-    c = small_config()
-    whole, metrics = one_step(c, mode)
+    c, one = small_config(), jax.devices()[:1]
+    whole, metrics = one_step(c, mode, one)
     c.train.grad_accumulation_steps = 4
-    parts, metrics_parts = one_step(c, mode)
+    parts, metrics_parts = one_step(c, mode, one)
     for name in metrics:
         np.testing.assert_allclose(metrics[name], metrics_parts[name], rtol=1e-5)
     for a, b in zip(leaves(whole), leaves(parts), strict=True):
