@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test test-fast test-long lint
+.PHONY: demo test test-fast test-long test-device lint
 
 demo: $(INSTALLED)
 	$(BIN)/python -m fmdp.main --config=configs/digits.py
@@ -18,6 +18,11 @@ test-long: $(INSTALLED)
 	$(BIN)/python -m pytest -q -s -m long
 	seed=$$(date +%s); echo "exploring with --hypothesis-seed=$$seed"; \
 	$(BIN)/python -m pytest -q -m hypothesis --hypothesis-profile=explore --hypothesis-seed=$$seed
+
+# On the accelerator that JAX finds. Tolerances are those of float32, so products are computed in it.
+test-device: $(INSTALLED)
+	@$(BIN)/python -c 'import jax; print("on", *jax.devices())'
+	JAX_DEFAULT_MATMUL_PRECISION=highest $(BIN)/python -m pytest -q -m "device and not long"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .

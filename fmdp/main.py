@@ -13,6 +13,7 @@ from fmdp.config.validation import divides_batch, validate, validate_for_devices
 from fmdp.errors import InputError
 from fmdp.io.run_dir import RunDir
 from fmdp.parallel import cluster, mesh
+from fmdp.parallel.precision import use_precision
 
 for module in (run_flags, restore_command):  # so that --help shows their flags
     flags.adopt_module_key_flags(module)
@@ -27,6 +28,7 @@ def main(_: list[str]) -> None:
     if MODE.value == "restore":
         if DISTRIBUTED.value != "none":
             raise InputError("--mode=restore runs in one process: leave --distributed out")
+        use_precision(restore_command.PRECISION.value)
         mesh.divide_cpu()
         mesh.count_devices()  # reports devices that do not start
         restore_command.run_restore()
@@ -38,6 +40,7 @@ def main(_: list[str]) -> None:
         validate(config)
         mesh.divide_cpu(config.parallel.cpu_devices, partial(divides_batch, config))
     validate_for_devices(config, mesh.count_devices())
+    use_precision(config.precision)
     run_config(config, RunDir.open(WORKDIR.value or f"runs/{config.name}"), MODE.value)
 
 

@@ -58,6 +58,7 @@ from fmdp.errors import InputError
 from fmdp.io.files import expand_path, write_json
 from fmdp.main import inapplicable_flags
 from fmdp.parallel import mesh
+from fmdp.parallel.precision import use_precision
 
 ONLY = flags.DEFINE_list("only", [], "The sections to measure; all of them by default.")
 BATCH = flags.DEFINE_integer("batch", None, "Images at a time; config.train.batch_size by default.", lower_bound=1)
@@ -81,6 +82,7 @@ def main(_) -> None:
         raise InputError("--compile=False applies to the section program: add it to --only, or leave --compile out")
     config = given_config()
     validate(config)
+    use_precision(config.precision)
     if BATCH.value:
         config.train.batch_size = BATCH.value
     machines = _machines(sections)

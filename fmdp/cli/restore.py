@@ -19,6 +19,7 @@ from fmdp.errors import InputError, ParameterError, printable, translating
 from fmdp.evaluation.calibration import Calibration
 from fmdp.flow.interpolant import time_of_sigma
 from fmdp.io.files import expand_path, read_json
+from fmdp.parallel.precision import PRECISIONS
 from fmdp.pretrained import prior as prior_files
 from fmdp.reporting.contact_sheet import draw_sheet
 from fmdp.restoration import image_files
@@ -52,6 +53,9 @@ NUM_SAMPLES = flags.DEFINE_integer(
 STEPS = flags.DEFINE_integer("steps", 100, "restore: steps of plug-and-play.")
 GAIN = flags.DEFINE_float("gain", 1.0, "restore: gain of plug-and-play's data step.")
 SEED = flags.DEFINE_integer("seed", 0, "restore: seed of masks, noise and solver.")
+PRECISION = flags.DEFINE_enum(
+    "precision", "default", PRECISIONS, "restore: of products and convolutions. Other modes take config.precision."
+)
 
 FLAG_OF: dict[str, flags.FlagHolder] = {
     "operator": OPERATOR,

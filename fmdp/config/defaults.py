@@ -93,6 +93,7 @@ def default_config() -> ConfigDict:
         dict(
             name="",
             seed=0,
+            precision="default",  # of products and convolutions, one of precision.PRECISIONS; see docs/devices.md
             data=DATA,
             network=dict(name="mlp"),
             loss=LOSS,

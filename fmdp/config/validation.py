@@ -17,6 +17,7 @@ from fmdp.flow.losses import OFF_DIAGONAL, WEIGHTING
 from fmdp.io.archives import MAX_PIXELS
 from fmdp.metrics import weights
 from fmdp.operators import OPERATORS
+from fmdp.parallel.precision import PRECISIONS
 from fmdp.solvers import SOLVERS
 from fmdp.solvers.pnp import KNOBS
 
@@ -108,6 +109,7 @@ VALUES: tuple[tuple[str, Callable[[Any], Any], str], ...] = (
     ("loss.diagonal_share", lambda x: 0 < x <= 1, "must be in (0, 1]"),
     ("loss.off_diagonal", lambda x: x in OFF_DIAGONAL, one_of(OFF_DIAGONAL)),
     ("loss.weighting", lambda x: x in WEIGHTING, one_of(WEIGHTING)),
+    ("precision", lambda x: x in PRECISIONS, one_of(PRECISIONS)),
     ("parallel.mode", lambda x: x in ("jit", "pmap"), "must be jit or pmap"),
     ("parallel.cpu_devices", lambda x: 0 <= x <= MAX_CPU_DEVICES, f"must be from 0 to {MAX_CPU_DEVICES}"),
     ("name", lambda x: "/" not in x and x not in (".", ".."), "is a file name: must not contain /"),

@@ -24,6 +24,7 @@ CONFIGS = sorted(path for path in (pathlib.Path(__file__).parents[2] / "configs"
         ("loss.weighting", "some"),
         ("optimizer.learning_rate", 0.0),
         ("ema.half_life", 0.0),
+        ("precision", "high"),
         ("parallel.mode", "xmap"),
         ("data.test_share", 1.0),
         ("evaluate.noise_levels", ()),

@@ -10,7 +10,7 @@ from fmdp.exact import Gaussian
 from fmdp.io.dataclass_json import to_json
 from fmdp.reporting import curves
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.device, pytest.mark.slow]
 
 TARGET = Gaussian(np.zeros((2, 2, 1)), 0.3 * np.eye(4))
 

@@ -12,6 +12,8 @@ from fmdp.exact.frontier import Frontier, Interval, Points
 from fmdp.exact.wasserstein import squared_w2
 from fmdp.flow.average_field import chord, denoise
 
+pytestmark = pytest.mark.device
+
 
 def gaussian(eigenvalues):
     eigenvalues = np.asarray(eigenvalues)

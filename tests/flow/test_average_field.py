@@ -5,6 +5,8 @@ import pytest
 
 from fmdp.flow import average_field, interpolant
 
+pytestmark = pytest.mark.device
+
 
 def linear_field(x, s, t):
     """The exact average field of dx/dt = x, whose flow is X_{s,t}(x) = exp(t - s) x."""

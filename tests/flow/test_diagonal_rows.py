@@ -4,6 +4,8 @@ import pytest
 
 from fmdp.flow.diagonal_rows import diagonal_pattern, split_rows
 
+pytestmark = pytest.mark.device
+
 B = 32
 
 

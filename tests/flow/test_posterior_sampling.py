@@ -10,6 +10,8 @@ from fmdp.exact import Gaussian
 from fmdp.flow import posterior_sampling
 from fmdp.flow.average_field import denoise
 
+pytestmark = pytest.mark.device
+
 SHAPE = (1, 3, 1)
 LAM = np.array([0.01, 0.2, 1.0])
 S, COUNT = 0.4, 20_000

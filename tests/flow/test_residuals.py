@@ -6,6 +6,8 @@ import pytest
 from fmdp.exact import Gaussian, GaussianMixture
 from fmdp.flow import residuals
 
+pytestmark = pytest.mark.device
+
 SHAPE = (1, 4, 1)
 S, U, T = np.array([0.0, 0.3, 0.5]), np.array([0.4, 0.5, 0.7]), np.array([0.9, 0.8, 1.0])
 TERMS = {

@@ -13,6 +13,8 @@ from fmdp.operators import adjoint
 from fmdp.restoration import cropped_operator
 from tests.support.generated import cases
 
+pytestmark = pytest.mark.device
+
 KEY = jax.random.key(0)
 sizes = st.integers(1, 40)
 

@@ -8,6 +8,8 @@ from fmdp.exact.wasserstein import squared_w2
 from fmdp.metrics import generative
 from fmdp.metrics.generative import Moments
 
+pytestmark = pytest.mark.device
+
 KEY = jax.random.key(0)
 
 

@@ -8,6 +8,8 @@ from fmdp.metrics.inception import Inception
 from fmdp.metrics.lpips import LPIPS
 from tests.support.published import STORED, layout, random_arrays, random_images
 
+pytestmark = pytest.mark.device
+
 
 def apply(network, params, *images):
     return jax.jit(network.apply)({"params": params}, *images)

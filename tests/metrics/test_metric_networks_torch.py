@@ -19,7 +19,7 @@ with warnings.catch_warnings():
     pytorch_fid = pytest.importorskip("pytorch_fid.inception")
     lpips = pytest.importorskip("lpips")
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.device, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
 def tensor(images):

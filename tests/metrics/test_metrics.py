@@ -7,6 +7,8 @@ import scipy.linalg
 from fmdp.metrics import distortion, perception
 from fmdp.metrics.features import features
 
+pytestmark = pytest.mark.device
+
 KEY = jax.random.key(0)
 
 

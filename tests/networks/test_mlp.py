@@ -9,6 +9,8 @@ from fmdp.errors import InputError
 from fmdp.networks.embedding import fourier_features
 from fmdp.networks.mlp import MLP
 
+pytestmark = pytest.mark.device
+
 X = jax.random.normal(jax.random.key(0), (5, 2, 3, 1))
 
 

@@ -11,7 +11,7 @@ from fmdp.networks.unet import UNet, _affine_norm, double, halve
 from fmdp.networks.weight_net import WeightNet
 from fmdp.pretrained.pytorch_unet import unet_from_state_dict, weight_net_from_state_dict
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.device, pytest.mark.slow]
 
 TINY = UNet(channels=8, multipliers=(1, 2), blocks=0, attention=(8,), resolution=8)
 SHAPE = (2, 8, 12, 3)

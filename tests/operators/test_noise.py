@@ -9,6 +9,8 @@ from fmdp import operators
 from fmdp.errors import InputError
 from fmdp.operators.noise import DARK, GaussianNoise, LaplaceNoise, Observation, PoissonNoise, observe
 
+pytestmark = pytest.mark.device
+
 KEY = jax.random.key(0)
 SHAPE = (5, 4, 1)
 LEVELS = np.array([-0.9, -0.3, 0.0, 0.8])

@@ -11,6 +11,8 @@ from fmdp import operators
 from fmdp.errors import InputError
 from fmdp.operators.blur import motion_kernel
 
+pytestmark = pytest.mark.device
+
 KEY = jax.random.key(0)
 MASK = np.ones((9, 6))
 MASK[2:4, 1:3] = 0

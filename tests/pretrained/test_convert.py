@@ -10,7 +10,7 @@ from fmdp.pretrained import prior as prior_files
 from fmdp.pretrained.pytorch_unet import weight_net_from_state_dict
 from tests.support.torch_files import edm_pickle, torch_zip
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.device, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,8 @@ from fmdp.restoration.request import Request
 from fmdp.restoration.restore import restore
 from tests.support.exact_priors import COLOUR, PRIOR
 
+pytestmark = pytest.mark.device
+
 
 def picture(height, width, channels=1, seed=0):
     return np.random.default_rng(seed).uniform(-1, 1, (height, width, channels)).astype(np.float32)

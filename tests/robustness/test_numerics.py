@@ -57,6 +57,7 @@ def assert_same(a, b):
         np.testing.assert_array_equal(x, y)
 
 
+@pytest.mark.device
 @pytest.mark.slow
 @pytest.mark.parametrize("scale", [np.nan, np.inf, 1e18])
 def test_an_update_that_is_not_finite_changes_only_the_counts(scale):
@@ -184,6 +185,7 @@ def test_interrupted_at_every_step_equals_uninterrupted_bit_for_bit(bad, tmp_pat
     assert last[0] == last[1]
 
 
+@pytest.mark.device
 @pytest.mark.slow
 def test_bfloat16_trains_without_a_loss_scale():
     """The network computes in it; parameters, their average and the optimizer's state stay in float32."""

@@ -227,6 +227,7 @@ def flag_values():
         "steps",
         "gain",
         "seed",
+        "precision",
         "workdir",
         "mode",
         "distributed_timeout",

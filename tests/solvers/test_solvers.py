@@ -26,6 +26,8 @@ from fmdp.solvers import (
     raise_if_diverged,
 )
 
+pytestmark = pytest.mark.device
+
 KEY = jax.random.key(0)
 SHAPE = (4, 3, 1)
 SIZE = 12
@@ -555,6 +557,8 @@ def test_reference_pnp_with_their_poisson_term(stored):
 @pytest.mark.slow
 def test_pnp_costs_little_more_than_its_evaluations():
     """A 100-step inpainting of 64 digits with the 1.5 M parameter MLP against 100 bare evaluations, both scanned."""
+    if jax.default_backend() != "cpu":
+        pytest.skip("the time of the processor says nothing about an accelerator")
     from fmdp.networks.mlp import MLP
 
     net, shape, n = MLP(), (8, 8, 1), 64

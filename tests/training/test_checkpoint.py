@@ -25,6 +25,7 @@ def steps(run):
     return sorted(int(path.name) for path in (run / "checkpoints").iterdir() if path.name.isdigit())
 
 
+@pytest.mark.device
 @pytest.mark.slow
 def test_the_last_and_every_nth_are_kept_with_their_weights(tmp_path):
     c = small_config(steps=11)
@@ -151,6 +152,7 @@ def test_records_of_other_formats_and_those_that_lie(tmp_path):
         loop.restore_state(c, SHAPE, tmp_path)
 
 
+@pytest.mark.device
 @pytest.mark.slow
 def test_another_architecture_is_refused_with_nothing_but_the_difference(tmp_path):
     c = small_config(steps=2)

@@ -14,7 +14,7 @@ from fmdp import data
 from fmdp.config.defaults import default_config
 from fmdp.errors import InputError
 from fmdp.flow.times import kronecker_times
-from fmdp.parallel import data_parallel
+from fmdp.parallel import data_parallel, mesh
 from fmdp.training import checkpoint, loop
 from fmdp.training import step as train_step
 from fmdp.training.checksum import checksums
@@ -41,8 +41,13 @@ def leaves(state):
 IMAGES = data.digits()[0][:40]
 
 
+def devices_there():
+    """The devices of this process, as many as divide the small batch as one device does."""
+    return jax.devices()[: next(n for n in (4, 2, 1) if n <= jax.device_count())]
+
+
 def one_step(c, mode="jit", devices=None, fsdp=False):
-    devices = devices or jax.devices()
+    devices = devices or devices_there()
     run = data_parallel.make_train_mode(mode, devices, fsdp)
     state = run.place_state(init_state(c, IMAGES.shape[1:], jax.random.key(0)))
     step = run.compile(lambda spread: make_train_step(c, spread), state)
@@ -52,6 +57,7 @@ def one_step(c, mode="jit", devices=None, fsdp=False):
     return state, metrics
 
 
+@pytest.mark.device
 @pytest.mark.slow
 def test_lattice_fills_the_unit_square_evenly():
     a, b = jax.vmap(lambda row: kronecker_times(jax.random.key(0), row))(jnp.arange(256))
@@ -61,6 +67,7 @@ def test_lattice_fills_the_unit_square_evenly():
     assert np.mean(first) == pytest.approx(0.5, abs=0.03)
 
 
+@pytest.mark.device
 @pytest.mark.slow
 @pytest.mark.parametrize("weighting", ["none", "learned"])
 def test_a_step_reports_its_loss_and_moves_everything(weighting):
@@ -81,6 +88,7 @@ def test_a_step_reports_its_loss_and_moves_everything(weighting):
     assert any((a != b).any() for a, b in zip(leaves(after.ema), leaves(later.ema), strict=True))
 
 
+@pytest.mark.device
 @pytest.mark.slow
 def test_dropout_is_drawn_for_every_example_and_only_in_training():
     c = small_config(diagonal_share=1.0)
@@ -124,6 +132,7 @@ def test_only_dropout_tells_keys_and_rows_apart_where_noise_and_times_are_the_sa
     assert all((other == first) == (dropout == 0) for other in others)
 
 
+@pytest.mark.device
 @pytest.mark.slow
 def test_average_follows_the_parameters_with_the_stated_half_life():
     c = small_config()
@@ -139,6 +148,7 @@ def test_average_follows_the_parameters_with_the_stated_half_life():
     np.testing.assert_allclose(gap[0], 0.5, rtol=1e-3)
 
 
+@pytest.mark.device
 @pytest.mark.slow
 def test_learned_weight_has_a_learning_rate_of_its_own():
     c = small_config(weighting="learned", weight_learning_rate=0.0)
@@ -148,6 +158,7 @@ def test_learned_weight_has_a_learning_rate_of_its_own():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.device
 @pytest.mark.slow
 def test_pmap_and_jit_agree():
     (a, metrics_a), (b, metrics_b) = (one_step(small_config(), mode) for mode in data_parallel.MODES)
@@ -156,47 +167,56 @@ def test_pmap_and_jit_agree():
     np.testing.assert_allclose(metrics_a["loss"], metrics_b["loss"], rtol=1e-5)
 
 
+@pytest.mark.device
+@pytest.mark.slow
+def test_every_parallel_mode_gives_the_numbers_of_one_device(monkeypatch):
+    """Over the devices there are; the next test has four of them."""
+    monkeypatch.setattr(mesh, "MIN_SHARDED_SIZE", 16)
+    devices, c = devices_there(), small_config(diagonal_share=0.5)
+    one, metrics = one_step(c, "jit", devices[:1])
+    for mode, fsdp, parts in (("jit", False, 1), ("pmap", False, 2), ("jit", True, 1), ("jit", True, 2)):
+        c.train.grad_accumulation_steps = parts
+        several, metrics_of_several = one_step(c, mode, devices, fsdp)
+        kernel = several.opt_state[1][0].mu["network"]["Dense_3"]["kernel"]
+        assert kernel.addressable_data(0).size == kernel.size // (len(devices) if fsdp else 1)
+        for name in metrics:
+            np.testing.assert_allclose(metrics[name], metrics_of_several[name], rtol=1e-5)
+        for a, b in zip(leaves(one), leaves(several), strict=True):
+            np.testing.assert_allclose(a, b, atol=2e-6)
+
+
 @pytest.mark.slow
 def test_four_devices_give_the_numbers_of_one():
     """In a process of its own, because the number of devices is fixed when JAX starts."""
     program = """
         import jax
+        import pytest
         jax.config.update("jax_num_cpu_devices", 4)
-        import numpy as np
-        from fmdp.parallel import mesh
-        from tests.training.test_loop import leaves, one_step, small_config
-        assert jax.device_count() == 4
-        mesh.MIN_SHARDED_SIZE = 16
-        c = small_config(diagonal_share=0.5)
-        one, metrics = one_step(c, "jit", jax.devices()[:1])
-        for mode, fsdp, parts in (("jit", False, 1), ("pmap", False, 2), ("jit", True, 1), ("jit", True, 2)):
-            c.train.grad_accumulation_steps = parts
-            four, metrics_four = one_step(c, mode, fsdp=fsdp)
-            kernel = four.opt_state[1][0].mu["network"]["Dense_3"]["kernel"]
-            assert kernel.addressable_data(0).size == kernel.size // (4 if fsdp else 1)
-            for name in metrics:
-                np.testing.assert_allclose(metrics[name], metrics_four[name], rtol=1e-5)
-            for a, b in zip(leaves(one), leaves(four), strict=True):
-                np.testing.assert_allclose(a, b, atol=2e-6)
+        from tests.training.test_loop import devices_there, test_every_parallel_mode_gives_the_numbers_of_one_device
+        assert len(devices_there()) == 4
+        with pytest.MonkeyPatch.context() as patch:
+            test_every_parallel_mode_gives_the_numbers_of_one_device(patch)
         print("equal")
 """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True)
     assert done.stdout.endswith("equal\n"), done.stderr[-2000:]
 
 
+@pytest.mark.device
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", data_parallel.MODES)
 def test_a_batch_in_parts_gives_the_numbers_of_the_whole(mode):
-    c = small_config()
-    whole, metrics = one_step(c, mode)
+    c, one = small_config(), jax.devices()[:1]
+    whole, metrics = one_step(c, mode, one)
     c.train.grad_accumulation_steps = 4
-    parts, metrics_parts = one_step(c, mode)
+    parts, metrics_parts = one_step(c, mode, one)
     for name in metrics:
         np.testing.assert_allclose(metrics[name], metrics_parts[name], rtol=1e-5)
     for a, b in zip(leaves(whole), leaves(parts), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-6)
 
 
+@pytest.mark.device
 @pytest.mark.slow
 def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, capsys):
     c = small_config()
@@ -216,6 +236,7 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, caps
     assert "already trained for 8 steps" in capsys.readouterr().out
 
 
+@pytest.mark.device
 def test_a_fingerprint_tells_any_change():
     rng = np.random.default_rng(0)
     tree = {"a": rng.standard_normal((3, 5)).astype(np.float32), "b": np.int32(7), "c": jnp.ones(4, jnp.bfloat16)}
