@@ -22,8 +22,9 @@ from fmdp.operators.noise import GaussianNoise, Observation, observe
 from fmdp.operators.registry import OPERATORS
 from fmdp.parallel.data_parallel import make_train_mode
 from fmdp.restoration import solve
+from fmdp.training.hyperparameters import hyperparameters
 from fmdp.training.state import init_state
-from fmdp.training.step import make_train_step
+from fmdp.training.step import make_train_step, step_form
 
 PLATFORMS = ("tpu", "cuda")
 KEY = jax.random.key(0)
@@ -78,9 +79,9 @@ def test_the_training_step(loss, weighting, network):
     config.loss.update(off_diagonal=loss, weighting=weighting)
     config.network = {"name": network} | NETWORKS[network]
     mode = make_train_mode("jit", jax.devices()[:1])
-    state = mode.layout(jax.eval_shape(lambda: init_state(config, SHAPE, KEY)))
+    state = mode.layout(jax.eval_shape(lambda: step_form(config, init_state(config, SHAPE, KEY))))
     batch = {"image": jax.ShapeDtypeStruct((8, *SHAPE), jnp.float32), "row": jax.ShapeDtypeStruct((8,), jnp.int32)}
-    lower(mode.compile(partial(make_train_step, config), state), state, batch, KEY)
+    lower(mode.compile(partial(make_train_step, config), state), state, batch, KEY, hyperparameters(config))
 
 
 @pytest.mark.parametrize("name", solvers.SOLVERS)
