@@ -1,5 +1,7 @@
 """The speed of networks, training steps, solvers and sweeps, relative to their products or to plain forward passes."""
 
+import statistics
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from fmdp import data, solvers
 from fmdp.bench.flops import chain, equation_flops, product_equations, product_flops
-from fmdp.bench.workload import Workload, median_seconds
+from fmdp.bench.workload import Workload, median_seconds, timings
 from fmdp.errors import InputError
 from fmdp.evaluation import denoising
 from fmdp.flow import losses
@@ -24,6 +26,7 @@ from fmdp.training.step import make_train_step, step_form
 SOLVER_STEPS = 10
 LOOKAHEADS = 15
 COPY_REPEATS = 5
+INPUT_ROUNDS = 7
 
 
 def ceilings(workload: Workload) -> dict[str, Any]:
@@ -213,7 +216,10 @@ def sweep(workload: Workload) -> dict[str, Any]:
 
 
 def input_pipeline(workload: Workload) -> dict[str, Any]:
-    """Batches delivered per training step, and a loop over fresh batches relative to a loop over the same batch."""
+    """Batches delivered per training step, and a loop over fresh batches relative to a loop over the same batch.
+
+    Batches are placed ahead, as in a run. The loops take turns, and their ratio is the median over pairs of neighbours.
+    """
     config, devices = workload.config, jax.devices()
     try:
         images = data.load_split(config.data).train
@@ -222,14 +228,15 @@ def input_pipeline(workload: Workload) -> dict[str, Any]:
     iterator = data.batches(images, workload.size, 0, flip=config.data.flip, workers=config.data.workers)
     place = data_parallel.make_train_mode(config.parallel.mode, devices).place_batch
     steps = max(workload.rounds, 50)
-    same, fresh = workload.run(devices), workload.run(devices, lambda: place(next(iterator)))
+    batch, ahead = place(next(iterator)), data.placed_ahead(iterator, place, sys.maxsize)
+    same, fresh = workload.run(devices, lambda: batch), workload.run(devices, lambda: next(ahead)[0])
 
     def several(step):
         for _ in range(steps):
             metrics = step()
         return metrics
 
-    found = median_seconds(3, loop=lambda: several(fresh), step=lambda: several(same))
+    found = timings(INPUT_ROUNDS, loop=lambda: several(fresh), step=lambda: several(same))
     began = time.perf_counter()
     for _ in range(steps):
         jax.block_until_ready(place(next(iterator)))
@@ -237,6 +244,6 @@ def input_pipeline(workload: Workload) -> dict[str, Any]:
     iterator.close()
     return {
         "seconds_per_batch": each,
-        "batches_in_a_step": found["step"] / steps / each,
-        "loop_over_steps": found["loop"] / found["step"],
+        "batches_in_a_step": statistics.median(found["step"]) / steps / each,
+        "loop_over_steps": statistics.median(a / b for a, b in zip(found["loop"], found["step"], strict=True)),
     }

@@ -115,7 +115,12 @@ def image_shape(config: ConfigDict) -> tuple[int, ...]:
 
 
 def median_seconds(rounds: int, **runs: Callable[[], Any]) -> dict[str, float]:
-    """The median time of each run, all of them taken in turn, `rounds` times after one to warm up."""
+    """The median time of each run, as `timings` takes it."""
+    return {name: statistics.median(taken) for name, taken in timings(rounds, **runs).items()}
+
+
+def timings(rounds: int, **runs: Callable[[], Any]) -> dict[str, list[float]]:
+    """The seconds of each run, all of them taken in turn, `rounds` times after one to warm up."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds + 1):
         for name, run in runs.items():
@@ -123,4 +128,4 @@ def median_seconds(rounds: int, **runs: Callable[[], Any]) -> dict[str, float]:
             jax.block_until_ready(run())
             if number:
                 times[name].append(time.perf_counter() - began)
-    return {name: statistics.median(taken) for name, taken in times.items()}
+    return times

@@ -2,7 +2,7 @@
 
 from fmdp.data.containers import Images, UInt8Images, to_float
 from fmdp.data.decoding import ImagePreprocessor, LazyImages
-from fmdp.data.pipeline import batches, records
+from fmdp.data.pipeline import batches, placed_ahead, records
 from fmdp.data.sources import digits, load_split
 from fmdp.data.splits import Split, pin_split, split
 from fmdp.data.synthetic import DRAWING_SEED, TARGETS
@@ -19,6 +19,7 @@ __all__ = [
     "digits",
     "load_split",
     "pin_split",
+    "placed_ahead",
     "records",
     "split",
     "to_float",

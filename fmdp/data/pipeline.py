@@ -1,15 +1,17 @@
 """Training batches: endless, shuffled, resumable, and the same for any number of processes and workers."""
 
+import collections
 import contextlib
 import functools
+import itertools
 import multiprocessing
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
-from typing import Any
+from typing import Any, TypeVar
 
 import grain
 import numpy as np
@@ -18,6 +20,8 @@ from absl import flags
 from fmdp.data.containers import Images
 from fmdp.data.decoding import LazyImages, ignore_metadata_warnings
 from fmdp.errors import InputError
+
+Placed = TypeVar("Placed")
 
 
 @functools.lru_cache(maxsize=4)
@@ -193,3 +197,21 @@ def batches(
         threads = min(8, os.cpu_count() or 1)
         return Batches(dataset, grain.ReadOptions(num_threads=threads, prefetch_buffer_size=8), 0)
     return Batches(dataset, grain.ReadOptions(num_threads=1, prefetch_buffer_size=2), workers)
+
+
+def placed_ahead(
+    batches: Batches, place: Callable[[Any], Placed], count: int
+) -> Iterator[tuple[Placed, dict[str, int]]]:
+    """The next `count` batches on their devices, each with the state of the iterator that continues after it.
+
+    When a batch is handed out, the one after it is already placed, so its transfer overlaps with the step on the first.
+    The state of `batches` itself is then one batch ahead. Nothing is read beyond the last batch.
+
+    Args:
+      place: puts a batch on its devices, and need not wait for the transfer.
+    """
+    placed = ((place(next(batches)), batches.get_state()) for _ in range(count))
+    ready = collections.deque(itertools.islice(placed, 1))
+    while ready:
+        ready.extend(itertools.islice(placed, 1))
+        yield ready.popleft()

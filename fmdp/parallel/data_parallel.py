@@ -42,7 +42,7 @@ class TrainMode(Protocol):
         """The arrays over all devices of a state in the step's form."""
 
     def place_batch(self, batch: Any) -> Any:
-        """The contiguous rows of a batch that this process holds, on its devices."""
+        """The contiguous rows of a batch that this process holds, on its devices; does not wait for the transfer."""
 
     def compile(self, make_step: Callable[[GradientTransform], Callable], state: Any) -> Callable:
         """The compiled step (state, batch, key, numbers) -> (state, metrics) of such states; it donates its state.
@@ -156,7 +156,8 @@ class PmapMode:
     def place_batch(self, batch: Any) -> Any:
         """As `TrainMode.place_batch`; the rows of each device get an axis of their own."""
         devices = self._local.size
-        return jax.tree.map(lambda x: np.reshape(x, (devices, len(x) // devices, *x.shape[1:])), batch)
+        rows = jax.tree.map(lambda x: np.reshape(x, (devices, len(x) // devices, *x.shape[1:])), batch)
+        return jax.device_put(rows, NamedSharding(self._local, P(AXIS)))
 
     def compile(self, make_step: Callable[[GradientTransform], Callable], state: Any) -> Callable:
         """As `TrainMode.compile`."""

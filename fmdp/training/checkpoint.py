@@ -100,7 +100,7 @@ class Checkpoints:
         self,
         step: int,
         state: Any,
-        iterator: grain.DatasetIterator,
+        position: dict[str, int],
         progress: dict[str, Any],
         weights: Weights,
     ) -> None:
@@ -109,7 +109,7 @@ class Checkpoints:
         Args:
           step: the steps that the state has behind it.
           state: over all devices of the run, as `TrainMode.collect` returns it.
-          iterator: of the training batches.
+          position: state of the iterator whose next batch is trained on after this step.
           progress: what is known of the training so far, as plain JSON.
           weights: of the averaged network, with their description.
 
@@ -118,8 +118,8 @@ class Checkpoints:
         """
         size = sum(x.nbytes for x in jax.tree.leaves(state)) * 11 // 10 + 2**17  # with what orbax adds
         self._needed = size + 2 * sum(x.nbytes for x in weights[0].values())
-        # The iterator's state is the same in all processes; grain's own file would be one of each.
-        run = {"config": self._config, "progress": progress, "data": iterator.get_state()}
+        # The position is the same in all processes; grain's own file would be one of each.
+        run: dict[str, Any] = {"config": self._config, "progress": progress, "data": position}
         run |= {"format": FORMAT, "fingerprint": checksums(state)}
         items = {"state": ocp.args.StandardSave(state), "run": ocp.args.JsonSave(run | {"digest": _digest(run)})}
         self.wait()

@@ -58,10 +58,11 @@ def fit(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tuple
         numbers = mode.place_state(hyperparameters(config))
         records = functools.partial(data.records, images, config.train.batch_size, config.seed)
         rollback = Rollback(checkpoints, shapes.saved(), min(config.train.max_consecutive_skips, steps), records)
-        saver = Saver(config, checkpoints, batches, image_shape, progress["seconds"])
+        saver = Saver(config, checkpoints, image_shape, progress["seconds"])
+        placed = data.placed_ahead(batches, mode.place_batch, steps - start)
         with Reporter(config, workdir, start, rollback.observe) as reporter:
-            for step in range(start + 1, steps + 1):
-                state, metrics = train_step(state, mode.place_batch(next(batches)), key, numbers)
+            for step, (batch, position) in enumerate(placed, start + 1):
+                state, metrics = train_step(state, batch, key, numbers)
                 signal_number, last = requested_signal(step), step == steps
                 saving = saver.is_due(step) or signal_number > 0
                 scalars = reporter.report(step, metrics, now=saving)
@@ -70,7 +71,7 @@ def fit(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tuple
                     state = mode.place_state(step_form(config, rollback.restore(state, step)))
                     reporter.discard_late()
                 if kept:
-                    progress = saver.save(step, take_apart(mode.collect(state)), scalars)
+                    progress = saver.save(step, take_apart(mode.collect(state)), scalars, position)
                 if signal_number:
                     preemption.end_run(
                         signal_number, f"step {step} is {'' if kept else 'amid skipped updates and not '}saved"

@@ -5,7 +5,6 @@ import time
 from typing import Any
 
 import flax.traverse_util
-import grain
 import jax
 import numpy as np
 from ml_collections import ConfigDict
@@ -22,27 +21,21 @@ LOSSES = ("loss", "diagonal", "off_diagonal")
 class Saver:
     """Saves the state of a run at a step, with everything that resuming and loading it needs."""
 
-    def __init__(
-        self,
-        config: ConfigDict,
-        checkpoints: Checkpoints,
-        batches: grain.DatasetIterator,
-        image_shape: tuple,
-        seconds: float,
-    ):
+    def __init__(self, config: ConfigDict, checkpoints: Checkpoints, image_shape: tuple, seconds: float):
         """Save the run that a configuration describes, which trained for so many seconds before."""
-        self._config, self._checkpoints, self._batches, self._image_shape = config, checkpoints, batches, image_shape
+        self._config, self._checkpoints, self._image_shape = config, checkpoints, image_shape
         self._began = time.monotonic() - seconds
 
     def is_due(self, step: int) -> bool:
         """Whether a checkpoint belongs at this step."""
         return step % self._config.train.checkpoint_every == 0 or step == self._config.train.steps
 
-    def save(self, step: int, state: TrainState, scalars: dict[str, float]) -> dict[str, Any]:
+    def save(self, step: int, state: TrainState, scalars: dict[str, float], position: dict[str, int]) -> dict[str, Any]:
         """Save the state after a step; its metrics as numbers go into the progress.
 
         Args:
           state: over all devices of the run.
+          position: state of the iterator whose next batch follows this step.
 
         Returns:
           The progress: what summary.json says of the training.
@@ -59,7 +52,7 @@ class Saver:
             **{name: x for name, x in scalars.items() if name in LOSSES and math.isfinite(x)},
         }
         weights = average_weights(self._config, self._image_shape, state.ema, progress)
-        self._checkpoints.save(step, state.saved(), self._batches, progress, weights)
+        self._checkpoints.save(step, state.saved(), position, progress, weights)
         return progress
 
 

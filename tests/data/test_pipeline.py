@@ -39,6 +39,25 @@ def test_an_iterator_continues_from_a_saved_position():
     np.testing.assert_array_equal(rows(fresh, 4), expected)
 
 
+def test_one_batch_is_placed_ahead_and_each_says_where_to_continue():
+    iterator, placed = data.batches(images(10), 4, seed=0), []
+
+    def place(batch):
+        placed.append(batch)
+        return batch["image"].ravel().astype(int)
+
+    expected = rows(data.batches(images(10), 4, seed=0), 6)
+    rows(iterator, 1)
+    for number, (batch, position) in enumerate(data.placed_ahead(iterator, place, 4), 1):
+        np.testing.assert_array_equal(batch, expected[number])
+        assert len(placed) == min(number + 1, 4)
+        fresh = data.batches(images(10), 4, seed=0)
+        fresh.set_state(position)
+        np.testing.assert_array_equal(rows(fresh, 1)[0], expected[number + 1] if number < 4 else rows(iterator, 1)[0])
+    assert number == 4
+    assert not list(data.placed_ahead(iterator, place, 0))
+
+
 def test_processes_share_the_batches_of_one():
     whole = data.batches(images(10), 8, seed=0)
     parts = [data.batches(images(10), 8, 0, process, 2) for process in range(2)]

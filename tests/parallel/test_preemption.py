@@ -10,32 +10,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fmdp.data import pipeline as data
 from fmdp.errors import InputError
 from fmdp.io.run_dir import RunDir
 from fmdp.parallel import preemption
 from fmdp.training import checkpoint, loop
 from tests.cli.test_main import ROOT, command
+from tests.support.faults import signal_before
 from tests.training.test_loop import IMAGES, leaves, small_config
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", preemption.SIGNALS)
-def test_a_signal_ends_the_run_with_the_step_at_hand_saved(number, tmp_path, monkeypatch, capsys):
+def test_a_signal_ends_the_run_with_the_step_at_hand_saved(number, tmp_path, capsys):
     """And what goes on from there is, bit for bit, what was never interrupted."""
     whole, _ = loop.fit(small_config(steps=8), IMAGES, tmp_path / "whole")
-    take = data.Batches.__next__
-
-    def interrupted(iterator):
-        if iterator._next == 2:
-            os.kill(os.getpid(), number)
-        return take(iterator)
-
     before = [signal.getsignal(n) for n in preemption.SIGNALS]
-    monkeypatch.setattr(data.Batches, "__next__", interrupted)
-    with pytest.raises(SystemExit) as ended:
+    with signal_before(3, number), pytest.raises(SystemExit) as ended:
         loop.fit(small_config(steps=8), IMAGES, tmp_path / "cut")
-    monkeypatch.undo()
     assert ended.value.code == 128 + number
     assert "Termination requested; step 3 is saved." in capsys.readouterr().out
     assert [signal.getsignal(n) for n in preemption.SIGNALS] == before

@@ -1,7 +1,6 @@
 """Numbers that are not finite, numbers of few bits, and a learned weight that would run away."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,12 +12,12 @@ import numpy as np
 import pytest
 
 from fmdp import data
-from fmdp.data.pipeline import Batches
 from fmdp.errors import InputError
 from fmdp.networks.log_variance import LogVariance
 from fmdp.training import checkpoint, loop
 from fmdp.training.state import init_state
 from fmdp.training.step import make_train_step
+from tests.support.faults import signal_before
 from tests.training.test_loop import leaves, small_config
 
 DIGITS = data.digits()[0]
@@ -158,24 +157,16 @@ def test_a_second_rollback_to_the_same_checkpoint_stops_the_run(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("bad", [(), (9, 10, 11, 12)])
-def test_interrupted_at_every_step_equals_uninterrupted_bit_for_bit(bad, tmp_path, monkeypatch):
+def test_interrupted_at_every_step_equals_uninterrupted_bit_for_bit(bad, tmp_path):
     """Sixteen interruptions of one run, also in the middle of updates that are skipped and of what follows on them."""
     c, images = config_of_one_epoch(), spoiled(bad)
     whole, progress = loop.fit(c, images, tmp_path / "whole")
-    take, cut = Batches.__next__, tmp_path / "cut"
+    cut = tmp_path / "cut"
     for step in range(1, STEPS + 1):
-
-        def interrupted(iterator, step=step):
-            if iterator._next == step - 1:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return take(iterator)
-
-        monkeypatch.setattr(Batches, "__next__", interrupted)
-        with pytest.raises(SystemExit) as ended:
+        with signal_before(step, signal.SIGTERM), pytest.raises(SystemExit) as ended:
             loop.fit(c, images, cut)
         assert ended.value.code == 128 + signal.SIGTERM
         assert (cut / "checkpoints" / str(step)).exists() == (step not in (*bad, *(13, 14) * bool(bad)))
-    monkeypatch.undo()
     resumed, after = loop.fit(c, images, cut)
     assert_same(resumed, whole)
     assert after["skipped"] == progress["skipped"] == len(bad)

@@ -1,10 +1,17 @@
-"""A run of the digits that is killed at random moments and started again each time, beside one that is not."""
+"""A run of the digits that is killed at random moments and started again each time, beside one that is not.
 
+And a signal at a chosen step of a run in this process.
+"""
+
+import contextlib
 import json
+import os
 import pathlib
 import signal
 import time
+from collections.abc import Iterator
 from typing import NamedTuple
+from unittest import mock
 
 import jax
 import numpy as np
@@ -23,6 +30,21 @@ OPTIONS = (
 )  # fmt: skip
 PHASES = {"start": 4.0, "step": 0.05, "save": 0.03, "evaluation": 3.0}  # and how long after its begin a signal comes
 GRACE = 30.0  # seconds from SIGTERM to the end, which is what Kubernetes and SLURM give unless told otherwise
+
+
+@contextlib.contextmanager
+def signal_before(step: int, number: int) -> Iterator[None]:
+    """In this context, a run in this process is sent a signal when it takes the batch of a step."""
+    original = data.placed_ahead
+
+    def interrupted(*arguments):
+        for batch, position in original(*arguments):
+            if position["next_index"] == step:
+                os.kill(os.getpid(), number)
+            yield batch, position
+
+    with mock.patch.object(data, "placed_ahead", interrupted):
+        yield
 
 
 class Kill(NamedTuple):
