@@ -6,7 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from fmdp.bench import lowering, profiling, programs, speed
-from fmdp.bench.workload import Workload, image_shape
+from fmdp.bench.workload import Workload, image_form
 from fmdp.errors import require_known
 
 SECTIONS: Mapping[str, Callable[[Workload], dict[str, Any]]] = {
@@ -53,6 +53,7 @@ def measure(
       InputError: a section is unknown, or the configuration cannot be measured.
     """
     names = choose(only)
-    workload = Workload(config, image_shape(config), batch or config.train.batch_size, rounds, compiles)
+    shape, dtype = image_form(config)
+    workload = Workload(config, shape, batch or config.train.batch_size, rounds, compiles, dtype)
     for name in names:
         yield name, SECTIONS[name](workload)

@@ -25,7 +25,7 @@ from fmdp.bench.lowering import Program, training_step
 from fmdp.bench.programs import footprint
 from fmdp.bench.speed import SOLVER_STEPS
 from fmdp.bench.targets import Chip, Gpu, Tpu, devices_of
-from fmdp.bench.workload import Workload, image_shape
+from fmdp.bench.workload import Workload, image_form
 from fmdp.config.validation import validate_for_devices
 from fmdp.errors import InputError, require_known, translating
 from fmdp.parallel import batching
@@ -80,7 +80,8 @@ def plan(config: ConfigDict, targets: Sequence[Tpu | Gpu], chosen: Sequence[str]
     slices = {target: devices_of(target) for target in targets if isinstance(target, Tpu)}
     for target, devices in slices.items():
         check_batch(config, target, len(devices))
-    names, workload = chosen or list(PROGRAMS), Workload(config, image_shape(config), config.train.batch_size, rounds=1)
+    names, (shape, dtype) = chosen or list(PROGRAMS), image_form(config)
+    workload = Workload(config, shape, config.train.batch_size, rounds=1, dtype=dtype)
     found = {target.name: plan_tpu(workload, target, devices, names) for target, devices in slices.items()}
     return found | plan_gpus(workload, [target for target in targets if isinstance(target, Gpu)], names)
 

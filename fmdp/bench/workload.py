@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
@@ -40,6 +41,7 @@ class Workload:
       size: images at a time.
       rounds: timings behind each median.
       compiles: whether the section `program` also compiles what it lowers.
+      dtype: of the images of a training batch, float32 or uint8.
     """
 
     config: ConfigDict
@@ -47,6 +49,7 @@ class Workload:
     size: int
     rounds: int
     compiles: bool = True
+    dtype: Any = np.float32
 
     def init(self) -> TrainState:
         """The state at step 0, as a function that can be traced."""
@@ -73,8 +76,11 @@ class Workload:
         return jnp.full(self.size, 0.3), jnp.full(self.size, 0.8)
 
     def batch(self) -> Rows:
-        """The images as a training batch."""
-        return {"image": self.images, "row": jnp.arange(self.size, dtype=jnp.int32)}
+        """Random images as a training batch."""
+        images = self.images
+        if self.dtype == np.uint8:
+            images = jax.random.bits(jax.random.key(1), images.shape, np.uint8)
+        return {"image": images, "row": jnp.arange(self.size, dtype=jnp.int32)}
 
     def measurements(self, images: Array) -> tuple[Observation, Array]:
         """What plug-and-play is given for images [n, H, W, C]: half of the pixels of each, with noise, and its key."""
@@ -103,15 +109,18 @@ class Workload:
         return once
 
 
-def image_shape(config: ConfigDict) -> tuple[int, ...]:
-    """[H, W, C] of the images of a configuration, which are read only where it does not say it.
+def image_form(config: ConfigDict) -> tuple[tuple[int, ...], Any]:
+    """[H, W, C] and dtype of the training images of a configuration.
+
+    They are read only where it does not say their size. Where it does, they are pictures, which are bytes.
 
     Raises:
       InputError: they cannot be read.
     """
     if config.data.size:
-        return (config.data.size, config.data.size, config.data.channels)
-    return data.load_split(config.data).train.shape[1:]
+        return (config.data.size, config.data.size, config.data.channels), np.uint8
+    images = data.load_split(config.data).train
+    return images.shape[1:], data.read_stored(images, slice(0)).dtype
 
 
 def median_seconds(rounds: int, **runs: Callable[[], Any]) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """From files to batches: one module per source, the fixed split into training and test images, the grain pipeline."""
 
-from fmdp.data.containers import Images, UInt8Images, to_float
+from fmdp.data.containers import Images, UInt8Images, read_stored, to_float
 from fmdp.data.decoding import ImagePreprocessor, LazyImages
 from fmdp.data.pipeline import batches, placed_ahead, records
 from fmdp.data.sources import digits, load_split
@@ -20,6 +20,7 @@ __all__ = [
     "load_split",
     "pin_split",
     "placed_ahead",
+    "read_stored",
     "records",
     "split",
     "to_float",

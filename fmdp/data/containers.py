@@ -1,11 +1,16 @@
 """Sets of images, in memory or not, with the few operations of an array that are needed."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
+import jax
 import numpy as np
 
 Index = slice | np.ndarray
+Pixels = TypeVar("Pixels", np.ndarray, jax.Array)
+
+_COARSE = np.float32(257 / 2**15)  # 1 / 127.5 in 9 bits
+_FINE = np.float32(1 / 127.5 - 257 / 2**15)
 
 
 @runtime_checkable
@@ -20,6 +25,15 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: Index, /) -> np.ndarray: ...
+
+
+@runtime_checkable
+class ByteImages(Images, Protocol):
+    """Images whose source has bytes."""
+
+    def read_bytes(self, index: Index, /) -> np.ndarray:
+        """The images at an index, uint8 from 0 to 255."""
+        ...
 
 
 class UInt8Images:
@@ -38,16 +52,32 @@ class UInt8Images:
         return len(self.pixels)
 
     def __getitem__(self, index: Index) -> np.ndarray:
-        return to_float(self.pixels[index])
+        return to_float(self.read_bytes(index))
+
+    def read_bytes(self, index: Index) -> np.ndarray:
+        """As `ByteImages.read_bytes`."""
+        return self.pixels[index]
 
     def take(self, index: np.ndarray) -> "UInt8Images":
         """The images with these indices, as bytes."""
         return UInt8Images(self.pixels[index])
 
 
-def to_float(pixels: np.ndarray) -> np.ndarray:
-    """Bytes as float32 in [-1, 1]."""
-    return pixels.astype(np.float32) / np.float32(127.5) - 1
+def read_stored(images: Images, index: Index) -> np.ndarray:
+    """The images at an index as their source has them: uint8 from 0 to 255, or float32."""
+    return images.read_bytes(index) if isinstance(images, ByteImages) else images[index]
+
+
+def to_float(images: Pixels) -> Pixels:
+    """Images as float32, on the host or on a device: uint8 from 0 to 255 in [-1, 1], floats as they are.
+
+    Bytes give pixels / 127.5 - 1 with the same bits everywhere. A GPU may round a division differently, so the quotient
+    is the sum of two products, of which the first is exact.
+    """
+    if images.dtype != np.uint8:
+        return images
+    pixels = images.astype(np.float32)
+    return pixels * _COARSE + pixels * _FINE - 1
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:

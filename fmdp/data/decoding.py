@@ -181,7 +181,7 @@ class ImageFiles(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class LazyImages:
-    """Image files as float32 images [n, size, size, channels] in [-1, 1], decoded when they are indexed.
+    """Image files as images [n, size, size, channels], decoded when they are indexed: `containers.ByteImages`.
 
     A file whose header was fine but whose pixels are damaged is named in one warning, and the next one replaces it.
 
@@ -207,17 +207,21 @@ class LazyImages:
         return len(self.names)
 
     def __getitem__(self, index: Index) -> np.ndarray:
+        return to_float(self.read_bytes(index))
+
+    def read_bytes(self, index: Index) -> np.ndarray:
+        """As `ByteImages.read_bytes`."""
         chosen = np.arange(len(self))[index]
         if not self.kept:
             fresh = np.empty((len(chosen), *self.shape[1:]), np.uint8)
             for row, i in enumerate(chosen.tolist()):
                 fresh[row] = self._decode(i)
-            return to_float(fresh)
+            return fresh
         pixels, known = self._memory
         for i in chosen[~known[chosen]].tolist():
             pixels[i] = self._decode(i)
         known[chosen] = True
-        return to_float(pixels[chosen])
+        return pixels[chosen]
 
     def take(self, index: np.ndarray) -> "LazyImages":
         """Some of the images; this reads none of them."""

@@ -17,7 +17,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from fmdp.data.containers import Images
+from fmdp.data.containers import Images, read_stored
 from fmdp.data.decoding import LazyImages, ignore_metadata_warnings
 from fmdp.errors import InputError
 
@@ -50,7 +50,7 @@ class ShuffledBatches(grain.sources.RandomAccessDataSource):
 
     def __getitem__(self, k) -> np.ndarray:
         index, flipped = self.records(k)
-        images = self._images[index]
+        images = read_stored(self._images, index)
         images[flipped] = images[flipped, :, ::-1]
         return images
 
@@ -172,8 +172,8 @@ def batches(
 ) -> Batches:
     """An endless, resumable iterator over training batches.
 
-    A batch holds `image` [b, H, W, C] and `row` [b], the position of each example in the global batch. Each process
-    reads contiguous rows.
+    A batch holds `image` [b, H, W, C], in bytes if the source has them (`to_float` converts them), and `row` [b], the
+    position of each example in the global batch. Each process reads contiguous rows.
 
     Args:
       images: [n, H, W, C].

@@ -1,3 +1,4 @@
+import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -109,6 +110,21 @@ def test_flips_are_drawn_for_every_example_and_epoch():
     for _ in range(5):
         one, parts = next(whole), [next(half) for half in halves]
         np.testing.assert_array_equal(one["image"], np.concatenate([part["image"] for part in parts]))
+
+
+def test_bytes_stay_bytes_and_become_the_floats_that_division_gives():
+    pixels = np.arange(256, dtype=np.uint8)
+    wanted = pixels.astype(np.float32) / np.float32(127.5) - 1
+    np.testing.assert_array_equal(data.to_float(pixels), wanted)
+    np.testing.assert_array_equal(jax.jit(data.to_float)(pixels), wanted)
+    assert data.to_float(wanted) is wanted
+    stored = data.UInt8Images(pixels.reshape(16, 4, 4, 1))
+    kept, floats = (data.batches(images, 12, seed=0, flip=True) for images in (stored, stored[:]))
+    for _ in range(5):
+        batch, converted = next(kept), next(floats)
+        assert batch["image"].dtype == np.uint8
+        np.testing.assert_array_equal(data.to_float(batch["image"]), converted["image"])
+        np.testing.assert_array_equal(batch["row"], converted["row"])
 
 
 @pytest.mark.slow

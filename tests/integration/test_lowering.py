@@ -80,7 +80,8 @@ def test_the_training_step(loss, weighting, network):
     config.network = {"name": network} | NETWORKS[network]
     mode = make_train_mode("jit", jax.devices()[:1])
     state = mode.layout(jax.eval_shape(lambda: step_form(config, init_state(config, SHAPE, KEY))))
-    batch = {"image": jax.ShapeDtypeStruct((8, *SHAPE), jnp.float32), "row": jax.ShapeDtypeStruct((8,), jnp.int32)}
+    dtype = jnp.uint8 if network == "unet" else jnp.float32  # a source has bytes or floats
+    batch = {"image": jax.ShapeDtypeStruct((8, *SHAPE), dtype), "row": jax.ShapeDtypeStruct((8,), jnp.int32)}
     lower(mode.compile(partial(make_train_step, config), state), state, batch, KEY, hyperparameters(config))
 
 

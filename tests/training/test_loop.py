@@ -46,12 +46,12 @@ def devices_there():
     return jax.devices()[: next(n for n in (4, 2, 1) if n <= jax.device_count())]
 
 
-def one_step(c, mode="jit", devices=None, fsdp=False):
+def one_step(c, mode="jit", devices=None, fsdp=False, images=IMAGES):
     devices = devices or devices_there()
     run = data_parallel.make_train_mode(mode, devices, fsdp)
     state = run.place_state(init_state(c, IMAGES.shape[1:], jax.random.key(0)))
     step = run.compile(lambda spread: make_train_step(c, spread), state)
-    batches = data.batches(IMAGES, c.train.batch_size, 0)
+    batches = data.batches(images, c.train.batch_size, 0)
     for _ in range(3):
         state, metrics = step(state, run.place_batch(next(batches)), jax.random.key(1), hyperparameters(c))
     return state, metrics
@@ -183,6 +183,16 @@ def test_every_parallel_mode_gives_the_numbers_of_one_device(monkeypatch):
             np.testing.assert_allclose(metrics[name], metrics_of_several[name], rtol=1e-5)
         for a, b in zip(leaves(one), leaves(several), strict=True):
             np.testing.assert_allclose(a, b, atol=2e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", data_parallel.MODES)
+def test_a_step_on_bytes_is_that_on_their_floats(mode):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), np.uint8)
+    stored = data.UInt8Images(pixels)
+    (a, metrics_a), (b, metrics_b) = (one_step(small_config(), mode, images=images) for images in (stored, stored[:]))
+    for x, y in zip(leaves((a, metrics_a)), leaves((b, metrics_b)), strict=True):
+        np.testing.assert_array_equal(x, y)
 
 
 @pytest.mark.slow
