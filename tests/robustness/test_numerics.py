@@ -15,8 +15,10 @@ from fmdp import data
 from fmdp.errors import InputError
 from fmdp.networks.log_variance import LogVariance
 from fmdp.training import checkpoint, loop
+from fmdp.training.hyperparameters import hyperparameters
 from fmdp.training.state import init_state
-from fmdp.training.step import make_train_step
+from fmdp.training.step import make_train_step, step_form
+from fmdp.training.vectors import take_apart
 from tests.support.faults import signal_before
 from tests.training.test_loop import leaves, small_config
 
@@ -42,13 +44,13 @@ def config_of_one_epoch():
 def by_hand(c, images, steps, state=None):
     """The state after the given steps, without the loop."""
     init_key, key = jax.random.split(jax.random.key(c.seed))
-    state = state or init_state(c, images.shape[1:], init_key)
+    state = step_form(c, state or init_state(c, images.shape[1:], init_key))
     step_fn = jax.jit(make_train_step(c))
     for step in steps:
         rows = np.arange(BATCH, dtype=np.int32)
         batch = {"image": images[data.records(images, BATCH, c.seed, step - 1)], "row": rows}
-        state, metrics = step_fn(state, batch, key)
-    return state, metrics
+        state, metrics = step_fn(state, batch, key, hyperparameters(c))
+    return take_apart(state), metrics
 
 
 def assert_same(a, b):
