@@ -138,7 +138,7 @@ def test_bad_input_ends_in_one_line_and_exit_code_2(tmp_path):
         "wrong type": ([digits, work, "--config.train.steps=many"], "many"),
         "unknown flag": ([digits, work, "--workdi=x"], "workdi"),
         "unknown mode": ([digits, work, "--mode=trane"], "trane"),
-        "workdir is a file": ([digits, f"--workdir={file}"], "is a file"),
+        "workdir is a file": ([digits, f"--workdir={file}"], "is not a folder"),
         "no steps": ([digits, work, "--config.train.steps=0"], "config.train.steps = 0"),
         "no batch": ([digits, work, "--config.train.batch_size=0"], "config.train.batch_size = 0"),
         "unknown loss": ([digits, work, "--config.loss.off_diagonal=lagrange"], "lagrange"),

@@ -130,6 +130,6 @@ def test_shipped_priors_are_small_and_restore(name):
 def test_the_public_names_are_there():
     assert {"load", "denoise", "restore", "operators", "frontier"} <= set(fmdp.__all__) <= set(dir(fmdp))
     assert all(getattr(fmdp, name) is not None for name in fmdp.__all__)
-    assert re.fullmatch(r"\d+\.\d+\.\d+", fmdp.__version__)
+    assert re.fullmatch(r"\d+\.\d+\.\d+(\.dev\d+)?", fmdp.__version__)
     with pytest.raises(AttributeError, match="has no attribute 'lode'"):
         getattr(fmdp, "lode")  # noqa: B009
