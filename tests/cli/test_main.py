@@ -143,7 +143,7 @@ def test_bad_input_ends_in_one_line_and_exit_code_2(tmp_path):
         "no batch": ([digits, work, "--config.train.batch_size=0"], "config.train.batch_size = 0"),
         "unknown loss": ([digits, work, "--config.loss.off_diagonal=lagrange"], "lagrange"),
         "unknown source": ([digits, work, "--config.data.source=digitz"], "digitz"),
-        "empty source": ([digits, work, "--config.data.test_share=0.0001"], "leave nothing"),
+        "empty source": ([digits, work, "--config.data.test_share=0.0001"], "and 0 to test on"),
         "nothing to evaluate": ([digits, work, "--mode=evaluate"], "no checkpoint"),
         "nothing to restore with": ([digits, work, "--mode=inverse"], "no checkpoint"),
         "unknown protocol": ([digits, work, "--config.inverse.protocol=fmb"], "config.inverse.protocol = 'fmb'"),
