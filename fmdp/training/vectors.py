@@ -6,6 +6,7 @@ operations. On one vector per copy (the parameters, their gradient, average and 
 
 import itertools
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -29,12 +30,11 @@ class Vector:
     values: Any
     layout: Layout = struct.field(pytree_node=False)
 
-    def tree(self) -> Any:
-        """The tree that this vector holds."""
+    def tree(self, part: Callable[..., Array]) -> Any:
+        """The tree that this vector holds, cut by `part` of (vector, start, shape)."""
         shapes = self.layout.shapes
-        ends = list(itertools.accumulate(map(math.prod, shapes)))
-        parts = jnp.split(self.values, ends[:-1])
-        return self.layout.structure.unflatten([x.reshape(shape) for x, shape in zip(parts, shapes, strict=True)])
+        starts = itertools.accumulate(map(math.prod, shapes[:-1]), initial=0)
+        return self.layout.structure.unflatten(map(partial(part, self.values), starts, shapes))
 
 
 def _is_vector(node: Any) -> bool:
@@ -60,7 +60,12 @@ def pack(state: Any) -> Any:
 
 def unpack(tree: Any) -> Any:
     """A tree with its vectors as the trees that they hold; the inverse of `pack`, for use under jit."""
-    return jax.tree.map(lambda x: x.tree() if _is_vector(x) else x, tree, is_leaf=_is_vector)
+    return _unpack(tree, _fixed_part)
+
+
+def take_apart(tree: Any) -> Any:
+    """As `unpack`, for arrays outside of jit: programs are compiled for each shape, not for each place."""
+    return _unpack(tree, _moving_part)
 
 
 def pack_like(tree: Any, packed: Any) -> Any:
@@ -68,19 +73,14 @@ def pack_like(tree: Any, packed: Any) -> Any:
     return jax.tree.map(lambda old, new: as_vector(new) if _is_vector(old) else new, packed, tree, is_leaf=_is_vector)
 
 
-def take_apart(tree: Any) -> Any:
-    """As `unpack`, for arrays outside of jit: programs are compiled for each shape, not for each place."""
-
-    def parts(vector: Vector) -> Any:
-        shapes = vector.layout.shapes
-        starts = itertools.accumulate(map(math.prod, shapes), initial=0)
-        return vector.layout.structure.unflatten(
-            [_part(vector.values, start, shape=shape) for start, shape in zip(starts, shapes, strict=False)]
-        )
-
-    return jax.tree.map(lambda x: parts(x) if _is_vector(x) else x, tree, is_leaf=_is_vector)
+def _unpack(tree: Any, part: Callable[..., Array]) -> Any:
+    return jax.tree.map(lambda x: x.tree(part) if _is_vector(x) else x, tree, is_leaf=_is_vector)
 
 
-@partial(jax.jit, static_argnames="shape")
-def _part(values: Array, start: Any, shape: tuple[int, ...]) -> Array:
+def _fixed_part(values: Array, start: int, shape: tuple[int, ...]) -> Array:
+    return jax.lax.slice_in_dim(values, start, start + math.prod(shape)).reshape(shape)
+
+
+@partial(jax.jit, static_argnums=2)
+def _moving_part(values: Array, start: Any, shape: tuple[int, ...]) -> Array:
     return jax.lax.dynamic_slice_in_dim(values, start, math.prod(shape)).reshape(shape)
