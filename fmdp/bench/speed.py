@@ -108,9 +108,8 @@ def forward(workload: Workload) -> dict[str, Any]:
 def _peaks(workload: Workload) -> tuple[float, float]:
     """FLOP/s of matrix products on one device and on all devices."""
     peak = product_ceiling(workload)
-    return peak, peak * (
-        1 if jax.default_backend() == "cpu" else jax.device_count()
-    )  # devices of a CPU share its cores
+    devices = 1 if jax.default_backend() == "cpu" else jax.device_count()  # devices of a CPU share its cores
+    return peak, devices * peak
 
 
 def _bare(inputs: Any, function: Callable, everywhere: bool = False) -> tuple[int, float, Callable[[], Any]]:
