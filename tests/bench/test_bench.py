@@ -11,20 +11,12 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from configs import celeba, cifar10, digits
+from configs import cifar10, digits
 from fmdp import bench
 from fmdp.bench import __main__ as program
 from fmdp.bench import flops, programs, speed
 from fmdp.bench.workload import Workload
 from fmdp.errors import InputError
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    config = celeba.get_config("smoke")
-    config.data.size = 8
-    config.network = dict(name="mlp", width=16, blocks=1)
-    return config
 
 
 def test_products_are_found_wherever_they_hide():

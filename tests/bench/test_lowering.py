@@ -4,20 +4,12 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from configs import celeba, cifar10
+from configs import cifar10
 from fmdp.bench import __main__ as program
 from fmdp.bench import lowering
 from fmdp.bench.caches import persistent_cache, without_persistent_cache
 from fmdp.bench.workload import Workload
 from fmdp.errors import InputError
-
-
-@pytest.fixture
-def tiny():
-    config = celeba.get_config("smoke")
-    config.data.size = 8
-    config.network = dict(name="mlp", width=16, blocks=1)
-    return config
 
 
 def test_operations_are_counted_where_they_stand():
