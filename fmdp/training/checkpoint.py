@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from fmdp.config.defaults import as_plain_dict
+from fmdp.config.defaults import as_plain_dict, default_config
 from fmdp.config.renamed import rename_keys
 from fmdp.errors import InputError, reason, translating
 from fmdp.io.files import is_disk_full
@@ -28,6 +28,7 @@ from fmdp.training.checksum import checksums
 FORMAT = 1  # of what is written here; records of version 0.1.0 do not say it
 # What a state is made for; a checkpoint that differs here belongs to another run.
 IDENTITY = ("seed", "data", "network", "loss", "optimizer", "ema", "train.batch_size")
+DEFAULTS = as_plain_dict(default_config())
 # Where the data is, and how it is read and measured on, is free to change.
 MAY_DIFFER = {"path", "download_hint", "test_images", "strict", "max_pixels", "memory_gb", "workers"}
 MAX_LISTINGS = 20  # at a folder that changes, before it is given up
@@ -218,6 +219,7 @@ class Checkpoints:
         for key in IDENTITY:
             was, now = (_at(c, key) for c in (config, self._config))
             if isinstance(was, dict) and isinstance(now, dict):
+                was = _at(DEFAULTS, key) | was  # a key that came later had the effect of its default
                 if key == "data":
                     was, now = ({name: x for name, x in data.items() if name not in MAY_DIFFER} for data in (was, now))
                 was, now = (

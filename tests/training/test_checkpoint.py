@@ -143,6 +143,9 @@ def test_records_of_other_formats_and_those_that_lie(tmp_path):
     ):  # fmt: skip
         write(**lie)
         assert loop.restore_state(c, SHAPE, tmp_path)[1]["steps"] == 4, lie
+    older = {name: x for name, x in whole["config"]["loss"].items() if name != "weighting"}  # a key that came later
+    write(config=whole["config"] | {"loss": older})
+    assert loop.restore_state(c, SHAPE, tmp_path)[1]["steps"] == 8
     write(config=whole["config"] | {"data": 3})
     with pytest.raises(InputError, match=r"config.data was 3 and is now \{"):
         loop.restore_state(c, SHAPE, tmp_path)
