@@ -36,7 +36,7 @@ def get_config(variant: str = ""):
     config.data.download_hint = "get the four IDX files from github.com/zalandoresearch/fashion-mnist"
     config.network = {
         "name": "unet", "channels": 16, "multipliers": (1, 2, 2), "blocks": 1, "attention": (7,), "resolution": 28,
-        "time_scale": 8.0, "adaptive": True,
+        "time_scale": 8.0, "adaptive": True, "dtype": "float32",
     }  # fmt: skip
     config.loss.update(off_diagonal="meanflow", diagonal_share=0.5)
     config.optimizer.update(learning_rate=1e-3, warmup_steps=200, b2=0.99)
