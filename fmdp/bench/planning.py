@@ -103,13 +103,17 @@ def check_batch(config: ConfigDict, target: Tpu, chips: int) -> None:
 
 
 def plan_tpu(workload: Workload, target: Tpu, devices: Sequence[jax.Device], names: Sequence[str]) -> dict[str, Any]:
-    """What programs need on each chip of a slice, by the TPU's own compiler; see `compile_for_chip`."""
+    """What programs need on each chip of a slice, by the TPU's own compiler; see `compile_for_chip`.
+
+    `effort` is the compiler's for short execution times, from -1 to 1; JAX_EXEC_TIME_OPTIMIZATION_EFFORT sets it.
+    """
     programs = {}
     for name in names:
         programs[name] = compile_for_chip(PROGRAMS[name](workload, devices), target.chip, len(devices))
         print(json.dumps({target.name: {name: programs[name]}}), file=sys.stderr, flush=True)
     return {
         "libtpu": importlib.metadata.version("libtpu"),
+        "effort": jax.config.jax_exec_time_optimization_effort,  # type: ignore[attr-defined]
         "chips": len(devices),
         "hbm_bytes": round(target.chip.hbm),
         "batch_per_chip": workload.size // len(devices),
