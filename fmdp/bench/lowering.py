@@ -17,7 +17,7 @@ from fmdp.bench.caches import without_persistent_cache
 from fmdp.bench.workload import Workload
 from fmdp.parallel import data_parallel
 from fmdp.training.hyperparameters import hyperparameters
-from fmdp.training.state import make_field, make_network
+from fmdp.training.state import first_state, init_params, make_field, make_network
 from fmdp.training.step import make_train_step, step_form
 
 FREQUENT = 6  # operations that the section lists
@@ -54,11 +54,21 @@ def forward(workload: Workload) -> Program:
 
 
 def initial_state(workload: Workload, devices: Sequence[jax.Device]) -> Program:
-    """What makes the state at step 0 over these devices."""
-    parallel = workload.config.parallel
-    mode = data_parallel.make_train_mode(parallel.mode, devices, parallel.fsdp)
-    shardings = jax.tree.map(lambda x: x.sharding, mode.layout(jax.eval_shape(workload.init)))
-    return Program(jax.jit(workload.init, out_shardings=shardings), ())
+    """What makes the state at step 0 over these devices from the parameters, which are drawn before one by one."""
+    config = workload.config
+    mode = data_parallel.make_train_mode(config.parallel.mode, devices, config.parallel.fsdp)
+    shapes = jax.eval_shape(workload.init)
+    shardings = jax.tree.map(lambda x: x.sharding, mode.layout(shapes))
+    return Program(jax.jit(partial(first_state, config), out_shardings=shardings), (shapes.params,))
+
+
+def draw_seconds(workload: Workload) -> float:
+    """The seconds to draw the parameters with nothing in any cache."""
+    jax.clear_caches()
+    with without_persistent_cache():
+        began = time.perf_counter()
+        jax.block_until_ready(init_params(workload.config, workload.shape, jax.random.key(0)))
+        return time.perf_counter() - began
 
 
 def _fresh(workload: Workload) -> Workload:
@@ -69,7 +79,8 @@ def _fresh(workload: Workload) -> Workload:
 def program(workload: Workload) -> dict[str, Any]:
     """The size of the training step, of the forward pass and of the initial state, and the seconds to make each.
 
-    The step and the state are those of a run over all devices. See `measure_program` for what is reported.
+    The step and the state are those of a run over all devices. See `measure_program` for what is reported. Where
+    programs are compiled, `draw_seconds` is the time to draw the parameters.
     """
     devices = jax.devices()
     makers: dict[str, Callable[[], Program]] = {
@@ -77,7 +88,10 @@ def program(workload: Workload) -> dict[str, Any]:
         "forward": lambda: forward(workload),
         "initial_state": lambda: initial_state(workload, devices),
     }
-    return {name: measure_program(make(), workload.compiles) for name, make in makers.items()}
+    found = {name: measure_program(make(), workload.compiles) for name, make in makers.items()}
+    if workload.compiles:
+        found["initial_state"]["draw_seconds"] = draw_seconds(workload)
+    return found
 
 
 def measure_program(planned: Program, compiles: bool) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from fmdp.flow.diagonal_rows import Rows
 from fmdp.operators.noise import GaussianNoise, Observation, observe
 from fmdp.parallel import data_parallel
 from fmdp.training.hyperparameters import Hyperparameters, hyperparameters
-from fmdp.training.state import TrainState, init_state, make_field, make_network
+from fmdp.training.state import TrainState, first_state, init_params, init_state, make_field, make_network
 from fmdp.training.step import make_train_step, step_form
 
 
@@ -58,7 +58,8 @@ class Workload:
     @functools.cached_property
     def state(self) -> TrainState:
         """The state at step 0."""
-        return jax.jit(self.init)()
+        params = init_params(self.config, self.shape, jax.random.key(0))
+        return jax.jit(functools.partial(first_state, self.config))(params)
 
     @functools.cached_property
     def images(self) -> Array:

@@ -14,13 +14,26 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from fmdp.errors import InputError
-from fmdp.types import Time
+from fmdp.types import PRNGKey, Time
 
-_kernel = nn.initializers.xavier_uniform()
 _zeros = nn.initializers.zeros
+
+
+@partial(jax.jit, static_argnums=1)
+def _uniform(key: PRNGKey, count: int) -> Array:
+    return jax.random.uniform(key, (count,), minval=-1)
+
+
+def _kernel(key: PRNGKey, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    """The numbers of `nn.initializers.xavier_uniform`, cut from a power of two, so that few programs are compiled."""
+    count, fan = math.prod(shape), math.prod(shape[:-2]) * sum(shape[-2:])
+    drawn: Any = _uniform(key, 1 << (count - 1).bit_length())
+    drawn = drawn if isinstance(drawn, jax.core.Tracer) else np.asarray(drawn)  # numpy cuts without a program
+    return jnp.asarray(drawn[:count].reshape(shape) * np.sqrt(3 * np.float32(2 / fan)), dtype)
 
 
 def _positions(time: Array, channels: int) -> Array:

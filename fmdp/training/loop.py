@@ -20,7 +20,7 @@ from fmdp.training.hyperparameters import hyperparameters
 from fmdp.training.reporter import Reporter
 from fmdp.training.rollback import Rollback
 from fmdp.training.saver import Saver
-from fmdp.training.state import TrainState, init_state
+from fmdp.training.state import TrainState, first_state, init_params, init_state
 from fmdp.training.step import make_train_step, step_form
 from fmdp.training.vectors import take_apart
 from fmdp.types import PRNGKey
@@ -41,14 +41,14 @@ def fit(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tuple
     steps, image_shape = config.train.steps, images.shape[1:]
     init_key, key = jax.random.split(jax.random.key(config.seed))
     mode = _train_mode(config)
-    initial = functools.partial(init_state, config, image_shape)
-    shapes = mode.layout(jax.eval_shape(initial, init_key))
+    shapes = mode.layout(jax.eval_shape(functools.partial(init_state, config, image_shape), init_key))
+    first = functools.partial(_first_state, config, image_shape, init_key, shapes)
     with (
         preemption.watch_signals() as requested_signal,  # outermost: the last checkpoint is written after the last step
         contextlib.closing(_batches(config, images)) as batches,
         Checkpoints(workdir, config) as checkpoints,
     ):
-        state, progress = _latest_state(initial, init_key, shapes, checkpoints, batches, workdir)
+        state, progress = _latest_state(first, shapes, checkpoints, batches, workdir)
         start = progress["steps"]
         if start >= steps:
             print(f"already trained for {start} steps, not training again", flush=True)
@@ -88,19 +88,21 @@ def _batches(config: ConfigDict, images: data.Images) -> Batches:
     return data.batches(images, config.train.batch_size, config.seed, *share, config.data.flip, config.data.workers)
 
 
+def _first_state(config: ConfigDict, image_shape: tuple[int, ...], key: PRNGKey, shapes: Any) -> TrainState:
+    """The state at step 0, over all devices."""
+    params = jax.device_get(init_params(config, image_shape, key))  # numpy: what every process has
+    shardings = jax.tree.map(lambda x: x.sharding, shapes)
+    state: TrainState = jax.jit(functools.partial(first_state, config), out_shardings=shardings)(params)
+    print(parameter_overview.get_parameter_overview(state.params, include_stats=False), flush=True)
+    return state
+
+
 def _latest_state(
-    initial: Callable[[PRNGKey], TrainState],
-    key: PRNGKey,
-    shapes: Any,
-    checkpoints: Checkpoints,
-    batches: Batches,
-    workdir: pathlib.Path,
+    first: Callable[[], TrainState], shapes: Any, checkpoints: Checkpoints, batches: Batches, workdir: pathlib.Path
 ) -> tuple[TrainState, dict[str, Any]]:
     """The state to begin with, over all devices, and its progress; the batches continue from there."""
     if checkpoints.latest_step is None:
-        state = jax.jit(initial, out_shardings=jax.tree.map(lambda x: x.sharding, shapes))(key)
-        print(parameter_overview.get_parameter_overview(state.params, include_stats=False), flush=True)
-        return state, {"steps": 0, "seconds": 0.0}
+        return first(), {"steps": 0, "seconds": 0.0}
     saved, progress = checkpoints.restore(shapes.saved(), batches, set_aside=True)
     print(f"resumed from step {progress['steps']} in {workdir}", flush=True)
     return TrainState.from_checkpoint(saved, progress.get("skipped", 0)), progress

@@ -87,13 +87,26 @@ def make_optimizer(config: ConfigDict, numbers: Hyperparameters) -> optax.Gradie
     )
 
 
-def init_state(config: ConfigDict, image_shape: tuple[int, ...], key: PRNGKey) -> TrainState:
-    """The state at step 0 for images of shape [H, W, C]."""
-    time = jnp.zeros(())
+def init_params(config: ConfigDict, image_shape: tuple[int, ...], key: PRNGKey) -> Any:
+    """Random parameters for images of shape [H, W, C].
+
+    The network is only traced, and its arrays are drawn one by one: to compile them as one program takes longer.
+    """
+    time, image = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((), image_shape))
     network_key, weight_key = jax.random.split(key)
-    params = {"network": make_network(config).init(network_key, jnp.zeros(image_shape), time, time)["params"]}
+    params = {"network": make_network(config).lazy_init(network_key, image, time, time)["params"]}
     if config.loss.weighting == "learned":
-        params["log_variance"] = LogVariance().init(weight_key, time, time)["params"]
+        params["log_variance"] = LogVariance().lazy_init(weight_key, time, time)["params"]
+    return params
+
+
+def first_state(config: ConfigDict, params: Any) -> TrainState:
+    """The state at step 0 with these parameters."""
     opt_state = make_optimizer(config, hyperparameters(config)).init(params)
     ema = jax.tree.map(jnp.copy, params["network"])  # no shared buffers, so that a step may take the state over
     return TrainState(jnp.zeros((), jnp.int32), params, ema, opt_state, skipped=jnp.zeros(2, jnp.int32))
+
+
+def init_state(config: ConfigDict, image_shape: tuple[int, ...], key: PRNGKey) -> TrainState:
+    """The state at step 0 with random parameters, for images of shape [H, W, C]."""
+    return first_state(config, init_params(config, image_shape, key))

@@ -59,6 +59,7 @@ def test_the_programs_are_measured_without_running(tiny):
     )
     assert not any("compile_seconds" in one for one in found.values())
     assert found["step"]["lines"] > found["forward"]["lines"] > 0
+    assert lowering.draw_seconds(Workload(tiny, (8, 8, 3), 4, 1)) > 0
     network = lowering.forward(Workload(cifar10.get_config("smoke"), (32, 32, 3), 2, 1))
     convolutions = lowering.measure_program(network, compiles=False)["convolutions"]
     assert convolutions == network.function.lower(*network.inputs).as_text().count("= stablehlo.convolution(") > 5

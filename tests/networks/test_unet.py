@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from fmdp.networks.unet import UNet, _affine_norm, double, halve
+from fmdp.networks.unet import UNet, _affine_norm, _kernel, double, halve
 from fmdp.networks.weight_net import WeightNet
 from fmdp.pretrained.pytorch_unet import unet_from_state_dict, weight_net_from_state_dict
 
@@ -23,6 +23,15 @@ def cheap_compilation():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 3, 8), (1, 1), (7, 16), (5, 3)])
+def test_kernels_are_drawn_as_by_xavier_uniform(shape):
+    key = jax.random.key(3)
+    expected = jax.nn.initializers.xavier_uniform()(key, shape)
+    np.testing.assert_allclose(_kernel(key, shape), expected, rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(_kernel, static_argnums=1)(key, shape), expected, rtol=1e-6)
+    assert np.unique(np.asarray(_kernel(key, (64, 64)))).size > 4000
 
 
 def shapes(network, image_shape):
