@@ -20,14 +20,21 @@ from fmdp.training.hyperparameters import hyperparameters
 from fmdp.training.reporter import Reporter
 from fmdp.training.rollback import Rollback
 from fmdp.training.saver import Saver
+from fmdp.training.start import Start, place_start
 from fmdp.training.state import TrainState, init_state
 from fmdp.training.step import make_train_step, step_form
 from fmdp.training.vectors import take_apart
 from fmdp.types import PRNGKey
 
 
-def fit(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tuple[TrainState, dict[str, Any]]:
+def fit(
+    config: ConfigDict, images: data.Images, workdir: pathlib.Path, start_from: Start | None = None
+) -> tuple[TrainState, dict[str, Any]]:
     """Train on images [n, H, W, C] until config.train.steps, resuming from the latest checkpoint in the workdir.
+
+    Args:
+      start_from: weights that fit (`start.require_fit`), for a workdir without a checkpoint. A random network by
+        default.
 
     Returns:
       The state at the end, over all devices of the run, and what summary.json says of the training.
@@ -48,7 +55,7 @@ def fit(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tuple
         contextlib.closing(_batches(config, images)) as batches,
         Checkpoints(workdir, config) as checkpoints,
     ):
-        state, progress = _latest_state(initial, init_key, shapes, checkpoints, batches, workdir)
+        state, progress = _latest_state(config, initial, init_key, shapes, checkpoints, batches, workdir, start_from)
         start = progress["steps"]
         if start >= steps:
             print(f"already trained for {start} steps, not training again", flush=True)
@@ -58,7 +65,7 @@ def fit(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tuple
         numbers = mode.place_state(hyperparameters(config))
         records = functools.partial(data.records, images, config.train.batch_size, config.seed)
         rollback = Rollback(checkpoints, shapes.saved(), min(config.train.max_consecutive_skips, steps), records)
-        saver = Saver(config, checkpoints, image_shape, progress["seconds"])
+        saver = Saver(config, checkpoints, image_shape, progress)
         placed = data.placed_ahead(batches, mode.place_batch, steps - start)
         with Reporter(config, workdir, start, rollback.observe) as reporter:
             for step, (batch, position) in enumerate(placed, start + 1):
@@ -89,20 +96,33 @@ def _batches(config: ConfigDict, images: data.Images) -> Batches:
 
 
 def _latest_state(
-    initial: Callable[[PRNGKey], TrainState],
+    config: ConfigDict,
+    initial: Callable[..., TrainState],
     key: PRNGKey,
     shapes: Any,
     checkpoints: Checkpoints,
     batches: Batches,
     workdir: pathlib.Path,
+    start_from: Start | None,
 ) -> tuple[TrainState, dict[str, Any]]:
     """The state to begin with, over all devices, and its progress; the batches continue from there."""
     if checkpoints.latest_step is None:
-        state = jax.jit(initial, out_shardings=jax.tree.map(lambda x: x.sharding, shapes))(key)
+        progress: dict[str, Any] = {"steps": 0, "seconds": 0.0}
+        given: tuple = ()
+        if start_from is not None:
+            print(f"starts from the weights of {start_from}; the optimizer and the step count are new", flush=True)
+            progress["started_from"] = start_from.record
+            given = (place_start(start_from.params, shapes.params["network"]),)
+        elif config.train.start_from:
+            raise InputError(f"config.train.start_from={config.train.start_from}: pass its weights to fit, too")
+        state = jax.jit(initial, out_shardings=jax.tree.map(lambda x: x.sharding, shapes))(key, *given)
         print(parameter_overview.get_parameter_overview(state.params, include_stats=False), flush=True)
-        return state, {"steps": 0, "seconds": 0.0}
+        return state, progress
     saved, progress = checkpoints.restore(shapes.saved(), batches, set_aside=True)
     print(f"resumed from step {progress['steps']} in {workdir}", flush=True)
+    named, began = config.train.start_from, progress.get("started_from", {}).get("source", "random parameters")
+    if named not in ("", began):
+        print(f"config.train.start_from={named} is not used: this run has begun, from {began}", flush=True)
     return TrainState.from_checkpoint(saved, progress.get("skipped", 0)), progress
 
 

@@ -87,11 +87,15 @@ def make_optimizer(config: ConfigDict, numbers: Hyperparameters) -> optax.Gradie
     )
 
 
-def init_state(config: ConfigDict, image_shape: tuple[int, ...], key: PRNGKey) -> TrainState:
-    """The state at step 0 for images of shape [H, W, C]."""
+def init_state(
+    config: ConfigDict, image_shape: tuple[int, ...], key: PRNGKey, network_params: Any = None
+) -> TrainState:
+    """The state at step 0 for images of shape [H, W, C]; its network has random parameters unless they are given."""
     time = jnp.zeros(())
     network_key, weight_key = jax.random.split(key)
-    params = {"network": make_network(config).init(network_key, jnp.zeros(image_shape), time, time)["params"]}
+    if network_params is None:
+        network_params = make_network(config).init(network_key, jnp.zeros(image_shape), time, time)["params"]
+    params = {"network": network_params}
     if config.loss.weighting == "learned":
         params["log_variance"] = LogVariance().init(weight_key, time, time)["params"]
     opt_state = make_optimizer(config, hyperparameters(config)).init(params)
