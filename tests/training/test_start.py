@@ -61,9 +61,10 @@ def first_state(c, start, workdir, monkeypatch):
         taken.append(jax.tree.map(np.asarray, state))
         raise _FirstStepError
 
-    with monkeypatch.context() as patch, pytest.raises(_FirstStepError):
+    with monkeypatch.context() as patch:
         patch.setattr(loop, "step_form", stop)
-        loop.fit(c, IMAGES, workdir, start)
+        with pytest.raises(_FirstStepError):
+            loop.fit(c, IMAGES, workdir, start)
     return taken[0]
 
 
