@@ -228,10 +228,11 @@ class Checkpoints:
                 )
             if was != now:
                 found = f"{self._folder} belongs to another run: config.{key} was {was} and is now {now}"
-                raise InputError(f"{found}; {self._way_on(key, {*was, *now} if isinstance(now, dict) else set())}")
+                raise InputError(f"{found}; {self._way_on(key, was, now)}")
 
-    def _way_on(self, key: str, changed: set[str]) -> str:
-        """What to do about a setting that differs, some keys of it where it has several."""
+    def _way_on(self, key: str, was: Any, now: Any) -> str:
+        """What to do about a setting that differs; of one with several keys, these are those that do."""
+        changed = {*was, *now} if isinstance(was, dict) and isinstance(now, dict) else set()
         # Weights fit no other network; of the data, they ask for as many channels.
         fits = {"network": changed <= FREE_OPTIONS, "data": "channels" not in changed}.get(key, True)
         if self._reading or not fits:
