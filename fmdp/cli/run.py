@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from fmdp import data
 from fmdp.cli.analyses import ANALYSES, Trained
 from fmdp.cli.compile_time import compile_seconds
+from fmdp.cli.start_from import read_start
 from fmdp.config.defaults import as_plain_dict
 from fmdp.errors import InputError
 from fmdp.evaluation.summary import SCHEMA_VERSION, Summary, read_summary
@@ -22,6 +23,7 @@ from fmdp.parallel import batching
 from fmdp.reporting.pictures import Pictures
 from fmdp.reporting.report import write_report
 from fmdp.training import loop
+from fmdp.training.start import Start
 from fmdp.training.state import TrainState, make_field, make_network
 
 
@@ -41,8 +43,9 @@ def run_config(config: ConfigDict, run: RunDir, mode: str) -> None:
         raise InputError("config.inverse names no tasks: set its protocol, or tasks as configs/digits.py does")
     split = data.load_split(config.data)
     trains = mode.startswith("train")
+    start = read_start(config, split.train.shape[1:], run.path) if trains else None
     with run.lock() if trains else contextlib.nullcontext():
-        state, progress = _train(config, split, run) if trains else _restore(config, split, run)
+        state, progress = _train(config, split, run, start) if trains else _restore(config, split, run)
         summary = start_summary(config, split, progress, previous_summary(run))
         pictures: Pictures = {}
         if ANALYSES[mode]:
@@ -58,10 +61,12 @@ def run_config(config: ConfigDict, run: RunDir, mode: str) -> None:
     print(f"results in {run.path}", flush=True)
 
 
-def _train(config: ConfigDict, split: data.Split, run: RunDir) -> tuple[TrainState, dict[str, Any]]:
+def _train(
+    config: ConfigDict, split: data.Split, run: RunDir, start: Start | None
+) -> tuple[TrainState, dict[str, Any]]:
     data.pin_split(split, run / "split.json")
     write_json(run / "config.json", as_plain_dict(config))
-    return loop.fit(config, split.train, run.path)
+    return loop.fit(config, split.train, run.path, start)
 
 
 def _restore(config: ConfigDict, split: data.Split, run: RunDir) -> tuple[TrainState, dict[str, Any]]:
@@ -72,6 +77,7 @@ def _restore(config: ConfigDict, split: data.Split, run: RunDir) -> tuple[TrainS
 
 def start_summary(config: ConfigDict, split: data.Split, progress: dict[str, Any], previous: Summary | None) -> Summary:
     """The summary before any analysis. What an earlier run measured stays if it measured the same network."""
+    train = {name: x for name, x in progress.items() if name != "started_from"}
     facts: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "config": config.name,
@@ -83,9 +89,10 @@ def start_summary(config: ConfigDict, split: data.Split, progress: dict[str, Any
             "split_hash": split.hash,
             "left_out": len(split.left_out),
         },
-        "train": progress,
+        "train": train,
+        "started_from": progress.get("started_from"),
     }
-    if previous is None or previous.train != progress:
+    if previous is None or previous.train != train:
         return Summary(**facts)
     return dataclasses.replace(previous, **facts)
 

@@ -43,6 +43,7 @@ OPTIMIZER = dict(
 
 TRAIN = dict(
     steps=1000,
+    start_from="",  # trained weights for a new run: a prior that ships, a workdir, a folder or a released file
     batch_size=256,  # over all devices
     log_every=50,
     checkpoint_every=1000,

@@ -49,6 +49,7 @@ class Summary:
     devices: int | None = None
     data: dict[str, Number | str] | None = None
     train: Measures | None = None
+    started_from: dict[str, Number | str] | None = None
     images: int | None = None
     draws: int | None = None
     denoise: list[DenoisingCurve] | None = None

@@ -32,7 +32,7 @@ def write_weights(folder: pathlib.Path, arrays: Mapping[str, Any], model: Mappin
       model: `network`, `image_shape` and `about`, as plain JSON.
     """
     with atomic_write(folder / WEIGHTS) as temporary:
-        digests = {"sha256": _digest(arrays), "model_sha256": _digest_model(model)}
+        digests = {"sha256": digest_arrays(arrays), "model_sha256": _digest_model(model)}
         temporary.write_bytes(save(dict(arrays), digests))  # save_file would let nobody else read it
     write_json(folder / MODEL, {"format": FORMAT, **model})
 
@@ -49,7 +49,7 @@ def read_weights(folder: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str,
     with translating(lambda why: f"{path} cannot be read ({why}): {REMEDY}", Exception), safe_open(path, "np") as file:
         metadata = file.metadata() or {}
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    if metadata.get("sha256") not in (None, _digest(arrays)):  # version 0.1.0 wrote no digest
+    if metadata.get("sha256") not in (None, digest_arrays(arrays)):  # version 0.1.0 wrote no digest
         raise InputError(f"{path} is damaged (an array was changed): {REMEDY}")
     return arrays, model, metadata.get("model_sha256") == _digest_model(model)
 
@@ -89,7 +89,7 @@ def take_array(arrays: Mapping[str, np.ndarray], name: str, *shapes: tuple[int, 
     return np.asarray(arrays[name])
 
 
-def _digest(arrays: Mapping[str, Any]) -> str:
+def digest_arrays(arrays: Mapping[str, Any]) -> str:
     """The SHA-256 of all names and arrays."""
     digest = hashlib.sha256()
     for name, array in sorted(arrays.items()):

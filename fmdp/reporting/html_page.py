@@ -84,6 +84,7 @@ def _facts(summary: Summary) -> list[tuple[str, Any]]:
     facts: list[tuple[str, Any]] = [("backend", summary.backend), ("devices", summary.devices)]
     facts += [("held-out images", summary.images), ("draws of the noise", summary.draws)]
     facts += [(name.replace("_", " "), value) for name, value in (summary.data or {}).items()]
+    facts += [(f"started from: {name}", value) for name, value in (summary.started_from or {}).items()]
     for name, value in (summary.train or {}).items():
         facts += [(f"training: {name.replace('_', ' ')}", f"{value:.6g}")] if math.isfinite(value) else []
     facts += [(f"seconds: {name}", f"{value:.1f}") for name, value in (summary.seconds or {}).items()]

@@ -24,6 +24,7 @@ from fmdp.errors import InputError, reason, translating
 from fmdp.io.files import is_disk_full
 from fmdp.io.weights import write_weights
 from fmdp.training.checksum import checksums
+from fmdp.training.start import FREE_OPTIONS
 
 FORMAT = 1  # of what is written here; records of version 0.1.0 do not say it
 # What a state is made for; a checkpoint that differs here belongs to another run.
@@ -227,7 +228,17 @@ class Checkpoints:
                 )
             if was != now:
                 found = f"{self._folder} belongs to another run: config.{key} was {was} and is now {now}"
-                raise InputError(f"{found}; name another workdir, or go back to the old value")
+                raise InputError(f"{found}; {self._way_on(key, was, now)}")
+
+    def _way_on(self, key: str, was: Any, now: Any) -> str:
+        """What to do about a setting that differs; of one with several keys, these are those that do."""
+        changed = {*was, *now} if isinstance(was, dict) and isinstance(now, dict) else set()
+        # Weights fit no other network; of the data, they ask for as many channels.
+        fits = {"network": changed <= FREE_OPTIONS, "data": "channels" not in changed}.get(key, True)
+        if self._reading or not fits:
+            return "name another workdir, or go back to the old value"
+        anew = f"--workdir=ANOTHER --config.train.start_from={self._folder.parent}"
+        return f"go back to the old value, or start a new run from its weights: {anew}"
 
     def _read(self, step: int, items: dict[str, Any]) -> Any:
         try:

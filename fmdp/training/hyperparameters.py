@@ -10,6 +10,8 @@ from ml_collections import ConfigDict
 
 from fmdp.types import Scalar
 
+TRAINED = 1e9  # steps, more than any run has
+
 
 @struct.dataclass
 class Hyperparameters:
@@ -21,6 +23,7 @@ class Hyperparameters:
       decay_steps: over which it then falls to zero along a cosine; infinite where it stays.
       weight_decay: of AdamW, relative to the learning rate.
       ema_decay: of the average of the parameters, in one step.
+      ema_age: of the average at step 0, in steps: none if the parameters are random.
     """
 
     learning_rate: Any
@@ -28,6 +31,7 @@ class Hyperparameters:
     decay_steps: Any
     weight_decay: Any
     ema_decay: Any
+    ema_age: Any
 
 
 def hyperparameters(config: ConfigDict) -> Hyperparameters:
@@ -40,6 +44,7 @@ def hyperparameters(config: ConfigDict) -> Hyperparameters:
         decay_steps=np.float32(steps - warmup if c.decay else np.inf),
         weight_decay=np.float32(c.weight_decay),
         ema_decay=np.float32(0.5 ** (config.train.batch_size / config.ema.half_life)),
+        ema_age=np.float32(TRAINED if config.train.start_from else 0),
     )
 
 

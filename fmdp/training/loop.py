@@ -20,14 +20,21 @@ from fmdp.training.hyperparameters import hyperparameters
 from fmdp.training.reporter import Reporter
 from fmdp.training.rollback import Rollback
 from fmdp.training.saver import Saver
+from fmdp.training.start import Start
 from fmdp.training.state import TrainState, first_state, init_params, init_state
 from fmdp.training.step import make_train_step, step_form
 from fmdp.training.vectors import take_apart
 from fmdp.types import PRNGKey
 
 
-def fit(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tuple[TrainState, dict[str, Any]]:
+def fit(
+    config: ConfigDict, images: data.Images, workdir: pathlib.Path, start_from: Start | None = None
+) -> tuple[TrainState, dict[str, Any]]:
     """Train on images [n, H, W, C] until config.train.steps, resuming from the latest checkpoint in the workdir.
+
+    Args:
+      start_from: weights that fit (`start.require_fit`), for a workdir without a checkpoint. A random network by
+        default.
 
     Returns:
       The state at the end, over all devices of the run, and what summary.json says of the training.
@@ -42,13 +49,13 @@ def fit(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tuple
     init_key, key = jax.random.split(jax.random.key(config.seed))
     mode = _train_mode(config)
     shapes = mode.layout(jax.eval_shape(functools.partial(init_state, config, image_shape), init_key))
-    first = functools.partial(_first_state, config, image_shape, init_key, shapes)
+    first = functools.partial(_first_state, config, image_shape, init_key, shapes, start_from)
     with (
         preemption.watch_signals() as requested_signal,  # outermost: the last checkpoint is written after the last step
         contextlib.closing(_batches(config, images)) as batches,
         Checkpoints(workdir, config) as checkpoints,
     ):
-        state, progress = _latest_state(first, shapes, checkpoints, batches, workdir)
+        state, progress = _latest_state(config, first, shapes, checkpoints, batches, workdir, start_from)
         start = progress["steps"]
         if start >= steps:
             print(f"already trained for {start} steps, not training again", flush=True)
@@ -58,7 +65,7 @@ def fit(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tuple
         numbers = mode.place_state(hyperparameters(config))
         records = functools.partial(data.records, images, config.train.batch_size, config.seed)
         rollback = Rollback(checkpoints, shapes.saved(), min(config.train.max_consecutive_skips, steps), records)
-        saver = Saver(config, checkpoints, image_shape, progress["seconds"])
+        saver = Saver(config, checkpoints, image_shape, progress)
         placed = data.placed_ahead(batches, mode.place_batch, steps - start)
         with Reporter(config, workdir, start, rollback.observe) as reporter:
             for step, (batch, position) in enumerate(placed, start + 1):
@@ -88,9 +95,16 @@ def _batches(config: ConfigDict, images: data.Images) -> Batches:
     return data.batches(images, config.train.batch_size, config.seed, *share, config.data.flip, config.data.workers)
 
 
-def _first_state(config: ConfigDict, image_shape: tuple[int, ...], key: PRNGKey, shapes: Any) -> TrainState:
+def _first_state(
+    config: ConfigDict, image_shape: tuple[int, ...], key: PRNGKey, shapes: Any, start_from: Start | None
+) -> TrainState:
     """The state at step 0, over all devices."""
-    params = jax.device_get(init_params(config, image_shape, key))  # numpy: what every process has
+    if start_from is not None:
+        print(f"starts from the weights of {start_from}; the optimizer and the step count are new", flush=True)
+    elif config.train.start_from:
+        raise InputError(f"config.train.start_from={config.train.start_from}: pass its weights to fit, too")
+    given = None if start_from is None else start_from.params
+    params = jax.device_get(init_params(config, image_shape, key, given))  # numpy: what every process has
     shardings = jax.tree.map(lambda x: x.sharding, shapes)
     state: TrainState = jax.jit(functools.partial(first_state, config), out_shardings=shardings)(params)
     print(parameter_overview.get_parameter_overview(state.params, include_stats=False), flush=True)
@@ -98,13 +112,22 @@ def _first_state(config: ConfigDict, image_shape: tuple[int, ...], key: PRNGKey,
 
 
 def _latest_state(
-    first: Callable[[], TrainState], shapes: Any, checkpoints: Checkpoints, batches: Batches, workdir: pathlib.Path
+    config: ConfigDict,
+    first: Callable[[], TrainState],
+    shapes: Any,
+    checkpoints: Checkpoints,
+    batches: Batches,
+    workdir: pathlib.Path,
+    start_from: Start | None,
 ) -> tuple[TrainState, dict[str, Any]]:
     """The state to begin with, over all devices, and its progress; the batches continue from there."""
     if checkpoints.latest_step is None:
-        return first(), {"steps": 0, "seconds": 0.0}
+        return first(), {"steps": 0, "seconds": 0.0} | ({"started_from": start_from.record} if start_from else {})
     saved, progress = checkpoints.restore(shapes.saved(), batches, set_aside=True)
     print(f"resumed from step {progress['steps']} in {workdir}", flush=True)
+    named, began = config.train.start_from, progress.get("started_from", {}).get("source", "random parameters")
+    if named not in ("", began):
+        print(f"config.train.start_from={named} is not used: this run has begun, from {began}", flush=True)
     return TrainState.from_checkpoint(saved, progress.get("skipped", 0)), progress
 
 

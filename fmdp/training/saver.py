@@ -21,10 +21,11 @@ LOSSES = ("loss", "diagonal", "off_diagonal")
 class Saver:
     """Saves the state of a run at a step, with everything that resuming and loading it needs."""
 
-    def __init__(self, config: ConfigDict, checkpoints: Checkpoints, image_shape: tuple, seconds: float):
-        """Save the run that a configuration describes, which trained for so many seconds before."""
+    def __init__(self, config: ConfigDict, checkpoints: Checkpoints, image_shape: tuple, progress: dict):
+        """Save the run that a configuration describes, with this progress before."""
         self._config, self._checkpoints, self._image_shape = config, checkpoints, image_shape
-        self._began = time.monotonic() - seconds
+        self._began = time.monotonic() - progress["seconds"]
+        self._origin = {name: x for name, x in progress.items() if name == "started_from"}
 
     def is_due(self, step: int) -> bool:
         """Whether a checkpoint belongs at this step."""
@@ -50,6 +51,7 @@ class Saver:
             "examples_per_second": step * self._config.train.batch_size / seconds,
             "skipped": int(scalars["skipped"]),
             **{name: x for name, x in scalars.items() if name in LOSSES and math.isfinite(x)},
+            **self._origin,
         }
         weights = average_weights(self._config, self._image_shape, state.ema, progress)
         self._checkpoints.save(step, state.saved(), position, progress, weights)

@@ -87,14 +87,16 @@ def make_optimizer(config: ConfigDict, numbers: Hyperparameters) -> optax.Gradie
     )
 
 
-def init_params(config: ConfigDict, image_shape: tuple[int, ...], key: PRNGKey) -> Any:
-    """Random parameters for images of shape [H, W, C].
+def init_params(config: ConfigDict, image_shape: tuple[int, ...], key: PRNGKey, network_params: Any = None) -> Any:
+    """Parameters for images of shape [H, W, C]; those of the network are random unless they are given.
 
     The network is only traced, and its arrays are drawn one by one: to compile them as one program takes longer.
     """
     time, image = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((), image_shape))
     network_key, weight_key = jax.random.split(key)
-    params = {"network": make_network(config).lazy_init(network_key, image, time, time)["params"]}
+    if network_params is None:
+        network_params = make_network(config).lazy_init(network_key, image, time, time)["params"]
+    params = {"network": network_params}
     if config.loss.weighting == "learned":
         params["log_variance"] = LogVariance().lazy_init(weight_key, time, time)["params"]
     return params

@@ -137,7 +137,8 @@ def update(
     updates, opt_state = make_optimizer(config, numbers).update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     # A young average forgets its random start quickly.
-    rate = jnp.minimum(numbers.ema_decay, (1.0 + state.step) / (10.0 + state.step))
+    age = numbers.ema_age + state.step
+    rate = jnp.minimum(numbers.ema_decay, (1.0 + age) / (10.0 + age))
     ema = optax.incremental_update(params["network"], state.ema, 1 - rate)
     gradient_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(gradient_norm)

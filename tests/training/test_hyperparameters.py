@@ -5,9 +5,10 @@ import optax
 import pytest
 
 from fmdp import data
+from fmdp.config.defaults import default_config
 from fmdp.training.hyperparameters import hyperparameters, learning_rate
-from fmdp.training.state import init_state, make_optimizer
-from fmdp.training.step import make_train_step
+from fmdp.training.state import TrainState, init_state, make_optimizer
+from fmdp.training.step import make_train_step, update
 from tests.training.test_loop import IMAGES, small_config
 
 
@@ -46,6 +47,17 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero():
 def test_the_average_halves_its_distance_over_the_half_life():
     c = config_of(half_life=16.0 * 50)
     assert hyperparameters(c).ema_decay ** 50 == pytest.approx(0.5, rel=1e-5)
+
+
+def test_only_the_average_of_random_parameters_forgets_them_quickly():
+    c = default_config()
+    state = TrainState(np.int32(0), {"network": np.float32(1)}, np.float32(0), (), np.zeros(2, np.int32))
+    for start, kept in (("", 0.1), ("fashion_mnist", hyperparameters(c).ema_decay)):
+        c.train.start_from, c.optimizer.learning_rate = start, 1e-30
+        numbers = hyperparameters(c)
+        state = state.replace(opt_state=make_optimizer(c, numbers).init(state.params))
+        moved, _ = update(c, numbers, state, {"network": np.float32(1)}, {"loss": jnp.ones(())})
+        assert moved.ema == pytest.approx(1 - kept, rel=1e-4)
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.3])
