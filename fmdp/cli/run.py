@@ -61,7 +61,7 @@ def run_config(config: ConfigDict, run: RunDir, mode: str) -> None:
 def _train(config: ConfigDict, split: data.Split, run: RunDir) -> tuple[TrainState, dict[str, Any]]:
     data.pin_split(split, run / "split.json")
     write_json(run / "config.json", as_plain_dict(config))
-    return loop.fit(config, split.train, run.path)
+    return loop.fit(config, split.train, run.path, split.test)
 
 
 def _restore(config: ConfigDict, split: data.Split, run: RunDir) -> tuple[TrainState, dict[str, Any]]:

@@ -49,6 +49,8 @@ TRAIN = dict(
     max_to_keep=2,  # latest checkpoints
     keep_period=0,  # checkpoints whose step is a multiple of it are kept for good; 0: none
     max_consecutive_skips=10,  # non-finite updates in a row before the run rolls back to a checkpoint
+    watch_every=500,  # steps between two measurements on held-out images, which nothing is chosen by; 0: none
+    watch_images=64,  # held-out images they are made on, the first
     grad_accumulation_steps=1,  # parts a batch is divided into to save memory; results are the same
 )
 

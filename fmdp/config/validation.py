@@ -95,13 +95,13 @@ def validate(config: ConfigDict) -> None:
 
 VALUES: tuple[tuple[str, Callable[[Any], Any], str], ...] = (
     ("train.steps train.batch_size train.log_every train.checkpoint_every train.max_to_keep", lambda x: x >= 1, ONE),
-    ("train.max_consecutive_skips train.grad_accumulation_steps", lambda x: x >= 1, ONE),
+    ("train.max_consecutive_skips train.grad_accumulation_steps train.watch_images", lambda x: x >= 1, ONE),
     ("data.samples data.test_samples data.components", lambda x: x >= 1, ONE),
     ("evaluate.batch_size evaluate.noise_draws evaluate.bootstrap evaluate.figure_images", lambda x: x >= 1, ONE),
     ("evaluate.baseline_steps inverse.images inverse.tuning_images inverse.seeds", lambda x: x >= 1, ONE),
     ("inverse.batch_size", lambda x: x >= 1, ONE),
     ("seed data.size data.test_images data.memory_gb data.workers", lambda x: x >= 0, ZERO),
-    ("train.keep_period evaluate.baseline_images loss.weight_learning_rate", lambda x: x >= 0, ZERO),
+    ("train.keep_period train.watch_every evaluate.baseline_images loss.weight_learning_rate", lambda x: x >= 0, ZERO),
     ("optimizer.warmup_steps optimizer.weight_decay", lambda x: x >= 0, ZERO),
     ("loss.weight_bound optimizer.learning_rate optimizer.clip_norm", lambda x: x > 0, "must be positive"),
     ("ema.half_life", lambda x: x > 0, "must be positive, in images"),

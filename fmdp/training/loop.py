@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
@@ -23,11 +24,20 @@ from fmdp.training.saver import Saver
 from fmdp.training.state import TrainState, init_state
 from fmdp.training.step import make_train_step, step_form
 from fmdp.training.vectors import take_apart
+from fmdp.training.watching import Watch
 from fmdp.types import PRNGKey
 
 
-def fit(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tuple[TrainState, dict[str, Any]]:
+def fit(
+    config: ConfigDict, images: data.Images, workdir: pathlib.Path, held_out: np.ndarray | None = None
+) -> tuple[TrainState, dict[str, Any]]:
     """Train on images [n, H, W, C] until config.train.steps, resuming from the latest checkpoint in the workdir.
+
+    Args:
+      config: validated.
+      images: to train on.
+      workdir: for checkpoints, weights and the log.
+      held_out: images [m, H, W, C] on which the run is watched (`watching`); they have no effect on it.
 
     Returns:
       The state at the end, over all devices of the run, and what summary.json says of the training.
@@ -59,13 +69,15 @@ def fit(config: ConfigDict, images: data.Images, workdir: pathlib.Path) -> tuple
         records = functools.partial(data.records, images, config.train.batch_size, config.seed)
         rollback = Rollback(checkpoints, shapes.saved(), min(config.train.max_consecutive_skips, steps), records)
         saver = Saver(config, checkpoints, image_shape, progress["seconds"])
+        watch = Watch(config, held_out)
         placed = data.placed_ahead(batches, mode.place_batch, steps - start)
         with Reporter(config, workdir, start, rollback.observe) as reporter:
             for step, (batch, position) in enumerate(placed, start + 1):
                 state, metrics = train_step(state, batch, key, numbers)
                 signal_number, last = requested_signal(step), step == steps
                 saving = saver.is_due(step) or signal_number > 0
-                scalars = reporter.report(step, metrics, now=saving)
+                watched = watch.measure(take_apart(mode.collect(state.ema))) if watch.is_due(step) else {}
+                scalars = reporter.report(step, metrics, watched, now=saving)
                 kept = saving and (last or rollback.healthy)  # so every checkpoint is a good one
                 if rollback.pending and (last or not signal_number):  # a resumed run rolls back by itself
                     state = mode.place_state(step_form(config, rollback.restore(state, step)))
