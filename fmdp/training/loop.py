@@ -16,6 +16,7 @@ from fmdp.data.pipeline import Batches
 from fmdp.errors import InputError
 from fmdp.parallel import preemption
 from fmdp.parallel.data_parallel import TrainMode, make_train_mode
+from fmdp.training.averages import with_chosen
 from fmdp.training.checkpoint import Checkpoints, has_checkpoint
 from fmdp.training.hyperparameters import hyperparameters
 from fmdp.training.reporter import Reporter
@@ -40,7 +41,8 @@ def fit(
       held_out: images [m, H, W, C] on which the run is watched (`watching`); they have no effect on it.
 
     Returns:
-      The state at the end, over all devices of the run, and what summary.json says of the training.
+      The state at the end, over all devices of the run, and what summary.json says of the training. Of several
+      averages, the one that was chosen (`averages`) is `ema`.
 
     Raises:
       InputError: the checkpoint cannot be used, there are no images, no room on the disk, or the updates stay not
@@ -48,10 +50,11 @@ def fit(
       SystemExit: termination was requested (`preemption.watch_signals`), and this step is saved. The code is 128 plus
         the signal.
     """
-    steps, image_shape = config.train.steps, images.shape[1:]
+    steps = config.train.steps
+    images, validation, index = data.set_aside(images, config.train.validation_images, config.seed)
     init_key, key = jax.random.split(jax.random.key(config.seed))
     mode = _train_mode(config)
-    initial = functools.partial(init_state, config, image_shape)
+    initial = functools.partial(init_state, config, images.shape[1:])
     shapes = mode.layout(jax.eval_shape(initial, init_key))
     with (
         preemption.watch_signals() as requested_signal,  # outermost: the last checkpoint is written after the last step
@@ -62,13 +65,14 @@ def fit(
         start = progress["steps"]
         if start >= steps:
             print(f"already trained for {start} steps, not training again", flush=True)
-            return state, progress
+            return with_chosen(config, state, progress), progress
         state = mode.place_state(step_form(config, state))
         train_step = mode.compile(functools.partial(make_train_step, config), state)
         numbers = mode.place_state(hyperparameters(config))
-        records = functools.partial(data.records, images, config.train.batch_size, config.seed)
-        rollback = Rollback(checkpoints, shapes.saved(), min(config.train.max_consecutive_skips, steps), records)
-        saver = Saver(config, checkpoints, image_shape, progress["seconds"])
+        order = functools.partial(data.records, images, config.train.batch_size, config.seed)
+        limit = min(config.train.max_consecutive_skips, steps)
+        rollback = Rollback(checkpoints, shapes.saved(), limit, lambda k: index[order(k)])
+        saver = Saver(config, checkpoints, validation, progress["seconds"])
         watch = Watch(config, held_out)
         placed = data.placed_ahead(batches, mode.place_batch, steps - start)
         with Reporter(config, workdir, start, rollback.observe) as reporter:
@@ -88,7 +92,7 @@ def fit(
                     preemption.end_run(
                         signal_number, f"step {step} is {'' if kept else 'amid skipped updates and not '}saved"
                     )
-    return take_apart(mode.collect(state)), progress
+    return with_chosen(config, take_apart(mode.collect(state)), progress), progress
 
 
 def _train_mode(config: ConfigDict) -> TrainMode:
@@ -119,7 +123,7 @@ def _latest_state(
 
 
 def restore_state(config: ConfigDict, image_shape: tuple[int, ...], workdir: pathlib.Path) -> tuple[TrainState, dict]:
-    """The latest state in a workdir, over all devices of the run, and what summary.json says of its training.
+    """The latest state in a workdir as `fit` returns it, and what summary.json says of its training.
 
     Raises:
       InputError: there is none, or it cannot be used.
@@ -130,4 +134,5 @@ def restore_state(config: ConfigDict, image_shape: tuple[int, ...], workdir: pat
     with Checkpoints(workdir, config, reading=True) as checkpoints:
         shapes = jax.eval_shape(lambda: init_state(config, image_shape, jax.random.key(0)))
         saved, progress = checkpoints.restore(_train_mode(config).layout(shapes).saved())
-        return TrainState.from_checkpoint(saved, progress.get("skipped", 0)), progress
+        state = TrainState.from_checkpoint(saved, progress.get("skipped", 0))
+        return with_chosen(config, state, progress), progress
