@@ -6,6 +6,7 @@ and the distance of D_{s,1} from the end point of the flow along the field's own
 field has the least of both. The MSE of D_{s,1} would not do: it is least for images that are too smooth.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -53,7 +54,8 @@ def choose(config: ConfigDict, state: TrainState, images: np.ndarray) -> dict[st
 def with_chosen(config: ConfigDict, state: TrainState, progress: dict[str, Any]) -> TrainState:
     """The state whose `ema` is the average that its progress says was chosen, or as it is if none was."""
     averages = dict(zip(half_lives(config), (state.ema, *state.more_ema), strict=True))
-    return state.replace(ema=averages.get(progress.get(CHOSEN), state.ema))
+    chosen = averages.get(progress.get(CHOSEN, config.ema.half_life), state.ema)
+    return dataclasses.replace(state, ema=chosen)
 
 
 def validation_error(field: AverageField, images: np.ndarray, size: int) -> float:

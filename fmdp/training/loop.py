@@ -34,11 +34,7 @@ def fit(
 ) -> tuple[TrainState, dict[str, Any]]:
     """Train on images [n, H, W, C] until config.train.steps, resuming from the latest checkpoint in the workdir.
 
-    Args:
-      config: validated.
-      images: to train on.
-      workdir: for checkpoints, weights and the log.
-      held_out: images [m, H, W, C] on which the run is watched (`watching`); they have no effect on it.
+    The run is watched on the images `held_out` [m, H, W, C], where given (`watching`). They have no effect on it.
 
     Returns:
       The state at the end, over all devices of the run, and what summary.json says of the training. Of several
@@ -50,10 +46,9 @@ def fit(
       SystemExit: termination was requested (`preemption.watch_signals`), and this step is saved. The code is 128 plus
         the signal.
     """
-    steps = config.train.steps
     images, validation, index = data.set_aside(images, config.train.validation_images, config.seed)
+    steps, mode = config.train.steps, _train_mode(config)
     init_key, key = jax.random.split(jax.random.key(config.seed))
-    mode = _train_mode(config)
     initial = functools.partial(init_state, config, images.shape[1:])
     shapes = mode.layout(jax.eval_shape(initial, init_key))
     with (
@@ -69,9 +64,9 @@ def fit(
         state = mode.place_state(step_form(config, state))
         train_step = mode.compile(functools.partial(make_train_step, config), state)
         numbers = mode.place_state(hyperparameters(config))
-        order = functools.partial(data.records, images, config.train.batch_size, config.seed)
+        records = functools.partial(data.records, images, config.train.batch_size, config.seed)
         limit = min(config.train.max_consecutive_skips, steps)
-        rollback = Rollback(checkpoints, shapes.saved(), limit, lambda k: index[order(k)])
+        rollback = Rollback(checkpoints, shapes.saved(), limit, lambda k: index[records(k)])
         saver = Saver(config, checkpoints, validation, progress["seconds"])
         watch = Watch(config, held_out)
         placed = data.placed_ahead(batches, mode.place_batch, steps - start)

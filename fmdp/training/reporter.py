@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -25,7 +26,7 @@ class Reporter:
         self._every, self._batch_size, self._observe = config.train.log_every, config.train.batch_size, observe
         self._log = ScalarLog(workdir, start)
         self._bar = tqdm(total=config.train.steps, initial=start, unit="step", disable=jax.process_index() > 0)
-        self._late: tuple[int, Metrics | dict[str, float]] | None = None
+        self._late: tuple[int, dict[str, Any]] | None = None
         self._watched = ""  # what was last watched, in the progress bar
 
     def __enter__(self) -> "Reporter":
@@ -49,7 +50,7 @@ class Reporter:
         if not now and not watched and step % self._every:
             return {}
         self._report_late()
-        self._late = (step, metrics | watched)
+        self._late = (step, {**metrics, **watched})
         return self._report_late() if now else {}
 
     def discard_late(self) -> None:

@@ -137,13 +137,13 @@ def update(
     updates, opt_state = make_optimizer(config, numbers).update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     decays, averages = (numbers.ema_decay, *numbers.more_ema_decays), (state.ema, *state.more_ema)
-    averages = [_average(*pair, params["network"], state.step) for pair in zip(averages, decays, strict=True)]
+    new = [_average(*pair, params["network"], state.step) for pair in zip(averages, decays, strict=True)]
     gradient_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(gradient_norm)
     params, (ema, *more), opt_state = jax.tree.map(
         lambda new, old: jnp.where(finite, new, old),
-        (params, averages, opt_state),
-        (state.params, [state.ema, *state.more_ema], state.opt_state),
+        (params, new, opt_state),
+        (state.params, list(averages), state.opt_state),
     )
     skipped = jnp.where(finite, state.skipped * jnp.array([0, 1]), state.skipped + 1)
     metrics |= {

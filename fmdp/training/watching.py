@@ -67,7 +67,7 @@ def measure(field: AverageField, images: np.ndarray, size: int) -> dict[str, flo
     noise = np.random.default_rng(0).standard_normal(images.shape, np.float32)
     rows = {"image": images, "noise": noise}
     found = batching.in_batches(lambda rows: _measure(field, rows), rows, min(size, len(images)), axis=1)
-    scalars = {}
+    scalars: dict[str, float] = {}
     for level, alpha in enumerate(NOISE_LEVELS):
         by_image = {name: values[level] for name, values in found.items()}
         restored, clean = (jnp.asarray(by_image.pop(name)) for name in ("restored", "clean"))
