@@ -66,7 +66,7 @@ def _train(
 ) -> tuple[TrainState, dict[str, Any]]:
     data.pin_split(split, run / "split.json")
     write_json(run / "config.json", as_plain_dict(config))
-    return loop.fit(config, split.train, run.path, start)
+    return loop.fit(config, split.train, run.path, split.test, start)
 
 
 def _restore(config: ConfigDict, split: data.Split, run: RunDir) -> tuple[TrainState, dict[str, Any]]:

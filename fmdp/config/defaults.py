@@ -41,6 +41,11 @@ OPTIMIZER = dict(
     clip_norm=1.0,
 )
 
+EMA = dict(
+    half_life=200_000.0,  # of the average of the parameters, in images
+    more_half_lives=(),  # of further averages; the one with the least error on train.validation_images is used
+)
+
 TRAIN = dict(
     steps=1000,
     start_from="",  # trained weights for a new run: a prior that ships, a workdir, a folder or a released file
@@ -50,6 +55,9 @@ TRAIN = dict(
     max_to_keep=2,  # latest checkpoints
     keep_period=0,  # checkpoints whose step is a multiple of it are kept for good; 0: none
     max_consecutive_skips=10,  # non-finite updates in a row before the run rolls back to a checkpoint
+    validation_images=0,  # training images set aside, by the seed, to choose among the averages of ema
+    watch_every=500,  # steps between two measurements on held-out images, which nothing is chosen by; 0: none
+    watch_images=64,  # held-out images they are made on, the first
     grad_accumulation_steps=1,  # parts a batch is divided into to save memory; results are the same
 )
 
@@ -99,7 +107,7 @@ def default_config() -> ConfigDict:
             network=dict(name="mlp"),
             loss=LOSS,
             optimizer=OPTIMIZER,
-            ema=dict(half_life=200_000.0),  # of the average of the parameters, in images
+            ema=EMA,
             train=TRAIN,
             parallel=PARALLEL,
             evaluate=EVALUATE,

@@ -76,7 +76,8 @@ def validate(config: ConfigDict) -> None:
     for key, value, default in _leaves(config, default_config()):
         listed = isinstance(default, list | tuple)
         require(isinstance(value, list | tuple) == listed, key, "must be a list" if listed else "must not be a list")
-        kind, limit = type(default[0] if listed else default), MAX_SEED if key == "seed" else MAX_WHOLE
+        kind = type(default) if not listed else type(default[0]) if default else float
+        limit = MAX_SEED if key == "seed" else MAX_WHOLE
         for x in value if listed else [value]:
             fault = kind_fault(x, kind, limit if kind is int else MAX_NUMBER)
             require(not fault, key, f"must be {fault}")
@@ -95,16 +96,18 @@ def validate(config: ConfigDict) -> None:
 
 VALUES: tuple[tuple[str, Callable[[Any], Any], str], ...] = (
     ("train.steps train.batch_size train.log_every train.checkpoint_every train.max_to_keep", lambda x: x >= 1, ONE),
-    ("train.max_consecutive_skips train.grad_accumulation_steps", lambda x: x >= 1, ONE),
+    ("train.max_consecutive_skips train.grad_accumulation_steps train.watch_images", lambda x: x >= 1, ONE),
     ("data.samples data.test_samples data.components", lambda x: x >= 1, ONE),
     ("evaluate.batch_size evaluate.noise_draws evaluate.bootstrap evaluate.figure_images", lambda x: x >= 1, ONE),
     ("evaluate.baseline_steps inverse.images inverse.tuning_images inverse.seeds", lambda x: x >= 1, ONE),
     ("inverse.batch_size", lambda x: x >= 1, ONE),
     ("seed data.size data.test_images data.memory_gb data.workers", lambda x: x >= 0, ZERO),
-    ("train.keep_period evaluate.baseline_images loss.weight_learning_rate", lambda x: x >= 0, ZERO),
+    ("train.keep_period train.watch_every train.validation_images", lambda x: x >= 0, ZERO),
+    ("evaluate.baseline_images loss.weight_learning_rate", lambda x: x >= 0, ZERO),
     ("optimizer.warmup_steps optimizer.weight_decay", lambda x: x >= 0, ZERO),
     ("loss.weight_bound optimizer.learning_rate optimizer.clip_norm", lambda x: x > 0, "must be positive"),
     ("ema.half_life", lambda x: x > 0, "must be positive, in images"),
+    ("ema.more_half_lives", lambda xs: all(x > 0 for x in xs), "must be positive, in images"),
     ("optimizer.b1 optimizer.b2", lambda x: 0 <= x < 1, "must be in [0, 1)"),
     ("loss.diagonal_share", lambda x: 0 < x <= 1, "must be in (0, 1]"),
     ("loss.off_diagonal", lambda x: x in OFF_DIAGONAL, one_of(OFF_DIAGONAL)),
@@ -132,6 +135,16 @@ RELATIONS: tuple[tuple[str, Callable[[ConfigDict], Any], str], ...] = (
         "train.keep_period",
         lambda c: c.train.keep_period % c.train.checkpoint_every == 0,
         "must be 0 or a multiple of config.train.checkpoint_every",
+    ),
+    (
+        "ema.more_half_lives",
+        lambda c: len({c.ema.half_life, *c.ema.more_half_lives}) == 1 + len(c.ema.more_half_lives),
+        "must differ from each other and from config.ema.half_life",
+    ),
+    (
+        "train.validation_images",
+        lambda c: c.train.validation_images or not c.ema.more_half_lives,
+        "must be 1 or more to choose among the averages of config.ema.more_half_lives",
     ),
     ("parallel.fsdp", lambda c: not c.parallel.fsdp or c.parallel.mode == "jit", "needs config.parallel.mode=jit"),
 )

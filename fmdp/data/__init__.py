@@ -4,7 +4,7 @@ from fmdp.data.containers import Images, UInt8Images, read_stored, to_float
 from fmdp.data.decoding import ImagePreprocessor, LazyImages
 from fmdp.data.pipeline import batches, placed_ahead, records
 from fmdp.data.sources import digits, load_split
-from fmdp.data.splits import Split, pin_split, split
+from fmdp.data.splits import Split, pin_split, set_aside, split
 from fmdp.data.synthetic import DRAWING_SEED, TARGETS
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "placed_ahead",
     "read_stored",
     "records",
+    "set_aside",
     "split",
     "to_float",
 ]

@@ -63,6 +63,11 @@ class UInt8Images:
         return UInt8Images(self.pixels[index])
 
 
+def take(images: Images, index: np.ndarray) -> Images:
+    """The images with these indices, without reading any that are not in memory."""
+    return images[index] if isinstance(images, np.ndarray) else images.take(index)  # type: ignore[attr-defined]
+
+
 def read_stored(images: Images, index: Index) -> np.ndarray:
     """The images at an index as their source has them: uint8 from 0 to 255, or float32."""
     return images.read_bytes(index) if isinstance(images, ByteImages) else images[index]
@@ -95,9 +100,7 @@ class Examples(NamedTuple):
 
     def take(self, index: np.ndarray) -> "Examples":
         """The examples with these indices, without reading any images."""
-        images = self.images
-        taken = images[index] if isinstance(images, np.ndarray) else images.take(index)  # type: ignore[attr-defined]
-        return Examples(taken, self.labels[index], [self.names[i] for i in index])
+        return Examples(take(self.images, index), self.labels[index], [self.names[i] for i in index])
 
 
 class RawDataset(NamedTuple):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from fmdp.data.containers import Examples, Images, RawDataset
+from fmdp.data.containers import Examples, Images, RawDataset, take
 from fmdp.errors import InputError
 from fmdp.exact import Gaussian, GaussianMixture
 from fmdp.io.files import read_json, write_json
@@ -94,6 +94,26 @@ def subset(labels: np.ndarray, size: int) -> np.ndarray:
     # With every class spread evenly over one line, any beginning of the line holds each class by its share.
     places = np.concatenate([(np.arange(len(m)) + 0.5) / len(m) for m in members])
     return np.sort(np.concatenate(members)[np.argsort(places, kind="stable")[:size]])
+
+
+def set_aside(images: Images, count: int, seed: int) -> tuple[Images, np.ndarray, np.ndarray]:
+    """Training images [n, H, W, C] without `count` of them, drawn by the seed, on which choices are made.
+
+    Returns:
+      The images that are trained on; those set aside, [count, H, W, C]; and which of the n the former are.
+
+    Raises:
+      InputError: fewer than half of the images would be left.
+    """
+    n = len(images)
+    if 2 * count > n:
+        remedy = f"must leave at least half of the {n} training images to train on"
+        raise InputError(f"config.train.validation_images = {count}: {remedy}")
+    if not count:
+        return images, np.empty((0, *images.shape[1:]), np.float32), np.arange(n)
+    order = np.random.default_rng((seed, 0, 2)).permutation(n)
+    aside, rest = np.sort(order[:count]), np.sort(order[count:])
+    return take(images, rest), images[aside], rest
 
 
 def pin_split(split: Split, path: pathlib.Path) -> None:

@@ -28,7 +28,8 @@ from fmdp.training.start import FREE_OPTIONS
 
 FORMAT = 1  # of what is written here; records of version 0.1.0 do not say it
 # What a state is made for; a checkpoint that differs here belongs to another run.
-IDENTITY = ("seed", "data", "network", "loss", "optimizer", "ema", "train.batch_size")
+IDENTITY = ("seed", "data", "network", "loss", "optimizer", "ema", "train.batch_size", "train.validation_images")
+LATER = {"train.validation_images"}  # came after version 0.1.0, whose records have the effect of the default
 DEFAULTS = as_plain_dict(default_config())
 # Where the data is, and how it is read and measured on, is free to change.
 MAY_DIFFER = {"path", "download_hint", "test_images", "strict", "max_pixels", "memory_gb", "workers"}
@@ -219,6 +220,8 @@ class Checkpoints:
         rename_keys(config)
         for key in IDENTITY:
             was, now = (_at(c, key) for c in (config, self._config))
+            if was is None and key in LATER:
+                was = _at(DEFAULTS, key)
             if isinstance(was, dict) and isinstance(now, dict):
                 was = _at(DEFAULTS, key) | was  # a key that came later had the effect of its default
                 if key == "data":

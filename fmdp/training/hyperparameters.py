@@ -24,6 +24,7 @@ class Hyperparameters:
       weight_decay: of AdamW, relative to the learning rate.
       ema_decay: of the average of the parameters, in one step.
       ema_age: of the average at step 0, in steps: none if the parameters are random.
+      more_ema_decays: of the further averages.
     """
 
     learning_rate: Any
@@ -32,6 +33,7 @@ class Hyperparameters:
     weight_decay: Any
     ema_decay: Any
     ema_age: Any
+    more_ema_decays: Any = ()
 
 
 def hyperparameters(config: ConfigDict) -> Hyperparameters:
@@ -43,9 +45,14 @@ def hyperparameters(config: ConfigDict) -> Hyperparameters:
         warmup_steps=np.float32(warmup),
         decay_steps=np.float32(steps - warmup if c.decay else np.inf),
         weight_decay=np.float32(c.weight_decay),
-        ema_decay=np.float32(0.5 ** (config.train.batch_size / config.ema.half_life)),
+        ema_decay=_decay(config, config.ema.half_life),
         ema_age=np.float32(TRAINED if config.train.start_from else 0),
+        more_ema_decays=tuple(_decay(config, half_life) for half_life in config.ema.more_half_lives),
     )
+
+
+def _decay(config: ConfigDict, half_life: float) -> np.float32:
+    return np.float32(0.5 ** (config.train.batch_size / half_life))
 
 
 def learning_rate(numbers: Hyperparameters, updates: Array | int) -> Scalar:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
@@ -15,6 +16,7 @@ from fmdp.data.pipeline import Batches
 from fmdp.errors import InputError
 from fmdp.parallel import preemption
 from fmdp.parallel.data_parallel import TrainMode, make_train_mode
+from fmdp.training.averages import with_chosen
 from fmdp.training.checkpoint import Checkpoints, has_checkpoint
 from fmdp.training.hyperparameters import hyperparameters
 from fmdp.training.reporter import Reporter
@@ -24,20 +26,27 @@ from fmdp.training.start import Start
 from fmdp.training.state import TrainState, first_state, init_params, init_state
 from fmdp.training.step import make_train_step, step_form
 from fmdp.training.vectors import take_apart
+from fmdp.training.watching import Watch
 from fmdp.types import PRNGKey
 
 
 def fit(
-    config: ConfigDict, images: data.Images, workdir: pathlib.Path, start_from: Start | None = None
+    config: ConfigDict,
+    images: data.Images,
+    workdir: pathlib.Path,
+    held_out: np.ndarray | None = None,
+    start_from: Start | None = None,
 ) -> tuple[TrainState, dict[str, Any]]:
     """Train on images [n, H, W, C] until config.train.steps, resuming from the latest checkpoint in the workdir.
 
     Args:
+      held_out: images [m, H, W, C] that the run is watched on (`watching`); they have no effect on it.
       start_from: weights that fit (`start.require_fit`), for a workdir without a checkpoint. A random network by
         default.
 
     Returns:
-      The state at the end, over all devices of the run, and what summary.json says of the training.
+      The state at the end, over all devices of the run, and what summary.json says of the training. Of several
+      averages, the one that was chosen (`averages`) is `ema`.
 
     Raises:
       InputError: the checkpoint cannot be used, there are no images, no room on the disk, or the updates stay not
@@ -45,11 +54,11 @@ def fit(
       SystemExit: termination was requested (`preemption.watch_signals`), and this step is saved. The code is 128 plus
         the signal.
     """
-    steps, image_shape = config.train.steps, images.shape[1:]
+    images, validation, index = data.set_aside(images, config.train.validation_images, config.seed)
+    steps, mode = config.train.steps, _train_mode(config)
     init_key, key = jax.random.split(jax.random.key(config.seed))
-    mode = _train_mode(config)
-    shapes = mode.layout(jax.eval_shape(functools.partial(init_state, config, image_shape), init_key))
-    first = functools.partial(_first_state, config, image_shape, init_key, shapes, start_from)
+    shapes = mode.layout(jax.eval_shape(functools.partial(init_state, config, images.shape[1:]), init_key))
+    first = functools.partial(_first_state, config, images.shape[1:], init_key, shapes, start_from)
     with (
         preemption.watch_signals() as requested_signal,  # outermost: the last checkpoint is written after the last step
         contextlib.closing(_batches(config, images)) as batches,
@@ -59,20 +68,23 @@ def fit(
         start = progress["steps"]
         if start >= steps:
             print(f"already trained for {start} steps, not training again", flush=True)
-            return state, progress
+            return with_chosen(config, state, progress), progress
         state = mode.place_state(step_form(config, state))
         train_step = mode.compile(functools.partial(make_train_step, config), state)
         numbers = mode.place_state(hyperparameters(config))
         records = functools.partial(data.records, images, config.train.batch_size, config.seed)
-        rollback = Rollback(checkpoints, shapes.saved(), min(config.train.max_consecutive_skips, steps), records)
-        saver = Saver(config, checkpoints, image_shape, progress)
+        limit = min(config.train.max_consecutive_skips, steps)
+        rollback = Rollback(checkpoints, shapes.saved(), limit, lambda k: index[records(k)])
+        saver = Saver(config, checkpoints, validation, progress)
+        watch = Watch(config, held_out)
         placed = data.placed_ahead(batches, mode.place_batch, steps - start)
         with Reporter(config, workdir, start, rollback.observe) as reporter:
             for step, (batch, position) in enumerate(placed, start + 1):
                 state, metrics = train_step(state, batch, key, numbers)
                 signal_number, last = requested_signal(step), step == steps
                 saving = saver.is_due(step) or signal_number > 0
-                scalars = reporter.report(step, metrics, now=saving)
+                watched = watch.measure(take_apart(mode.collect(state.ema))) if watch.is_due(step) else {}
+                scalars = reporter.report(step, metrics, watched, now=saving)
                 kept = saving and (last or rollback.healthy)  # so every checkpoint is a good one
                 if rollback.pending and (last or not signal_number):  # a resumed run rolls back by itself
                     state = mode.place_state(step_form(config, rollback.restore(state, step)))
@@ -83,7 +95,7 @@ def fit(
                     preemption.end_run(
                         signal_number, f"step {step} is {'' if kept else 'amid skipped updates and not '}saved"
                     )
-    return take_apart(mode.collect(state)), progress
+    return with_chosen(config, take_apart(mode.collect(state)), progress), progress
 
 
 def _train_mode(config: ConfigDict) -> TrainMode:
@@ -132,7 +144,7 @@ def _latest_state(
 
 
 def restore_state(config: ConfigDict, image_shape: tuple[int, ...], workdir: pathlib.Path) -> tuple[TrainState, dict]:
-    """The latest state in a workdir, over all devices of the run, and what summary.json says of its training.
+    """The latest state in a workdir as `fit` returns it, and what summary.json says of its training.
 
     Raises:
       InputError: there is none, or it cannot be used.
@@ -143,4 +155,5 @@ def restore_state(config: ConfigDict, image_shape: tuple[int, ...], workdir: pat
     with Checkpoints(workdir, config, reading=True) as checkpoints:
         shapes = jax.eval_shape(lambda: init_state(config, image_shape, jax.random.key(0)))
         saved, progress = checkpoints.restore(_train_mode(config).layout(shapes).saved())
-        return TrainState.from_checkpoint(saved, progress.get("skipped", 0)), progress
+        state = TrainState.from_checkpoint(saved, progress.get("skipped", 0))
+        return with_chosen(config, state, progress), progress

@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -9,6 +10,7 @@ from tqdm import tqdm
 
 from fmdp.training.scalar_log import ScalarLog
 from fmdp.training.step import Metrics
+from fmdp.training.watching import SHOWN
 
 
 class Reporter:
@@ -24,7 +26,8 @@ class Reporter:
         self._every, self._batch_size, self._observe = config.train.log_every, config.train.batch_size, observe
         self._log = ScalarLog(workdir, start)
         self._bar = tqdm(total=config.train.steps, initial=start, unit="step", disable=jax.process_index() > 0)
-        self._late: tuple[int, Metrics] | None = None
+        self._late: tuple[int, dict[str, Any]] | None = None
+        self._watched = ""  # what was last watched, in the progress bar
 
     def __enter__(self) -> "Reporter":
         return self
@@ -33,20 +36,21 @@ class Reporter:
         self._bar.close()
         self._log.__exit__(*exception)
 
-    def report(self, step: int, metrics: Metrics, now: bool) -> dict[str, float]:
+    def report(self, step: int, metrics: Metrics, watched: dict[str, float], now: bool) -> dict[str, float]:
         """Take the metrics of a step.
 
         Args:
+          watched: what `watching` measured after this step, or nothing; it has the step reported.
           now: report them at once, whether or not it is their turn.
 
         Returns:
           Them as numbers where they are reported now, or nothing.
         """
         self._bar.update()
-        if not now and step % self._every:
+        if not now and not watched and step % self._every:
             return {}
         self._report_late()
-        self._late = (step, metrics)
+        self._late = (step, {**metrics, **watched})
         return self._report_late() if now else {}
 
     def discard_late(self) -> None:
@@ -62,5 +66,7 @@ class Reporter:
         self._observe(step, scalars)
         rate = (self._bar.format_dict["rate"] or 0.0) * self._batch_size
         self._log.write(step, scalars | {"examples_per_second": rate})
-        self._bar.set_postfix_str(f"loss {scalars['loss']:.4f}, {rate:.0f} examples/s")
+        if set(SHOWN) <= scalars.keys():
+            self._watched = ", held-out MSE {:.3f} at t = s, {:.3f} at 1".format(*(scalars[name] for name in SHOWN))
+        self._bar.set_postfix_str(f"loss {scalars['loss']:.4f}, {rate:.0f} examples/s{self._watched}")
         return scalars

@@ -31,23 +31,34 @@ class SavedState:
 
 
 @struct.dataclass
+class SavedAverages(SavedState):
+    """What a checkpoint holds of a state with several averages; without, the field would be a change for orbax."""
+
+    more_ema: Any
+
+
+@struct.dataclass
 class TrainState(SavedState):
     """Everything that training carries from one step to the next.
 
     `skipped` [2] counts the updates that were skipped because they were not finite: the latest in a row, and the total.
+    `more_ema` is a tuple of the averages with `config.ema.more_half_lives`.
     """
 
     skipped: Any
+    more_ema: Any = ()
 
     def saved(self) -> SavedState:
         """What a checkpoint holds; the total of skipped updates goes into its progress."""
-        return SavedState(self.step, self.params, self.ema, self.opt_state)
+        saved = self.step, self.params, self.ema, self.opt_state
+        return SavedAverages(*saved, self.more_ema) if self.more_ema else SavedState(*saved)
 
     @classmethod
     def from_checkpoint(cls, saved: SavedState, skipped: int, step: Any = None) -> "TrainState":
         """The state in a checkpoint, at its own step unless given, with the total of updates skipped before."""
         step = saved.step if step is None else step
-        return cls(step, saved.params, saved.ema, saved.opt_state, np.array([0, skipped], np.int32))
+        more = getattr(saved, "more_ema", ())
+        return cls(step, saved.params, saved.ema, saved.opt_state, np.array([0, skipped], np.int32), more)
 
 
 def make_network(config: ConfigDict) -> nn.Module:
@@ -105,8 +116,10 @@ def init_params(config: ConfigDict, image_shape: tuple[int, ...], key: PRNGKey, 
 def first_state(config: ConfigDict, params: Any) -> TrainState:
     """The state at step 0 with these parameters."""
     opt_state = make_optimizer(config, hyperparameters(config)).init(params)
-    ema = jax.tree.map(jnp.copy, params["network"])  # no shared buffers, so that a step may take the state over
-    return TrainState(jnp.zeros((), jnp.int32), params, ema, opt_state, skipped=jnp.zeros(2, jnp.int32))
+    # No shared buffers, so that a step may take the state over.
+    ema, *more = (jax.tree.map(jnp.copy, params["network"]) for _ in (0, *config.ema.more_half_lives))
+    skipped = jnp.zeros(2, jnp.int32)
+    return TrainState(jnp.zeros((), jnp.int32), params, ema, opt_state, skipped, tuple(more))
 
 
 def init_state(config: ConfigDict, image_shape: tuple[int, ...], key: PRNGKey) -> TrainState:

@@ -136,16 +136,15 @@ def update(
     """The state after one update with a gradient, and the metrics of the loss with those of the update."""
     updates, opt_state = make_optimizer(config, numbers).update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    # A young average forgets its random start quickly.
+    decays, averages = (numbers.ema_decay, *numbers.more_ema_decays), (state.ema, *state.more_ema)
     age = numbers.ema_age + state.step
-    rate = jnp.minimum(numbers.ema_decay, (1.0 + age) / (10.0 + age))
-    ema = optax.incremental_update(params["network"], state.ema, 1 - rate)
+    new = [_average(*pair, params["network"], age) for pair in zip(averages, decays, strict=True)]
     gradient_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(gradient_norm)
-    params, ema, opt_state = jax.tree.map(
+    params, (ema, *more), opt_state = jax.tree.map(
         lambda new, old: jnp.where(finite, new, old),
-        (params, ema, opt_state),
-        (state.params, state.ema, state.opt_state),
+        (params, new, opt_state),
+        (state.params, list(averages), state.opt_state),
     )
     skipped = jnp.where(finite, state.skipped * jnp.array([0, 1]), state.skipped + 1)
     metrics |= {
@@ -155,4 +154,10 @@ def update(
         "skipped_in_a_row": skipped[0],
         "skipped": skipped[1],
     }
-    return TrainState(state.step + 1, params, ema, opt_state, skipped), metrics
+    return TrainState(state.step + 1, params, ema, opt_state, skipped, tuple(more)), metrics
+
+
+def _average(average: Any, decay: Any, params: Any, age: Any) -> Any:
+    """An average of the parameters after a step; a young one forgets its random start quickly."""
+    rate = jnp.minimum(decay, (1.0 + age) / (10.0 + age))
+    return optax.incremental_update(params, average, 1 - rate)

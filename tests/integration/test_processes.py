@@ -22,6 +22,7 @@ TINY = (
     "--config.evaluate.noise_levels=(0.5,)", "--config.evaluate.points=3", "--config.evaluate.noise_draws=1",
     "--config.evaluate.batch_size=50", "--config.evaluate.baseline_images=30", "--config.evaluate.baseline_steps=2",
     "--config.evaluate.bootstrap=5", "--config.network.width=64",  # kernels as large as parallel.SMALL
+    "--config.train.watch_every=20", "--config.train.watch_images=7",
 )  # fmt: skip
 
 
@@ -50,6 +51,12 @@ def losses(workdir):
     return [json.loads(line)["loss"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
+def watched(workdir):
+    """What the run measured on held-out images at its last step."""
+    last = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
+    return {name: x for name, x in last.items() if name.startswith("held_out/")}
+
+
 def measured(workdir):
     """The numbers of an evaluation of restored images."""
     summary = json.loads((workdir / "summary.json").read_text())
@@ -65,6 +72,7 @@ def reference(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("processes") / "one"
     finish(one(*TINY, f"--workdir={workdir}"))
     assert len(losses(workdir)) == 20
+    assert len(watched(workdir)) == 8
     return workdir
 
 
@@ -78,6 +86,7 @@ def test_two_processes_or_four_devices_give_the_numbers_of_one(reference, tmp_pa
         assert out.count(f"results in {tmp_path / name}\n") == 1  # one of them speaks
         assert losses(tmp_path / name) == pytest.approx(losses(reference), rel=1e-5)
         assert measured(tmp_path / name) == pytest.approx(measured(reference), rel=1e-3)
+        assert watched(tmp_path / name) == pytest.approx(watched(reference), rel=1e-3)
     found = {path.name for path in (tmp_path / "two processes").iterdir()}
     assert {name.partition(".out.")[0] for name in found} == {
         path.name.partition(".out.")[0] for path in reference.iterdir()
@@ -90,6 +99,7 @@ def test_other_modes_on_two_processes_give_the_numbers_of_one(reference, how, tm
     finish(local(*TINY, f"--workdir={tmp_path}", f"--config.{how}"))
     assert losses(tmp_path) == pytest.approx(losses(reference), rel=1e-5)
     assert measured(tmp_path) == pytest.approx(measured(reference), rel=1e-3)
+    assert watched(tmp_path) == pytest.approx(watched(reference), rel=1e-3)
 
 
 def test_two_processes_restore_alike(reference, tmp_path):
