@@ -34,7 +34,14 @@ def semigroup(field: AverageField, x: Images, s: Time, u: Time, t: Time) -> tupl
     return field(x, s, t), (1 - share) * first + share * second
 
 
-def eulerian(field: AverageField, x: Images, s: Time, t: Time, velocity: Images) -> tuple[Array, Array]:
-    """v(x, s, t) and b + (t - s) (d/ds + b . grad) v with b = `velocity`, the instantaneous velocity at (x, s)."""
-    v, along_path = jax.jvp(lambda x, s: field(x, s, t), (x, s), (velocity, jnp.ones_like(s)))
+def eulerian(
+    field: AverageField, x: Images, s: Time, t: Time, velocity: Images, tangent: Images | None = None
+) -> tuple[Array, Array]:
+    """v(x, s, t) and b + (t - s) (d/ds + b . grad) v with b = `velocity`, the instantaneous velocity at (x, s).
+
+    Args:
+      tangent: stands for the second b, the direction of the derivative; the velocity unless given.
+    """
+    direction = velocity if tangent is None else tangent
+    v, along_path = jax.jvp(lambda x, s: field(x, s, t), (x, s), (direction, jnp.ones_like(s)))
     return v, velocity + expand(t - s, x) * along_path

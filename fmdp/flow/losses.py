@@ -1,7 +1,7 @@
 """The training losses of an average field for one example: an image, its noise and its times in, one number out.
 
 Every loss is a mean over pixels. The diagonal term is flow matching; the others ask the field to be the average
-velocity of its own flow, each by one of the `identities` (Boffi et al., arXiv 2505.18825; MeanFlow, 2505.13447).
+velocity of its own flow, each by one of the `identities` (Boffi et al., arXiv 2505.18825; MeanFlow, 2505.13447; improved MeanFlow, 2512.02012).
 Targets are held fixed: no gradient passes through a teacher.
 """
 
@@ -35,14 +35,31 @@ def semigroup(field: AverageField, x0: Image, x1: Image, s: Time, u: Time, t: Ti
     return _fixed_target(identities.semigroup(field, interpolate(x0, x1, s), s, u, t))
 
 
-def eulerian(field: AverageField, x0: Image, x1: Image, s: Time, t: Time, velocity: Image) -> Scalar:
-    """||v - (b + (t - s) (d/ds + b . grad) v)||^2 at (x_s, s, t) with b = velocity, the bracket held fixed.
+def eulerian(field: AverageField, x0: Image, x1: Image, s: Time, t: Time) -> Scalar:
+    """Eulerian self-distillation (ESD): ||v - (b + (t - s) (d/ds + b . grad) v)||^2 at (x_s, s, t), the bracket fixed.
 
-    Args:
-      velocity: what stands for b(x_s, s): the conditional velocity x1 - x0, whose noise averages out (MeanFlow),
-        or the field's own v(x_s, s, s) (Eulerian self-distillation, ESD).
+    b is the field's own velocity v(x_s, s, s).
     """
-    return _fixed_target(identities.eulerian(field, interpolate(x0, x1, s), s, t, velocity))
+    own = self_velocity(field, x0, x1, s)
+    return _fixed_target(identities.eulerian(field, interpolate(x0, x1, s), s, t, own))
+
+
+def meanflow(field: AverageField, x0: Image, x1: Image, s: Time, t: Time) -> Scalar:
+    """MeanFlow: as `eulerian`, with the conditional velocity x1 - x0 for both b; its noise averages out."""
+    return _fixed_target(identities.eulerian(field, interpolate(x0, x1, s), s, t, conditional_velocity(x0, x1)))
+
+
+def improved_meanflow(field: AverageField, x0: Image, x1: Image, s: Time, t: Time) -> Scalar:
+    """Improved MeanFlow: as `meanflow`, but the derivative is along the field's own velocity v(x_s, s, s), held fixed.
+
+    Only the first b is the conditional velocity, so the noise of x1 - x0 is not multiplied by the gradient of the
+    field (Geng et al., arXiv 2512.02012, equation 12; their v - b there is the difference of the two sides here). On
+    the diagonal, and in the mean over x1 - x0 given x_s, it asks for the same field as MeanFlow.
+    """
+    own = self_velocity(field, x0, x1, s)
+    return _fixed_target(
+        identities.eulerian(field, interpolate(x0, x1, s), s, t, conditional_velocity(x0, x1), tangent=own)
+    )
 
 
 def _fixed_target(sides: tuple[Image, Image]) -> Scalar:
@@ -59,8 +76,9 @@ def self_velocity(field: AverageField, x0: Image, x1: Image, s: Time) -> Image:
 OFF_DIAGONAL: dict[str, Callable[[AverageField, Image, Image, Time, Time, Time], Scalar]] = {
     "lagrangian": lambda field, x0, x1, s, u, t: lagrangian(field, x0, x1, s, t),
     "semigroup": semigroup,
-    "eulerian": lambda field, x0, x1, s, u, t: eulerian(field, x0, x1, s, t, self_velocity(field, x0, x1, s)),
-    "meanflow": lambda field, x0, x1, s, u, t: eulerian(field, x0, x1, s, t, conditional_velocity(x0, x1)),
+    "eulerian": lambda field, x0, x1, s, u, t: eulerian(field, x0, x1, s, t),
+    "meanflow": lambda field, x0, x1, s, u, t: meanflow(field, x0, x1, s, t),
+    "improved_meanflow": lambda field, x0, x1, s, u, t: improved_meanflow(field, x0, x1, s, t),
 }
 """The off-diagonal terms by the names that a configuration uses, as functions of s <= u <= t."""
 

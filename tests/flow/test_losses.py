@@ -39,15 +39,16 @@ def targets(field, x0, x1, s, u, t):
     x_s, b = interpolate(x0, x1, s), x1 - x0
     end = flow_map(field, x_s, s, t)
 
-    def eulerian(b):
-        return b + (t - s) * central(lambda h: field(x_s + h * b, s + h, t), 0.0)
+    def eulerian(b, tangent):
+        return b + (t - s) * central(lambda h: field(x_s + h * tangent, s + h, t), 0.0)
 
-    middle = flow_map(field, x_s, s, u)
+    own, middle = field(x_s, s, s), flow_map(field, x_s, s, u)
     return {
         "lagrangian": field(end, t, t),
         "semigroup": (flow_map(field, middle, u, t) - x_s) / (t - s),
-        "eulerian": eulerian(field(x_s, s, s)),
-        "meanflow": eulerian(b),
+        "eulerian": eulerian(own, own),
+        "meanflow": eulerian(b, b),
+        "improved_meanflow": eulerian(b, own),
     }
 
 
@@ -56,7 +57,7 @@ def students(field, x0, x1, s, t):
     x_s = interpolate(x0, x1, s)
     v = field(x_s, s, t)
     speed = central(lambda t: flow_map(field, x_s, s, t), t)
-    return {"lagrangian": speed, "semigroup": v, "eulerian": v, "meanflow": v}
+    return {"lagrangian": speed} | dict.fromkeys(("semigroup", "eulerian", "meanflow", "improved_meanflow"), v)
 
 
 @pytest.mark.slow
@@ -105,6 +106,15 @@ def test_every_loss_is_zero_where_the_data_is_one_point(x64):
         assert term(field, x0, x1, s, u, t) < 1e-25
         wrong = term(lambda x, s, t: field(x, s, t) * (1 + t - s), x0, x1, s, u, t)
         assert wrong > 1e-3
+
+
+@pytest.mark.parametrize("name", ["meanflow", "improved_meanflow"])
+def test_the_conditional_losses_become_flow_matching_on_the_diagonal(setup, name):
+    make, flat, x0, x1, (s, _, _) = setup
+    value, gradient = jax.value_and_grad(lambda flat: losses.OFF_DIAGONAL[name](make(flat), x0, x1, s, s, s))(flat)
+    expected, slope = jax.value_and_grad(lambda flat: losses.diagonal(make(flat), x0, x1, s))(flat)
+    np.testing.assert_allclose(value, expected, rtol=1e-12)
+    np.testing.assert_allclose(gradient, slope, rtol=1e-9, atol=1e-12)
 
 
 def test_losses_are_per_pixel_means():
