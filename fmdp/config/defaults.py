@@ -29,6 +29,12 @@ LOSS = dict(
     weighting="none",  # one of losses.WEIGHTING
     weight_bound=4.0,  # bound on the magnitude of the learned log-variance
     weight_learning_rate=0.1,  # of the learned log-variance, relative to the learning rate
+    # Recipes of training, each on its own; docs/training.md names their sources.
+    times="uniform",  # distribution of the times of training, a key of times.QUANTILES
+    times_mean=0.4,  # of the logit of logit_normal times; above 0 favours late times (MeanFlow's -.4 counts from data)
+    times_std=1.0,  # of the logit of logit_normal times
+    power=0.0,  # p of the adaptive weight 1 / (loss + 1e-3)^p; 0: none
+    huber=0.0,  # c of the pseudo-Huber loss sqrt(loss + c^2) - c; 0: mean squares
 )
 
 OPTIMIZER = dict(

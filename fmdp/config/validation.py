@@ -14,6 +14,7 @@ from fmdp.config.tasks import PROTOCOLS
 from fmdp.errors import MAX_NUMBER, InputError, kind_fault
 from fmdp.flow.diagonal_rows import diagonal_pattern
 from fmdp.flow.losses import OFF_DIAGONAL, WEIGHTING
+from fmdp.flow.times import QUANTILES
 from fmdp.io.archives import MAX_PIXELS
 from fmdp.metrics import weights
 from fmdp.operators import OPERATORS
@@ -103,11 +104,17 @@ VALUES: tuple[tuple[str, Callable[[Any], Any], str], ...] = (
     ("seed data.size data.test_images data.memory_gb data.workers", lambda x: x >= 0, ZERO),
     ("train.keep_period evaluate.baseline_images loss.weight_learning_rate", lambda x: x >= 0, ZERO),
     ("optimizer.warmup_steps optimizer.weight_decay", lambda x: x >= 0, ZERO),
-    ("loss.weight_bound optimizer.learning_rate optimizer.clip_norm", lambda x: x > 0, "must be positive"),
+    (
+        "loss.weight_bound loss.times_std optimizer.learning_rate optimizer.clip_norm",
+        lambda x: x > 0,
+        "must be positive",
+    ),
     ("ema.half_life", lambda x: x > 0, "must be positive, in images"),
     ("optimizer.b1 optimizer.b2", lambda x: 0 <= x < 1, "must be in [0, 1)"),
     ("loss.diagonal_share", lambda x: 0 < x <= 1, "must be in (0, 1]"),
     ("loss.off_diagonal", lambda x: x in OFF_DIAGONAL, one_of(OFF_DIAGONAL)),
+    ("loss.times", lambda x: x in QUANTILES, one_of(QUANTILES)),
+    ("loss.power loss.huber", lambda x: x >= 0, ZERO),
     ("loss.weighting", lambda x: x in WEIGHTING, one_of(WEIGHTING)),
     ("precision", lambda x: x in PRECISIONS, one_of(PRECISIONS)),
     ("parallel.mode", lambda x: x in ("jit", "pmap"), "must be jit or pmap"),

@@ -1,7 +1,8 @@
 """The training losses of an average field for one example: an image, its noise and its times in, one number out.
 
 Every loss is a mean over pixels. The diagonal term is flow matching; the others ask the field to be the average
-velocity of its own flow, each by one of the `identities` (Boffi et al., arXiv 2505.18825; MeanFlow, 2505.13447; improved MeanFlow, 2512.02012).
+velocity of its own flow, each by one of the `identities` (Boffi et al., arXiv 2505.18825; MeanFlow, 2505.13447;
+improved MeanFlow, 2512.02012).
 Targets are held fixed: no gradient passes through a teacher.
 """
 
@@ -46,7 +47,8 @@ def eulerian(field: AverageField, x0: Image, x1: Image, s: Time, t: Time) -> Sca
 
 def meanflow(field: AverageField, x0: Image, x1: Image, s: Time, t: Time) -> Scalar:
     """MeanFlow: as `eulerian`, with the conditional velocity x1 - x0 for both b; its noise averages out."""
-    return _fixed_target(identities.eulerian(field, interpolate(x0, x1, s), s, t, conditional_velocity(x0, x1)))
+    velocity = conditional_velocity(x0, x1)
+    return _fixed_target(identities.eulerian(field, interpolate(x0, x1, s), s, t, velocity))
 
 
 def improved_meanflow(field: AverageField, x0: Image, x1: Image, s: Time, t: Time) -> Scalar:
@@ -56,10 +58,8 @@ def improved_meanflow(field: AverageField, x0: Image, x1: Image, s: Time, t: Tim
     field (Geng et al., arXiv 2512.02012, equation 12; their v - b there is the difference of the two sides here). On
     the diagonal, and in the mean over x1 - x0 given x_s, it asks for the same field as MeanFlow.
     """
-    own = self_velocity(field, x0, x1, s)
-    return _fixed_target(
-        identities.eulerian(field, interpolate(x0, x1, s), s, t, conditional_velocity(x0, x1), tangent=own)
-    )
+    velocity, own = conditional_velocity(x0, x1), self_velocity(field, x0, x1, s)
+    return _fixed_target(identities.eulerian(field, interpolate(x0, x1, s), s, t, velocity, tangent=own))
 
 
 def _fixed_target(sides: tuple[Image, Image]) -> Scalar:
@@ -82,7 +82,23 @@ OFF_DIAGONAL: dict[str, Callable[[AverageField, Image, Image, Time, Time, Time],
 }
 """The off-diagonal terms by the names that a configuration uses, as functions of s <= u <= t."""
 
+ADAPTIVE_FLOOR = 1e-3  # of the loss in its adaptive weight, as in MeanFlow
 WEIGHTING = ("none", "learned")
+
+
+def adapt(loss: Scalar, power: float, huber: float) -> Scalar:
+    """The loss of one example made robust: the pseudo-Huber of its root, then an adaptive weight.
+
+    Args:
+      loss: a mean square, 0 or more.
+      power: p of the weight 1 / (loss + 1e-3)^p, through which no gradient passes (MeanFlow, arXiv 2505.13447, section
+        4.3). 0 leaves the loss as it is; .5 is close to a root mean square, 1 has all examples count the same.
+      huber: c of sqrt(loss + c^2) - c (improved consistency training, Song and Dhariwal, arXiv 2310.14189). Their loss
+        is a sum over d numbers, so their c = .00054 sqrt(d) is .00054 here. 0 leaves the loss as it is.
+    """
+    if huber:
+        loss = jnp.sqrt(loss + huber**2) - huber
+    return loss / jax.lax.stop_gradient(loss + ADAPTIVE_FLOOR) ** power if power else loss
 
 
 def weigh(loss: Scalar, log_variance: Scalar, bound: float) -> Scalar:

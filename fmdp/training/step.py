@@ -6,73 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax import Array
 from ml_collections import ConfigDict
 
-from fmdp.data.containers import to_float
-from fmdp.flow import losses
-from fmdp.flow.diagonal_rows import Rows, split_rows
-from fmdp.flow.times import kronecker_times
-from fmdp.networks.log_variance import LogVariance
 from fmdp.parallel.data_parallel import GradientTransform
 from fmdp.training.hyperparameters import Hyperparameters, hyperparameters
-from fmdp.training.state import TrainState, make_field, make_network, make_optimizer
+from fmdp.training.loss import Metrics, make_loss
+from fmdp.training.state import TrainState, make_optimizer
 from fmdp.training.vectors import pack, pack_like, unpack
-from fmdp.types import AverageField, PRNGKey
-
-Metrics = dict[str, Array]
-
-
-def make_loss(config: ConfigDict) -> Callable[[Any, Rows, PRNGKey], tuple[Array, Metrics]]:
-    """The loss of parameters on contiguous rows of a batch, and its two terms: (params, batch, key) -> (loss, metrics).
-
-    Images that are bytes are converted here, so that they take a quarter of the memory on their way to the device.
-
-    All are means over the examples. The noise, the times and the dropout of an example depend only on the key and its
-    row, so the result does not depend on how the batch is divided.
-    """
-    network = make_network(config)
-    dropout = getattr(network, "dropout", 0.0) > 0
-    off_diagonal_loss = losses.OFF_DIAGONAL[config.loss.off_diagonal]
-
-    def field_of(params: Any, key: PRNGKey) -> AverageField:
-        return make_field(network, params["network"], key if dropout else None)
-
-    def weigh(params, loss, s, t):
-        if config.loss.weighting == "none":
-            return loss
-        log_variance: Any = LogVariance().apply({"params": params["log_variance"]}, s, t)
-        return losses.weigh(loss, log_variance, config.loss.weight_bound)
-
-    def diagonal(params, key, x1, row):
-        t, _ = kronecker_times(key, row)
-        noise_key, dropout_key = jax.random.split(jax.random.fold_in(key, row))
-        x0 = jax.random.normal(noise_key, x1.shape)
-        loss = losses.diagonal(field_of(params, dropout_key), x0, x1, t)
-        return loss, weigh(params, loss, t, t)
-
-    def off_diagonal(params, key, x1, row):
-        a, b = kronecker_times(key, row)
-        noise_key, middle_key, dropout_key = jax.random.split(jax.random.fold_in(key, row), 3)
-        x0 = jax.random.normal(noise_key, x1.shape)
-        s, t = jnp.minimum(a, b), jnp.maximum(a, b)
-        u = s + jax.random.uniform(middle_key) * (t - s)
-        loss = off_diagonal_loss(field_of(params, dropout_key), x0, x1, s, u, t)
-        return loss, weigh(params, loss, s, t)
-
-    def batch_loss(params, batch, key):
-        total: Array | float = 0.0
-        metrics: Metrics = {}
-        groups = zip((diagonal, off_diagonal), split_rows(batch, config.loss.diagonal_share), strict=True)
-        for term_key, (term, group) in zip(jax.random.split(key), groups, strict=True):
-            if len(group["row"]):
-                one = jax.vmap(term, in_axes=(None, None, 0, 0))
-                loss, weighed = one(params, term_key, to_float(group["image"]), group["row"])
-                total, metrics[term.__name__] = total + jnp.sum(weighed), jnp.mean(loss)
-        mean = total / len(batch["row"])
-        return mean, metrics | {"loss": mean}
-
-    return batch_loss
 
 
 def accumulate(gradient: Callable[..., Any], parts: int) -> Callable[..., Any]:

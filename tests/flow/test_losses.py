@@ -123,6 +123,21 @@ def test_losses_are_per_pixel_means():
     np.testing.assert_allclose(zero, jnp.mean((big[1] - big[0]) ** 2), rtol=1e-6)
 
 
+@pytest.mark.parametrize(("power", "huber"), [(0.0, 0.0), (0.5, 0.0), (1.0, 0.0), (0.0, 0.1), (0.7, 0.1)])
+def test_a_robust_loss_against_its_closed_form(x64, power, huber):
+    loss = jnp.asarray(0.3)
+    value, slope = jax.value_and_grad(losses.adapt)(loss, power, huber)
+    hubered, hubered_slope = (np.hypot(0.3**0.5, huber) - huber, 0.5 / np.hypot(0.3**0.5, huber)) if huber else (0.3, 1)
+    weight = (hubered + losses.ADAPTIVE_FLOOR) ** -power
+    np.testing.assert_allclose(value, weight * hubered, rtol=1e-12)
+    np.testing.assert_allclose(slope, weight * hubered_slope, rtol=1e-12)  # none through the weight
+
+
+@pytest.mark.parametrize("huber", [0.0, 0.01])
+def test_a_robust_loss_has_a_finite_gradient_at_zero(huber):
+    assert jnp.isfinite(jax.grad(losses.adapt)(0.0, 0.5, huber))
+
+
 def test_learned_weight_is_bounded_and_best_at_the_logarithm_of_the_loss():
     w = jnp.linspace(-3, 3, 601)
     best = w[jnp.argmin(jax.vmap(lambda w: losses.weigh(jnp.asarray(0.2), w, 4.0))(w))]

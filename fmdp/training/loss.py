@@ -1,0 +1,77 @@
+"""The loss of a batch: draws noise and times for every example and applies the terms of `fmdp.flow.losses`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from ml_collections import ConfigDict
+
+from fmdp.data.containers import to_float
+from fmdp.flow import losses
+from fmdp.flow.diagonal_rows import Rows, split_rows
+from fmdp.flow.times import QUANTILES, kronecker_times
+from fmdp.networks.log_variance import LogVariance
+from fmdp.training.state import make_field, make_network
+from fmdp.types import AverageField, PRNGKey
+
+Metrics = dict[str, Array]
+
+
+def make_loss(config: ConfigDict) -> Callable[[Any, Rows, PRNGKey], tuple[Array, Metrics]]:
+    """The loss of parameters on contiguous rows of a batch, and its two terms: (params, batch, key) -> (loss, metrics).
+
+    Images that are bytes are converted here, so that they take a quarter of the memory on their way to the device.
+
+    All are means over the examples. The terms are mean squares; the loss is made of them by `losses.adapt` and, after
+    it, the learned weight, so a robust loss is what the weight learns the size of. The noise, the times and the dropout of an example depend only on the key and its
+    row, so the result does not depend on how the batch is divided.
+    """
+    network = make_network(config)
+    dropout = getattr(network, "dropout", 0.0) > 0
+    off_diagonal_loss = losses.OFF_DIAGONAL[config.loss.off_diagonal]
+
+    def field_of(params: Any, key: PRNGKey) -> AverageField:
+        return make_field(network, params["network"], key if dropout else None)
+
+    def drawn_times(key, row):
+        quantile = QUANTILES[config.loss.times]
+        return [quantile(u, config.loss.times_mean, config.loss.times_std) for u in kronecker_times(key, row)]
+
+    def weigh(params, loss, s, t):
+        loss = losses.adapt(loss, config.loss.power, config.loss.huber)
+        if config.loss.weighting == "none":
+            return loss
+        log_variance: Any = LogVariance().apply({"params": params["log_variance"]}, s, t)
+        return losses.weigh(loss, log_variance, config.loss.weight_bound)
+
+    def diagonal(params, key, x1, row):
+        t, _ = drawn_times(key, row)
+        noise_key, dropout_key = jax.random.split(jax.random.fold_in(key, row))
+        x0 = jax.random.normal(noise_key, x1.shape)
+        loss = losses.diagonal(field_of(params, dropout_key), x0, x1, t)
+        return loss, weigh(params, loss, t, t)
+
+    def off_diagonal(params, key, x1, row):
+        a, b = drawn_times(key, row)
+        noise_key, middle_key, dropout_key = jax.random.split(jax.random.fold_in(key, row), 3)
+        x0 = jax.random.normal(noise_key, x1.shape)
+        s, t = jnp.minimum(a, b), jnp.maximum(a, b)
+        u = s + jax.random.uniform(middle_key) * (t - s)
+        loss = off_diagonal_loss(field_of(params, dropout_key), x0, x1, s, u, t)
+        return loss, weigh(params, loss, s, t)
+
+    def batch_loss(params, batch, key):
+        total: Array | float = 0.0
+        metrics: Metrics = {}
+        groups = zip((diagonal, off_diagonal), split_rows(batch, config.loss.diagonal_share), strict=True)
+        for term_key, (term, group) in zip(jax.random.split(key), groups, strict=True):
+            if len(group["row"]):
+                one = jax.vmap(term, in_axes=(None, None, 0, 0))
+                loss, weighed = one(params, term_key, to_float(group["image"]), group["row"])
+                total, metrics[term.__name__] = total + jnp.sum(weighed), jnp.mean(loss)
+        mean = total / len(batch["row"])
+        return mean, metrics | {"loss": mean}
+
+    return batch_loss
