@@ -34,6 +34,7 @@ LOSS = dict(
     times_mean=0.4,  # of the logit of logit_normal times; above 0 favours late times (MeanFlow's -.4 counts from data)
     times_std=1.0,  # of the logit of logit_normal times
     power=0.0,  # p of the adaptive weight 1 / (loss + 1e-3)^p; 0: none
+    difference=0.0,  # step of a finite difference instead of the derivative along the path, such as .01; 0: exact
     huber=0.0,  # c of the pseudo-Huber loss sqrt(loss + c^2) - c; 0: mean squares
 )
 

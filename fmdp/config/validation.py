@@ -114,6 +114,7 @@ VALUES: tuple[tuple[str, Callable[[Any], Any], str], ...] = (
     ("loss.diagonal_share", lambda x: 0 < x <= 1, "must be in (0, 1]"),
     ("loss.off_diagonal", lambda x: x in OFF_DIAGONAL, one_of(OFF_DIAGONAL)),
     ("loss.times", lambda x: x in QUANTILES, one_of(QUANTILES)),
+    ("loss.difference", lambda x: 0 <= x <= 1, "must be from 0 (exact derivatives) to 1"),
     ("loss.power loss.huber", lambda x: x >= 0, ZERO),
     ("loss.weighting", lambda x: x in WEIGHTING, one_of(WEIGHTING)),
     ("precision", lambda x: x in PRECISIONS, one_of(PRECISIONS)),

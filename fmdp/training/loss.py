@@ -25,8 +25,8 @@ def make_loss(config: ConfigDict) -> Callable[[Any, Rows, PRNGKey], tuple[Array,
     Images that are bytes are converted here, so that they take a quarter of the memory on their way to the device.
 
     All are means over the examples. The terms are mean squares; the loss is made of them by `losses.adapt` and, after
-    it, the learned weight, so a robust loss is what the weight learns the size of. The noise, the times and the dropout of an example depend only on the key and its
-    row, so the result does not depend on how the batch is divided.
+    it, the learned weight, which learns the size of the robust loss then. The noise, the times and the dropout of an
+    example depend only on the key and its row, so the result does not depend on how the batch is divided.
     """
     network = make_network(config)
     dropout = getattr(network, "dropout", 0.0) > 0
@@ -59,7 +59,7 @@ def make_loss(config: ConfigDict) -> Callable[[Any, Rows, PRNGKey], tuple[Array,
         x0 = jax.random.normal(noise_key, x1.shape)
         s, t = jnp.minimum(a, b), jnp.maximum(a, b)
         u = s + jax.random.uniform(middle_key) * (t - s)
-        loss = off_diagonal_loss(field_of(params, dropout_key), x0, x1, s, u, t)
+        loss = off_diagonal_loss(field_of(params, dropout_key), x0, x1, s, u, t, None, config.loss.difference)
         return loss, weigh(params, loss, s, t)
 
     def batch_loss(params, batch, key):

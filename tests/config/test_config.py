@@ -25,6 +25,7 @@ CONFIGS = sorted(path for path in (pathlib.Path(__file__).parents[2] / "configs"
         ("loss.times", "early"),
         ("loss.times_std", 0.0),
         ("loss.power", -1.0),
+        ("loss.difference", 1.5),
         ("loss.huber", -0.1),
         ("optimizer.learning_rate", 0.0),
         ("ema.half_life", 0.0),

@@ -108,6 +108,33 @@ def test_every_loss_is_zero_where_the_data_is_one_point(x64):
         assert wrong > 1e-3
 
 
+@pytest.mark.parametrize("name", losses.OFF_DIAGONAL)
+def test_a_finite_difference_gives_the_value_and_the_gradient_of_the_derivative(setup, name):
+    make, flat, x0, x1, times = setup
+
+    def of(step):
+        return jax.value_and_grad(lambda flat: losses.OFF_DIAGONAL[name](make(flat), x0, x1, *times, None, step))(flat)
+
+    (exact, gradient), (close, slope), (far, _) = of(0.0), of(1e-3), of(0.1)
+    np.testing.assert_allclose(close, exact, rtol=1e-4)
+    np.testing.assert_allclose(slope, gradient, rtol=1e-3, atol=1e-4 * jnp.abs(gradient).max())
+    assert (far == exact) == (name == "semigroup")  # which has no derivative
+
+
+@pytest.mark.parametrize("name", losses.OFF_DIAGONAL)
+@pytest.mark.parametrize(
+    "times", [(0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (0.0, 0.5, 1.0), (0.4, 0.4, 0.4), (0.4, 0.4, 0.401)]
+)
+def test_a_finite_difference_keeps_to_ordered_times_in_the_unit_interval(name, times, x64):
+    x0, x1 = jax.random.normal(jax.random.key(0), (2, *SHAPE))
+
+    def field(x, s, t):
+        return jnp.where((s >= 0) & (s <= t) & (t <= 1), 1 + s * t, jnp.nan) * x
+
+    value = losses.OFF_DIAGONAL[name](field, x0, x1, *map(jnp.asarray, times), None, 0.1)
+    assert jnp.isfinite(value)
+
+
 @pytest.mark.parametrize("name", ["meanflow", "improved_meanflow"])
 def test_the_conditional_losses_become_flow_matching_on_the_diagonal(setup, name):
     make, flat, x0, x1, (s, _, _) = setup
