@@ -35,6 +35,8 @@ LOSS = dict(
     times_std=1.0,  # of the logit of logit_normal times
     power=0.0,  # p of the adaptive weight 1 / (loss + 1e-3)^p; 0: none
     difference=0.0,  # step of a finite difference instead of the derivative along the path, such as .01; 0: exact
+    teacher_decay=0.0,  # per step, of an average of the parameters that makes the targets; 0: they make them
+    interval_steps=0,  # steps over which the intervals t - s grow from none to their length; 0: at once
     huber=0.0,  # c of the pseudo-Huber loss sqrt(loss + c^2) - c; 0: mean squares
 )
 

@@ -26,6 +26,11 @@ def difference(path: Callable[[Time], Array], time: Time, low: Time, high: Time,
 
     Its ends stay within [low, high], an interval around the time. Where that cuts one off, the difference is one-sided
     and over at least half of the step, unless the interval is shorter.
+
+    Against the exact derivative along the path, on the prior that ships for Fashion-MNIST at three pairs of times, the
+    relative error is .04 to .12 at step .1, .0004 to .0011 at .01 and .002 to .005 at 1e-4 with a network in float32.
+    With one in bfloat16 (whose exact derivative errs by .01 to .02) it is .09 to .12 at .1, .4 to .9 at .01 and above 3
+    at .001: take about .01 in float32, and at least .1 or exact derivatives in bfloat16.
     """
     before, after = jnp.maximum(time - step / 2, low), jnp.minimum(time + step / 2, high)
     change = path(after) - path(before)

@@ -116,7 +116,8 @@ OFF_DIAGONAL: dict[str, Callable[..., Scalar]] = {
 }
 """The off-diagonal terms by the names that a configuration uses: (field, x0, x1, s, u, t, teacher, step).
 
-s <= u <= t. The last two may be left out; see `identities.lagrangian`. The semigroup identity has no derivative, so no step.
+The times are s <= u <= t. The last two may be left out; see `identities.lagrangian`. The semigroup identity has no
+derivative, so it takes no step.
 """
 
 ADAPTIVE_FLOOR = 1e-3  # of the loss in its adaptive weight, as in MeanFlow

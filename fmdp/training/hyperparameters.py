@@ -21,6 +21,8 @@ class Hyperparameters:
       decay_steps: over which it then falls to zero along a cosine; infinite where it stays.
       weight_decay: of AdamW, relative to the learning rate.
       ema_decay: of the average of the parameters, in one step.
+      teacher_decay: of the average that is the teacher, in one step; None without one, as nothing then depends on it.
+      interval_steps: over which the intervals of the off-diagonal term grow to their length; None if at once.
     """
 
     learning_rate: Any
@@ -28,6 +30,15 @@ class Hyperparameters:
     decay_steps: Any
     weight_decay: Any
     ema_decay: Any
+    teacher_decay: Any = None
+    interval_steps: Any = None
+
+    def interval(self, step: Array) -> Array | None:
+        """The share of its interval t - s that the off-diagonal term spans at a step, None for all of it at any.
+
+        Intervals that grow waste no example; a weight that grows in their place would.
+        """
+        return None if self.interval_steps is None else jnp.minimum(step / self.interval_steps, 1.0)
 
 
 def hyperparameters(config: ConfigDict) -> Hyperparameters:
@@ -40,6 +51,8 @@ def hyperparameters(config: ConfigDict) -> Hyperparameters:
         decay_steps=np.float32(steps - warmup if c.decay else np.inf),
         weight_decay=np.float32(c.weight_decay),
         ema_decay=np.float32(0.5 ** (config.train.batch_size / config.ema.half_life)),
+        teacher_decay=np.float32(config.loss.teacher_decay) if config.loss.teacher_decay else None,
+        interval_steps=np.float32(config.loss.interval_steps) if config.loss.interval_steps else None,
     )
 
 

@@ -31,23 +31,34 @@ class SavedState:
 
 
 @struct.dataclass
+class SavedWithTeacher(SavedState):
+    """What a checkpoint holds of a state with a teacher; those of other runs know no such entry."""
+
+    teacher: Any
+
+
+@struct.dataclass
 class TrainState(SavedState):
     """Everything that training carries from one step to the next.
 
     `skipped` [2] counts the updates that were skipped because they were not finite: the latest in a row, and the total.
+    `teacher` is the average of the network's parameters that makes the targets, None where the parameters make them.
     """
 
     skipped: Any
+    teacher: Any = None
 
     def saved(self) -> SavedState:
         """What a checkpoint holds; the total of skipped updates goes into its progress."""
-        return SavedState(self.step, self.params, self.ema, self.opt_state)
+        common = self.step, self.params, self.ema, self.opt_state
+        return SavedState(*common) if self.teacher is None else SavedWithTeacher(*common, self.teacher)
 
     @classmethod
     def from_checkpoint(cls, saved: SavedState, skipped: int, step: Any = None) -> "TrainState":
         """The state in a checkpoint, at its own step unless given, with the total of updates skipped before."""
         step = saved.step if step is None else step
-        return cls(step, saved.params, saved.ema, saved.opt_state, np.array([0, skipped], np.int32))
+        teacher = saved.teacher if isinstance(saved, SavedWithTeacher) else None
+        return cls(step, saved.params, saved.ema, saved.opt_state, np.array([0, skipped], np.int32), teacher)
 
 
 def make_network(config: ConfigDict) -> nn.Module:
@@ -96,4 +107,5 @@ def init_state(config: ConfigDict, image_shape: tuple[int, ...], key: PRNGKey) -
         params["log_variance"] = LogVariance().init(weight_key, time, time)["params"]
     opt_state = make_optimizer(config, hyperparameters(config)).init(params)
     ema = jax.tree.map(jnp.copy, params["network"])  # no shared buffers, so that a step may take the state over
-    return TrainState(jnp.zeros((), jnp.int32), params, ema, opt_state, skipped=jnp.zeros(2, jnp.int32))
+    teacher = jax.tree.map(jnp.copy, ema) if config.loss.teacher_decay else None
+    return TrainState(jnp.zeros((), jnp.int32), params, ema, opt_state, jnp.zeros(2, jnp.int32), teacher)

@@ -10,13 +10,13 @@ from ml_collections import ConfigDict
 
 from fmdp.parallel.data_parallel import GradientTransform
 from fmdp.training.hyperparameters import Hyperparameters, hyperparameters
-from fmdp.training.loss import Metrics, make_loss
+from fmdp.training.loss import Fixed, Metrics, make_loss
 from fmdp.training.state import TrainState, make_optimizer
 from fmdp.training.vectors import pack, pack_like, unpack
 
 
 def accumulate(gradient: Callable[..., Any], parts: int) -> Callable[..., Any]:
-    """`gradient` of (params, batch, key) as the mean over contiguous parts of the batch, one after another in memory.
+    """`gradient` of (params, batch, key, fixed) as the mean over contiguous parts of the batch, in memory in turn.
 
     This is exactly the gradient of the whole batch: all parts have the same pattern of rows (`diagonal_rows`), and the
     noise of an example depends on its row.
@@ -24,12 +24,12 @@ def accumulate(gradient: Callable[..., Any], parts: int) -> Callable[..., Any]:
     if parts == 1:
         return gradient
 
-    def mean(params, batch, key):
+    def mean(params, batch, key, fixed):
         def add(total, part):
-            return jax.tree.map(jnp.add, total, gradient(params, part, key)), None
+            return jax.tree.map(jnp.add, total, gradient(params, part, key, fixed)), None
 
         batch = jax.tree.map(lambda x: x.reshape(parts, len(x) // parts, *x.shape[1:]), batch)
-        shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], batch), key)
+        shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], batch), key, fixed)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         return jax.tree.map(lambda x: x / parts, jax.lax.scan(add, zeros, batch)[0])
 
@@ -56,15 +56,16 @@ def make_train_step(
     """
     value_and_grad = jax.value_and_grad(make_loss(config), has_aux=True)
 
-    def gradient(params, batch, key):
-        values, grads = value_and_grad(unpack(params), batch, key)
+    def gradient(params, batch, key, fixed):
+        values, grads = value_and_grad(unpack(params), batch, key, unpack(fixed))
         return values, pack_like(grads, params)
 
     mean_gradient = over_devices(accumulate(gradient, config.train.grad_accumulation_steps))
     of_config = hyperparameters(config)
 
     def train_step(state, batch, key, numbers=of_config):
-        (_, metrics), grads = mean_gradient(state.params, batch, jax.random.fold_in(key, state.step))
+        fixed = Fixed(state.teacher, numbers.interval(state.step))
+        (_, metrics), grads = mean_gradient(state.params, batch, jax.random.fold_in(key, state.step), fixed)
         return update(config, numbers, state, grads, metrics)
 
     return train_step
@@ -79,12 +80,15 @@ def update(
     # A young average forgets its random start quickly.
     rate = jnp.minimum(numbers.ema_decay, (1.0 + state.step) / (10.0 + state.step))
     ema = optax.incremental_update(params["network"], state.ema, 1 - rate)
+    teacher = state.teacher
+    if teacher is not None:
+        teacher = optax.incremental_update(params["network"], teacher, 1 - numbers.teacher_decay)
     gradient_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(gradient_norm)
-    params, ema, opt_state = jax.tree.map(
+    params, ema, opt_state, teacher = jax.tree.map(
         lambda new, old: jnp.where(finite, new, old),
-        (params, ema, opt_state),
-        (state.params, state.ema, state.opt_state),
+        (params, ema, opt_state, teacher),
+        (state.params, state.ema, state.opt_state, state.teacher),
     )
     skipped = jnp.where(finite, state.skipped * jnp.array([0, 1]), state.skipped + 1)
     metrics |= {
@@ -94,4 +98,4 @@ def update(
         "skipped_in_a_row": skipped[0],
         "skipped": skipped[1],
     }
-    return TrainState(state.step + 1, params, ema, opt_state, skipped), metrics
+    return TrainState(state.step + 1, params, ema, opt_state, skipped, teacher), metrics
