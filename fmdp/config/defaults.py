@@ -1,5 +1,7 @@
 """Every key of a configuration with its default."""
 
+from typing import Any
+
 import ml_collections
 from ml_collections import ConfigDict
 
@@ -26,6 +28,7 @@ DATA = dict(
 LOSS = dict(
     off_diagonal="lagrangian",  # a key of losses.OFF_DIAGONAL
     diagonal_share=0.75,  # of each batch
+    phases=(),  # pairs (part of the steps, diagonal share), as ((.5, 1.), (.5, .5)); empty: diagonal_share throughout
     weighting="none",  # one of losses.WEIGHTING
     weight_bound=4.0,  # bound on the magnitude of the learned log-variance
     weight_learning_rate=0.1,  # of the learned log-variance, relative to the learning rate
@@ -119,10 +122,10 @@ def default_config() -> ConfigDict:
 def as_plain_dict(config: ConfigDict) -> dict:
     """The configuration as nested dictionaries, lists, strings and numbers, ready for JSON."""
     return {
-        key: as_plain_dict(value)
-        if isinstance(value, ml_collections.ConfigDict)
-        else list(value)
-        if isinstance(value, tuple)
-        else value
+        key: as_plain_dict(value) if isinstance(value, ml_collections.ConfigDict) else _lists(value)
         for key, value in config.items()
     }
+
+
+def _lists(value: Any) -> Any:
+    return [_lists(x) for x in value] if isinstance(value, list | tuple) else value

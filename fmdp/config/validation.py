@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from fmdp import networks
 from fmdp.config.defaults import default_config
+from fmdp.config.phases import phases, phases_fault
 from fmdp.config.tasks import PROTOCOLS
 from fmdp.errors import MAX_NUMBER, InputError, kind_fault
 from fmdp.flow.diagonal_rows import diagonal_pattern
@@ -39,9 +40,9 @@ def validate_for_devices(config: ConfigDict, devices: int) -> None:
       InputError: naming the key, its value and what is possible.
     """
     validate(config)
-    size, share, parts = config.train.batch_size, config.loss.diagonal_share, config.train.grad_accumulation_steps
+    size, parts = config.train.batch_size, config.train.grad_accumulation_steps
     on = f"{parts} parts (config.train.grad_accumulation_steps) on each of {devices}" if parts > 1 else f"{devices}"
-    count, period = diagonal_pattern(max(size // (devices * parts), 1), share)
+    patterns = [(share, *diagonal_pattern(max(size // (devices * parts), 1), share)) for _, share in phases(config)]
     relations = (
         (
             "parallel.devices",
@@ -50,8 +51,8 @@ def validate_for_devices(config: ConfigDict, devices: int) -> None:
         ),
         ("train.batch_size", size % (devices * parts) == 0, f"must be divisible by the {on} devices of this run"),
         (
-            "loss.diagonal_share",
-            share == 1 or 0 < count < period,
+            "loss.phases" if config.loss.phases else "loss.diagonal_share",
+            all(share == 1 or 0 < count < period for share, count, period in patterns),
             f"leaves a part of {size} examples on {on} devices empty: take a larger batch, or 1.0",
         ),
     )
@@ -61,10 +62,14 @@ def validate_for_devices(config: ConfigDict, devices: int) -> None:
 
 def divides_batch(config: ConfigDict, devices: int) -> bool:
     """Whether so many devices divide the batch evenly and train the same rows on the diagonal as one device."""
-    size, share, parts = config.train.batch_size, config.loss.diagonal_share, config.train.grad_accumulation_steps
+    size, parts = config.train.batch_size, config.train.grad_accumulation_steps
     if size % (devices * parts):
         return False
-    return diagonal_pattern(size // (devices * parts), share) == diagonal_pattern(size // parts, share)
+    whole, divided = (
+        [diagonal_pattern(rows, share) for _, share in phases(config)]
+        for rows in (size // parts, size // (devices * parts))
+    )
+    return whole == divided
 
 
 def validate(config: ConfigDict) -> None:
@@ -77,6 +82,9 @@ def validate(config: ConfigDict) -> None:
     for key, value, default in _leaves(config, default_config()):
         listed = isinstance(default, list | tuple)
         require(isinstance(value, list | tuple) == listed, key, "must be a list" if listed else "must not be a list")
+        if key == "loss.phases":
+            require(not (fault := phases_fault(value)), key, fault)
+            continue
         kind, limit = type(default[0] if listed else default), MAX_SEED if key == "seed" else MAX_WHOLE
         for x in value if listed else [value]:
             fault = kind_fault(x, kind, limit if kind is int else MAX_NUMBER)
