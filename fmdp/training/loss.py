@@ -58,26 +58,15 @@ def make_loss(config: ConfigDict) -> Callable[..., tuple[Array, Metrics]]:
             return None
         return make_field(network, params["network"] if fixed.teacher is None else fixed.teacher)
 
-    def drawn_times(key, row):
-        quantile = QUANTILES[config.loss.times]
-        return [quantile(u, config.loss.times_mean, config.loss.times_std) for u in kronecker_times(key, row)]
-
-    def weigh(params, loss, s, t):
-        loss = losses.adapt(loss, config.loss.power, config.loss.huber)
-        if config.loss.weighting == "none":
-            return loss
-        log_variance: Any = LogVariance().apply({"params": params["log_variance"]}, s, t)
-        return losses.weigh(loss, log_variance, config.loss.weight_bound)
-
     def diagonal(params, fixed, key, x1, row):
-        t, _ = drawn_times(key, row)
+        t, _ = draw_times(config, key, row)
         noise_key, dropout_key = jax.random.split(jax.random.fold_in(key, row))
         x0 = jax.random.normal(noise_key, x1.shape)
         loss = losses.diagonal(field_of(params, dropout_key), x0, x1, t)
-        return loss, weigh(params, loss, t, t)
+        return loss, weigh(config, params, loss, t, t)
 
     def off_diagonal(params, fixed, key, x1, row):
-        a, b = drawn_times(key, row)
+        a, b = draw_times(config, key, row)
         noise_key, middle_key, dropout_key = jax.random.split(jax.random.fold_in(key, row), 3)
         x0 = jax.random.normal(noise_key, x1.shape)
         s, t = jnp.minimum(a, b), jnp.maximum(a, b)
@@ -86,7 +75,7 @@ def make_loss(config: ConfigDict) -> Callable[..., tuple[Array, Metrics]]:
         u = s + jax.random.uniform(middle_key) * (t - s)
         field, teacher = field_of(params, dropout_key), teacher_of(params, fixed)
         loss = off_diagonal_loss(field, x0, x1, s, u, t, teacher, config.loss.difference)
-        return loss, weigh(params, loss, s, t)
+        return loss, weigh(config, params, loss, s, t)
 
     def batch_loss(params, batch, key, fixed=NOTHING):
         total: Array | float = 0.0
@@ -101,3 +90,18 @@ def make_loss(config: ConfigDict) -> Callable[..., tuple[Array, Metrics]]:
         return mean, metrics | {"loss": mean}
 
     return batch_loss
+
+
+def draw_times(config: ConfigDict, key: PRNGKey, row: Array) -> list[Array]:
+    """Two times of training for the example in this row of the batch, each with the law `config.loss.times`."""
+    quantile = QUANTILES[config.loss.times]
+    return [quantile(u, config.loss.times_mean, config.loss.times_std) for u in kronecker_times(key, row)]
+
+
+def weigh(config: ConfigDict, params: Any, loss: Array, s: Array, t: Array) -> Array:
+    """What the loss of one example at these times counts: robust first, then with its learned weight."""
+    loss = losses.adapt(loss, config.loss.power, config.loss.huber)
+    if config.loss.weighting == "none":
+        return loss
+    log_variance: Any = LogVariance().apply({"params": params["log_variance"]}, s, t)
+    return losses.weigh(loss, log_variance, config.loss.weight_bound)
