@@ -1,5 +1,7 @@
 """Every key of a configuration with its default."""
 
+from typing import Any
+
 import ml_collections
 from ml_collections import ConfigDict
 
@@ -26,9 +28,19 @@ DATA = dict(
 LOSS = dict(
     off_diagonal="lagrangian",  # a key of losses.OFF_DIAGONAL
     diagonal_share=0.75,  # of each batch
+    phases=(),  # pairs (part of the steps, diagonal share), as ((.5, 1.), (.5, .5)); empty: diagonal_share throughout
     weighting="none",  # one of losses.WEIGHTING
     weight_bound=4.0,  # bound on the magnitude of the learned log-variance
     weight_learning_rate=0.1,  # of the learned log-variance, relative to the learning rate
+    # Recipes of training, each on its own; docs/training.md names their sources.
+    times="uniform",  # distribution of the times of training, a key of times.QUANTILES
+    times_mean=0.4,  # of the logit of logit_normal times; above 0 favours late times (MeanFlow's -.4 counts from data)
+    times_std=1.0,  # of the logit of logit_normal times
+    power=0.0,  # p of the adaptive weight 1 / (loss + 1e-3)^p; 0: none
+    difference=0.0,  # step of a finite difference instead of the derivative along the path, such as .01; 0: exact
+    teacher_decay=0.0,  # per step, of an average of the parameters that makes the targets; 0: they make them
+    interval_steps=0,  # steps over which the intervals t - s grow from none to their length; 0: at once
+    huber=0.0,  # c of the pseudo-Huber loss sqrt(loss + c^2) - c; 0: mean squares
 )
 
 OPTIMIZER = dict(
@@ -119,10 +131,10 @@ def default_config() -> ConfigDict:
 def as_plain_dict(config: ConfigDict) -> dict:
     """The configuration as nested dictionaries, lists, strings and numbers, ready for JSON."""
     return {
-        key: as_plain_dict(value)
-        if isinstance(value, ml_collections.ConfigDict)
-        else list(value)
-        if isinstance(value, tuple)
-        else value
+        key: as_plain_dict(value) if isinstance(value, ml_collections.ConfigDict) else _lists(value)
         for key, value in config.items()
     }
+
+
+def _lists(value: Any) -> Any:
+    return [_lists(x) for x in value] if isinstance(value, list | tuple) else value

@@ -10,10 +10,12 @@ from ml_collections import ConfigDict
 
 from fmdp import networks
 from fmdp.config.defaults import default_config
+from fmdp.config.phases import phases, phases_fault
 from fmdp.config.tasks import PROTOCOLS
 from fmdp.errors import MAX_NUMBER, InputError, kind_fault
 from fmdp.flow.diagonal_rows import diagonal_pattern
 from fmdp.flow.losses import OFF_DIAGONAL, WEIGHTING
+from fmdp.flow.times import QUANTILES
 from fmdp.io.archives import MAX_PIXELS
 from fmdp.metrics import weights
 from fmdp.operators import OPERATORS
@@ -38,9 +40,9 @@ def validate_for_devices(config: ConfigDict, devices: int) -> None:
       InputError: naming the key, its value and what is possible.
     """
     validate(config)
-    size, share, parts = config.train.batch_size, config.loss.diagonal_share, config.train.grad_accumulation_steps
+    size, parts = config.train.batch_size, config.train.grad_accumulation_steps
     on = f"{parts} parts (config.train.grad_accumulation_steps) on each of {devices}" if parts > 1 else f"{devices}"
-    count, period = diagonal_pattern(max(size // (devices * parts), 1), share)
+    patterns = [(share, *diagonal_pattern(max(size // (devices * parts), 1), share)) for _, share in phases(config)]
     relations = (
         (
             "parallel.devices",
@@ -49,8 +51,8 @@ def validate_for_devices(config: ConfigDict, devices: int) -> None:
         ),
         ("train.batch_size", size % (devices * parts) == 0, f"must be divisible by the {on} devices of this run"),
         (
-            "loss.diagonal_share",
-            share == 1 or 0 < count < period,
+            "loss.phases" if config.loss.phases else "loss.diagonal_share",
+            all(share == 1 or 0 < count < period for share, count, period in patterns),
             f"leaves a part of {size} examples on {on} devices empty: take a larger batch, or 1.0",
         ),
     )
@@ -60,10 +62,14 @@ def validate_for_devices(config: ConfigDict, devices: int) -> None:
 
 def divides_batch(config: ConfigDict, devices: int) -> bool:
     """Whether so many devices divide the batch evenly and train the same rows on the diagonal as one device."""
-    size, share, parts = config.train.batch_size, config.loss.diagonal_share, config.train.grad_accumulation_steps
+    size, parts = config.train.batch_size, config.train.grad_accumulation_steps
     if size % (devices * parts):
         return False
-    return diagonal_pattern(size // (devices * parts), share) == diagonal_pattern(size // parts, share)
+    whole, divided = (
+        [diagonal_pattern(rows, share) for _, share in phases(config)]
+        for rows in (size // parts, size // (devices * parts))
+    )
+    return whole == divided
 
 
 def validate(config: ConfigDict) -> None:
@@ -76,6 +82,9 @@ def validate(config: ConfigDict) -> None:
     for key, value, default in _leaves(config, default_config()):
         listed = isinstance(default, list | tuple)
         require(isinstance(value, list | tuple) == listed, key, "must be a list" if listed else "must not be a list")
+        if key == "loss.phases":
+            require(not (fault := phases_fault(value)), key, fault)
+            continue
         kind = type(default) if not listed else type(default[0]) if default else float
         limit = MAX_SEED if key == "seed" else MAX_WHOLE
         for x in value if listed else [value]:
@@ -105,12 +114,20 @@ VALUES: tuple[tuple[str, Callable[[Any], Any], str], ...] = (
     ("train.keep_period train.watch_every train.validation_images", lambda x: x >= 0, ZERO),
     ("evaluate.baseline_images loss.weight_learning_rate", lambda x: x >= 0, ZERO),
     ("optimizer.warmup_steps optimizer.weight_decay", lambda x: x >= 0, ZERO),
-    ("loss.weight_bound optimizer.learning_rate optimizer.clip_norm", lambda x: x > 0, "must be positive"),
+    (
+        "loss.weight_bound loss.times_std optimizer.learning_rate optimizer.clip_norm",
+        lambda x: x > 0,
+        "must be positive",
+    ),
     ("ema.half_life", lambda x: x > 0, "must be positive, in images"),
     ("ema.more_half_lives", lambda xs: all(x > 0 for x in xs), "must be positive, in images"),
     ("optimizer.b1 optimizer.b2", lambda x: 0 <= x < 1, "must be in [0, 1)"),
     ("loss.diagonal_share", lambda x: 0 < x <= 1, "must be in (0, 1]"),
     ("loss.off_diagonal", lambda x: x in OFF_DIAGONAL, one_of(OFF_DIAGONAL)),
+    ("loss.times", lambda x: x in QUANTILES, one_of(QUANTILES)),
+    ("loss.difference", lambda x: 0 <= x <= 1, "must be from 0 (exact derivatives) to 1"),
+    ("loss.teacher_decay", lambda x: 0 <= x < 1, "must be in [0, 1); 0 is without a teacher of its own"),
+    ("loss.power loss.huber loss.interval_steps", lambda x: x >= 0, ZERO),
     ("loss.weighting", lambda x: x in WEIGHTING, one_of(WEIGHTING)),
     ("precision", lambda x: x in PRECISIONS, one_of(PRECISIONS)),
     ("parallel.mode", lambda x: x in ("jit", "pmap"), "must be jit or pmap"),

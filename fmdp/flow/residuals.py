@@ -35,7 +35,8 @@ def lagrangian(field: AverageField, x: Images, s: Time, t: Time) -> Array:
     Raises:
       InputError: times out of range or out of order.
     """
-    speed, instantaneous = identities.lagrangian(field, x, *broadcast_times(x, s, t))
+    s, t = broadcast_times(x, s, t)
+    speed, instantaneous = identities.lagrangian(field, x, s, t)
     return relative_square(speed - instantaneous, instantaneous)
 
 
@@ -49,7 +50,8 @@ def eulerian(field: AverageField, x: Images, s: Time, t: Time) -> Array:
 
 def semigroup(field: AverageField, x: Images, s: Time, u: Time, t: Time) -> Array:
     """v(x, s, t) against the mean velocity of the jumps s -> u -> t, relative to v, [...]."""
-    v, jumps = identities.semigroup(field, x, *broadcast_times(x, s, u, t))
+    s, u, t = broadcast_times(x, s, u, t)
+    v, jumps = identities.semigroup(field, x, s, u, t)
     return relative_square(v - jumps, v)
 
 

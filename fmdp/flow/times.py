@@ -1,5 +1,6 @@
 """The order of times, checked if their values are known (not under a transformation), and the times of training."""
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import jax
@@ -39,3 +40,15 @@ def kronecker_times(key: PRNGKey, row: Array) -> tuple[Array, Array]:
     steps = jnp.array([0.7548776662466927, 0.5698402909980532])  # 1/g, 1/g^2 with g^3 = g + 1
     u = (jax.random.uniform(key, (2,)) + row * steps) % 1.0
     return u[0], u[1]
+
+
+QUANTILES: dict[str, Callable[[Array, float, float], Array]] = {
+    "uniform": lambda u, mean, std: u,
+    "logit_normal": lambda u, mean, std: jax.nn.sigmoid(mean + std * jax.scipy.special.ndtri(u)),
+    "late": lambda u, mean, std: jnp.sqrt(u),
+}
+"""The distributions of the times of training as their quantile functions (u, mean, std) -> time, increasing in u.
+
+`logit_normal` is the law of 1 / (1 + exp(-z)), z normal with this mean and standard deviation (Esser et al., arXiv
+2403.03206). `late` has the density 2t, so three quarters of the times lie above .5, where images are restored.
+"""

@@ -21,7 +21,10 @@ from fmdp.parallel.mesh import AXIS, fsdp_spec, make_mesh
 MODES = ("jit", "pmap")
 
 GradientTransform = Callable[[Callable[..., Any]], Callable[..., Any]]
-"""Turns a gradient on one device's rows, (params, batch, key) -> (values, gradient), into the mean over all devices."""
+"""Turns a gradient on one device's rows into the mean over all devices.
+
+It is a function (params, batch, key, fixed) -> (values, gradient), which is not the gradient in `fixed`, a pytree.
+"""
 
 
 @runtime_checkable
@@ -113,16 +116,17 @@ class JitMode:
         return fsdp_spec(x.shape, self.mesh.size) if self.fsdp else P()
 
     def _over_devices(self, gradient: Callable[..., Any]) -> Callable[..., Any]:
-        def of_all(params, batch, key):
-            specs = jax.tree.map(self._spec, params)
+        def of_all(params, batch, key, fixed):
+            specs, fixed_specs = (jax.tree.map(self._spec, x) for x in (params, fixed))
 
-            def of_one(params, batch, key):
-                values, grads = gradient(jax.tree.map(_gather, params, specs), batch, key)
+            def of_one(params, batch, key, fixed):
+                params, fixed = jax.tree.map(_gather, (params, fixed), (specs, fixed_specs))
+                values, grads = gradient(params, batch, key, fixed)
                 return jax.lax.pmean(values, AXIS), jax.tree.map(_scatter, grads, specs)
 
-            inputs, outputs = (specs, P(AXIS), P()), (P(), specs)
+            inputs, outputs = (specs, P(AXIS), P(), fixed_specs), (P(), specs)
             run = jax.shard_map(of_one, mesh=self.mesh, in_specs=inputs, out_specs=outputs, check_vma=False)
-            return run(params, batch, key)
+            return run(params, batch, key, fixed)
 
         return of_all
 
@@ -177,7 +181,7 @@ class PmapMode:
 
     @staticmethod
     def _over_devices(gradient: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda params, batch, key: jax.lax.pmean(gradient(params, batch, key), AXIS)
+        return lambda *inputs: jax.lax.pmean(gradient(*inputs), AXIS)
 
 
 def _gather(x: Array, spec: P) -> Array:

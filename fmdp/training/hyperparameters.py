@@ -25,6 +25,8 @@ class Hyperparameters:
       ema_decay: of the average of the parameters, in one step.
       ema_age: of the average at step 0, in steps: none if the parameters are random.
       more_ema_decays: of the further averages.
+      teacher_decay: of the average that is the teacher, in one step; None without one, as nothing then depends on it.
+      interval_steps: over which the intervals of the off-diagonal term grow to their length; None if at once.
     """
 
     learning_rate: Any
@@ -34,6 +36,15 @@ class Hyperparameters:
     ema_decay: Any
     ema_age: Any
     more_ema_decays: Any = ()
+    teacher_decay: Any = None
+    interval_steps: Any = None
+
+    def interval(self, step: Array) -> Array | None:
+        """The share of its interval t - s that the off-diagonal term spans at a step, None for all of it at any.
+
+        Intervals that grow waste no example; a weight that grows in their place would.
+        """
+        return None if self.interval_steps is None else jnp.minimum(step / self.interval_steps, 1.0)
 
 
 def hyperparameters(config: ConfigDict) -> Hyperparameters:
@@ -48,6 +59,8 @@ def hyperparameters(config: ConfigDict) -> Hyperparameters:
         ema_decay=_decay(config, config.ema.half_life),
         ema_age=np.float32(TRAINED if config.train.start_from else 0),
         more_ema_decays=tuple(_decay(config, half_life) for half_life in config.ema.more_half_lives),
+        teacher_decay=np.float32(config.loss.teacher_decay) if config.loss.teacher_decay else None,
+        interval_steps=np.float32(config.loss.interval_steps) if config.loss.interval_steps else None,
     )
 
 

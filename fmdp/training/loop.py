@@ -12,6 +12,7 @@ from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from fmdp import data
+from fmdp.config.phases import phases
 from fmdp.data.pipeline import Batches
 from fmdp.errors import InputError
 from fmdp.parallel import preemption
@@ -70,7 +71,7 @@ def fit(
             print(f"already trained for {start} steps, not training again", flush=True)
             return with_chosen(config, state, progress), progress
         state = mode.place_state(step_form(config, state))
-        train_step = mode.compile(functools.partial(make_train_step, config), state)
+        train_steps = _phase_steps(config, mode, state)
         numbers = mode.place_state(hyperparameters(config))
         records = functools.partial(data.records, images, config.train.batch_size, config.seed)
         limit = min(config.train.max_consecutive_skips, steps)
@@ -80,6 +81,7 @@ def fit(
         placed = data.placed_ahead(batches, mode.place_batch, steps - start)
         with Reporter(config, workdir, start, rollback.observe) as reporter:
             for step, (batch, position) in enumerate(placed, start + 1):
+                train_step = next(function for end, function in train_steps if step <= end)
                 state, metrics = train_step(state, batch, key, numbers)
                 signal_number, last = requested_signal(step), step == steps
                 saving = saver.is_due(step) or signal_number > 0
@@ -100,6 +102,20 @@ def fit(
 
 def _train_mode(config: ConfigDict) -> TrainMode:
     return make_train_mode(config.parallel.mode, jax.devices(), config.parallel.fsdp)
+
+
+def _phase_steps(config: ConfigDict, mode: TrainMode, state: TrainState) -> list[tuple[int, Callable]]:
+    """The last step of each phase and its compiled step; each is compiled when its phase begins."""
+
+    def with_share(share: float) -> ConfigDict:
+        phase = config.copy_and_resolve_references()
+        phase.loss.diagonal_share = share
+        return phase
+
+    return [
+        (end, mode.compile(functools.partial(make_train_step, with_share(share)), state))
+        for end, share in phases(config)
+    ]
 
 
 def _batches(config: ConfigDict, images: data.Images) -> Batches:

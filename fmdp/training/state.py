@@ -31,10 +31,10 @@ class SavedState:
 
 
 @struct.dataclass
-class SavedAverages(SavedState):
-    """What a checkpoint holds of a state with several averages; without, the field would be a change for orbax."""
+class SavedCopies(SavedState):
+    """What a checkpoint holds of a state with further `copies` of the parameters; other runs know no such entry."""
 
-    more_ema: Any
+    copies: Any
 
 
 @struct.dataclass
@@ -42,23 +42,28 @@ class TrainState(SavedState):
     """Everything that training carries from one step to the next.
 
     `skipped` [2] counts the updates that were skipped because they were not finite: the latest in a row, and the total.
-    `more_ema` is a tuple of the averages with `config.ema.more_half_lives`.
+    `more_ema` is a tuple of the averages with `config.ema.more_half_lives`. `teacher` is the average of the network's
+    parameters that makes the targets, None where the parameters make them.
     """
 
     skipped: Any
     more_ema: Any = ()
+    teacher: Any = None
 
     def saved(self) -> SavedState:
         """What a checkpoint holds; the total of skipped updates goes into its progress."""
         saved = self.step, self.params, self.ema, self.opt_state
-        return SavedAverages(*saved, self.more_ema) if self.more_ema else SavedState(*saved)
+        copies = {"more_ema": self.more_ema} if self.more_ema else {}
+        copies |= {} if self.teacher is None else {"teacher": self.teacher}
+        return SavedCopies(*saved, copies) if copies else SavedState(*saved)
 
     @classmethod
     def from_checkpoint(cls, saved: SavedState, skipped: int, step: Any = None) -> "TrainState":
         """The state in a checkpoint, at its own step unless given, with the total of updates skipped before."""
         step = saved.step if step is None else step
-        more = getattr(saved, "more_ema", ())
-        return cls(step, saved.params, saved.ema, saved.opt_state, np.array([0, skipped], np.int32), more)
+        copies = getattr(saved, "copies", {})
+        counts = np.array([0, skipped], np.int32)
+        return cls(step, saved.params, saved.ema, saved.opt_state, counts, **copies)
 
 
 def make_network(config: ConfigDict) -> nn.Module:
@@ -118,8 +123,8 @@ def first_state(config: ConfigDict, params: Any) -> TrainState:
     opt_state = make_optimizer(config, hyperparameters(config)).init(params)
     # No shared buffers, so that a step may take the state over.
     ema, *more = (jax.tree.map(jnp.copy, params["network"]) for _ in (0, *config.ema.more_half_lives))
-    skipped = jnp.zeros(2, jnp.int32)
-    return TrainState(jnp.zeros((), jnp.int32), params, ema, opt_state, skipped, tuple(more))
+    teacher = jax.tree.map(jnp.copy, ema) if config.loss.teacher_decay else None
+    return TrainState(jnp.zeros((), jnp.int32), params, ema, opt_state, jnp.zeros(2, jnp.int32), tuple(more), teacher)
 
 
 def init_state(config: ConfigDict, image_shape: tuple[int, ...], key: PRNGKey) -> TrainState:

@@ -159,7 +159,7 @@ def test_off_diagonal_losses_are_zero_at_exact_fields(x64):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["diagonal", "meanflow"])
+@pytest.mark.parametrize("name", ["diagonal", "meanflow", "improved_meanflow"])
 def test_gradient_of_the_noisy_losses_vanishes_on_average_at_the_exact_field(name):
     """Their values do not: the conditional velocity is noisy. A small change of the field must not lower them."""
     target = targets()["full"]

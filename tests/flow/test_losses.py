@@ -39,15 +39,16 @@ def targets(field, x0, x1, s, u, t):
     x_s, b = interpolate(x0, x1, s), x1 - x0
     end = flow_map(field, x_s, s, t)
 
-    def eulerian(b):
-        return b + (t - s) * central(lambda h: field(x_s + h * b, s + h, t), 0.0)
+    def eulerian(b, tangent):
+        return b + (t - s) * central(lambda h: field(x_s + h * tangent, s + h, t), 0.0)
 
-    middle = flow_map(field, x_s, s, u)
+    own, middle = field(x_s, s, s), flow_map(field, x_s, s, u)
     return {
         "lagrangian": field(end, t, t),
         "semigroup": (flow_map(field, middle, u, t) - x_s) / (t - s),
-        "eulerian": eulerian(field(x_s, s, s)),
-        "meanflow": eulerian(b),
+        "eulerian": eulerian(own, own),
+        "meanflow": eulerian(b, b),
+        "improved_meanflow": eulerian(b, own),
     }
 
 
@@ -56,7 +57,7 @@ def students(field, x0, x1, s, t):
     x_s = interpolate(x0, x1, s)
     v = field(x_s, s, t)
     speed = central(lambda t: flow_map(field, x_s, s, t), t)
-    return {"lagrangian": speed, "semigroup": v, "eulerian": v, "meanflow": v}
+    return {"lagrangian": speed} | dict.fromkeys(("semigroup", "eulerian", "meanflow", "improved_meanflow"), v)
 
 
 @pytest.mark.slow
@@ -107,10 +108,61 @@ def test_every_loss_is_zero_where_the_data_is_one_point(x64):
         assert wrong > 1e-3
 
 
+@pytest.mark.parametrize("name", losses.OFF_DIAGONAL)
+def test_a_finite_difference_gives_the_value_and_the_gradient_of_the_derivative(setup, name):
+    make, flat, x0, x1, times = setup
+
+    def of(step):
+        return jax.value_and_grad(lambda flat: losses.OFF_DIAGONAL[name](make(flat), x0, x1, *times, None, step))(flat)
+
+    (exact, gradient), (close, slope), (far, _) = of(0.0), of(1e-3), of(0.1)
+    np.testing.assert_allclose(close, exact, rtol=1e-4)
+    np.testing.assert_allclose(slope, gradient, rtol=1e-3, atol=1e-4 * jnp.abs(gradient).max())
+    assert (far == exact) == (name == "semigroup")  # which has no derivative
+
+
+@pytest.mark.parametrize("name", losses.OFF_DIAGONAL)
+@pytest.mark.parametrize(
+    "times", [(0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (0.0, 0.5, 1.0), (0.4, 0.4, 0.4), (0.4, 0.4, 0.401)]
+)
+def test_a_finite_difference_keeps_to_ordered_times_in_the_unit_interval(name, times, x64):
+    x0, x1 = jax.random.normal(jax.random.key(0), (2, *SHAPE))
+
+    def field(x, s, t):
+        return jnp.where((s >= 0) & (s <= t) & (t <= 1), 1 + s * t, jnp.nan) * x
+
+    value = losses.OFF_DIAGONAL[name](field, x0, x1, *map(jnp.asarray, times), None, 0.1)
+    assert jnp.isfinite(value)
+
+
+@pytest.mark.parametrize("name", ["meanflow", "improved_meanflow"])
+def test_the_conditional_losses_become_flow_matching_on_the_diagonal(setup, name):
+    make, flat, x0, x1, (s, _, _) = setup
+    value, gradient = jax.value_and_grad(lambda flat: losses.OFF_DIAGONAL[name](make(flat), x0, x1, s, s, s))(flat)
+    expected, slope = jax.value_and_grad(lambda flat: losses.diagonal(make(flat), x0, x1, s))(flat)
+    np.testing.assert_allclose(value, expected, rtol=1e-12)
+    np.testing.assert_allclose(gradient, slope, rtol=1e-9, atol=1e-12)
+
+
 def test_losses_are_per_pixel_means():
     big = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
     zero = losses.diagonal(lambda x, s, t: jnp.zeros_like(x), big[0], big[1], 0.5)
     np.testing.assert_allclose(zero, jnp.mean((big[1] - big[0]) ** 2), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("power", "huber"), [(0.0, 0.0), (0.5, 0.0), (1.0, 0.0), (0.0, 0.1), (0.7, 0.1)])
+def test_a_robust_loss_against_its_closed_form(x64, power, huber):
+    loss = jnp.asarray(0.3)
+    value, slope = jax.value_and_grad(losses.adapt)(loss, power, huber)
+    hubered, hubered_slope = (np.hypot(0.3**0.5, huber) - huber, 0.5 / np.hypot(0.3**0.5, huber)) if huber else (0.3, 1)
+    weight = (hubered + losses.ADAPTIVE_FLOOR) ** -power
+    np.testing.assert_allclose(value, weight * hubered, rtol=1e-12)
+    np.testing.assert_allclose(slope, weight * hubered_slope, rtol=1e-12)  # none through the weight
+
+
+@pytest.mark.parametrize("huber", [0.0, 0.01])
+def test_a_robust_loss_has_a_finite_gradient_at_zero(huber):
+    assert jnp.isfinite(jax.grad(losses.adapt)(0.0, 0.5, huber))
 
 
 def test_learned_weight_is_bounded_and_best_at_the_logarithm_of_the_loss():

@@ -16,11 +16,12 @@ from fmdp.errors import InputError
 from fmdp.flow.times import kronecker_times
 from fmdp.parallel import data_parallel, mesh
 from fmdp.training import checkpoint, loop
-from fmdp.training import step as train_step
+from fmdp.training import loss as train_loss
 from fmdp.training.checksum import checksums
 from fmdp.training.hyperparameters import hyperparameters
+from fmdp.training.loss import make_loss
 from fmdp.training.state import init_state, make_field, make_network
-from fmdp.training.step import make_loss, make_train_step
+from fmdp.training.step import make_train_step
 
 
 def small_config(steps=8, **loss):
@@ -116,8 +117,8 @@ def test_dropout_is_drawn_for_every_example_and_only_in_training():
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_only_dropout_tells_keys_and_rows_apart_where_noise_and_times_are_the_same(dropout, monkeypatch):
-    monkeypatch.setattr(train_step, "kronecker_times", lambda key, row: (jnp.float32(0.3), jnp.float32(0.8)))
-    monkeypatch.setattr(train_step.jax.random, "normal", lambda key, shape: jnp.zeros(shape))
+    monkeypatch.setattr(train_loss, "kronecker_times", lambda key, row: (jnp.float32(0.3), jnp.float32(0.8)))
+    monkeypatch.setattr(train_loss.jax.random, "normal", lambda key, shape: jnp.zeros(shape))
     c = small_config(diagonal_share=1.0)
     c.network = dict(name="unet", channels=4, multipliers=(1,), blocks=1, attention=(), resolution=8, dropout=dropout)
     params = jax.tree.map(lambda x: x + 0.1, init_state(c, IMAGES.shape[1:], jax.random.key(0)).params)
