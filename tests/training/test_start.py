@@ -64,7 +64,7 @@ def first_state(c, start, workdir, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(loop, "step_form", stop)
         with pytest.raises(_FirstStepError):
-            loop.fit(c, IMAGES, workdir, start)
+            loop.fit(c, IMAGES, workdir, start_from=start)
     return taken[0]
 
 
@@ -97,7 +97,7 @@ def test_a_run_starts_from_the_workdir_of_another_and_resumes(tmp_path, monkeypa
     c.optimizer.learning_rate, c.optimizer.decay, c.seed = 3e-4, False, 1
     start = read_start(c, SHAPE, tmp_path / "second")
     same(first_state(c, start, tmp_path / "none", monkeypatch).ema, jax.tree.map(np.asarray, first.ema))
-    _, progress = loop.fit(c, IMAGES, tmp_path / "second", start)
+    _, progress = loop.fit(c, IMAGES, tmp_path / "second", start_from=start)
     digest = {"source": str(tmp_path / "first"), "name": "small", "steps": 4, "sha256": start.record["sha256"]}
     assert progress["started_from"] == start.record == digest
     assert read_weights(tmp_path / "second")[1]["about"]["train"]["started_from"] == digest
@@ -118,7 +118,7 @@ def test_a_run_starts_from_the_workdir_of_another_and_resumes(tmp_path, monkeypa
     assert "started_from" not in summary["train"]
 
     c.train.start_from = str(tmp_path / "gone")
-    straight, _ = loop.fit(c, IMAGES, tmp_path / "third", read_start(c, SHAPE, tmp_path / "third"))
+    straight, _ = loop.fit(c, IMAGES, tmp_path / "third", start_from=read_start(c, SHAPE, tmp_path / "third"))
     same(resumed.saved(), straight.saved())
     loop.fit(c, IMAGES, tmp_path / "second")
     line = f"config.train.start_from={tmp_path / 'gone'} is not used: this run has begun, from {tmp_path / 'first'}"
