@@ -11,10 +11,9 @@ The path is one of these:
 
 Expected time: not measured. The settings are meant for days on one TPU host or GPU server.
 --config.network.dtype=bfloat16 and --config.network.remat=True trade precision and time for memory.
-Memory of the training step on one device (fmdp.bench --only=memory, as compiled for a CPU): 1.8 GB, plus 6.7 GB for
-each example. That allows a batch of 2 / 4 / 10 on devices of 16 / 32 / 80 GB.
---config.train.grad_accumulation_steps processes larger batches in parts. docs/devices.md explains how to use several
-devices.
+Memory of the training step on one device (fmdp.bench --only=memory, as compiled for a CPU): 3.6 GB, plus 6.9 GB for
+each example. That allows a batch of 1 / 3 / 9 on devices of 16 / 32 / 80 GB. docs/devices.md says what fits a TPU, and
+how to use several devices. --config.train.grad_accumulation_steps processes larger batches in parts.
 Expected scores: not measured.
 configs/afhq.py:smoke is for tests: 32 pixels, a tiny network and two steps. Its scores are meaningless.
 """

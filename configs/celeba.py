@@ -9,10 +9,9 @@ least 128 pixels a side works, too. --config.data.workers=8 decodes in eight pro
 
 Expected time: not measured. The settings are meant for days on one TPU host or GPU server.
 --config.network.dtype=bfloat16 and --config.network.remat=True trade precision and time for memory.
-Memory of the training step on one device (fmdp.bench --only=memory, as compiled for a CPU): 1.7 GB, plus 1.7 GB for
-each example. That allows a batch of 7 / 16 / 41 on devices of 16 / 32 / 80 GB, or 8 / 19 / 53 with the two options
-above. --config.train.grad_accumulation_steps processes larger batches in parts. docs/devices.md explains how to use
-several devices.
+Memory of the training step on one device (fmdp.bench --only=memory, as compiled for a CPU): 4.1 GB, plus 1.7 GB for
+each example. That allows a batch of 6 / 14 / 39 on devices of 16 / 32 / 80 GB. docs/devices.md says what fits a TPU,
+and how to use several devices. --config.train.grad_accumulation_steps processes larger batches in parts.
 Expected scores: not measured. The paper reports on 500 faces, at noise levels .1 / .3 / .5 / .7: PSNR 35.98 / 29.67 /
 26.18 / 22.89 dB at t = s and 35.50 / 28.67 / 25.00 / 21.56 dB at t = 1, with a variance ratio of .997 / .991 / .983 /
 .961 at t = 1.
