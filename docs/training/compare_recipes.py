@@ -1,0 +1,163 @@
+"""Recipes of training compared at equal seconds; docs/training.md has the tables.
+
+python docs/training/compare_recipes.py --config=configs/digits.py --out=/tmp/digits --part=.4 --jobs=2
+
+First the training steps of all recipes are timed in turn. Each recipe then trains for as many steps as fit into the
+seconds of the baseline's, each in a run of its own (`python -m fmdp.main`). A run that has ended is not repeated. The
+table has one row per recipe: means over the seeds. Further --config.key=value flags go to every run.
+"""
+
+import argparse
+import csv
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+
+import fmdp
+from fmdp import data
+from fmdp.bench.lowering import measure_program, training_step
+from fmdp.bench.workload import Workload, image_form, median_seconds
+from fmdp.cli.flags import load_config
+from fmdp.flow.average_field import sample
+from fmdp.metrics.perception import kernel_distance, median_distance
+
+Recipe = Mapping[str, Any]
+
+RECIPES: dict[str, Recipe] = {
+    "baseline": {},
+    "MeanFlow": {"loss.off_diagonal": "meanflow"},
+    "LSD": {"loss.off_diagonal": "lagrangian"},
+    "improved MeanFlow": {"loss.off_diagonal": "improved_meanflow"},
+    "share .25": {"loss.diagonal_share": 0.25},
+    "share .75": {"loss.diagonal_share": 0.75},
+    "learned weight": {"loss.weighting": "learned"},
+    "power .5": {"loss.power": 0.5},
+    "power 1": {"loss.power": 1.0},
+    "pseudo-Huber": {"loss.huber": 0.1},
+    "logit-normal times": {"loss.times": "logit_normal"},
+    "late times": {"loss.times": "late"},
+    "difference": {"loss.difference": 0.01},
+    "teacher .999": {"loss.teacher_decay": 0.999},
+    "small intervals first": {"loss.interval_steps": 1000},
+    "diagonal first": {"loss.phases": ((0.5, 1.0), (0.5, 0.25))},
+}
+
+
+def configured(path: str, recipe: Recipe) -> Any:
+    """The configuration of a file with the values of a recipe."""
+    config = load_config(path)
+    config.update_from_flattened_dict(dict(recipe))
+    return config
+
+
+def step_costs(path: str, chosen: Sequence[str], rounds: int) -> dict[str, dict[str, float]]:
+    """The seconds and the lines of a training step of each recipe, timed in turn; of phases, the mean over them."""
+    runs, lines = {}, {}
+    shape, dtype = image_form(load_config(path))
+    for name in chosen:
+        config = configured(path, RECIPES[name])
+        for part, share in config.loss.phases or ((1.0, config.loss.diagonal_share),):
+            config.loss.update(phases=(), diagonal_share=share)
+            workload = Workload(config.copy_and_resolve_references(), shape, config.train.batch_size, 1, dtype=dtype)
+            runs[name, part, share] = workload.run(jax.devices()[:1])
+            lines[name] = measure_program(training_step(workload, jax.devices()[:1]), compiles=False)["lines"]
+    taken = median_seconds(rounds, **{json.dumps(key): run for key, run in runs.items()})
+    seconds = dict.fromkeys(chosen, 0.0)
+    for key, median in taken.items():
+        name, part, _ = json.loads(key)
+        seconds[name] += part * median
+    return {name: {"seconds": seconds[name], "lines": lines[name]} for name in chosen}
+
+
+def train(path: str, name: str, steps: int, seed: int, workdir: pathlib.Path, flags: Sequence[str]) -> None:
+    """One run, unless it has ended before."""
+    if (workdir / "summary.json").exists():
+        return
+    values = RECIPES[name] | {"train.steps": steps, "seed": seed, "evaluate.points": 3, "evaluate.bootstrap": 2}
+    values |= {"evaluate.baseline_images": 0}
+    command = [sys.executable, "-m", "fmdp.main", f"--config={path}", f"--workdir={workdir}", *flags]
+    with workdir.with_name(f"{workdir.name}.log").open("w") as log:
+        command += [f"--config.{key}={value}" for key, value in values.items()]
+        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True)
+
+
+def measures(path: str, workdir: pathlib.Path) -> dict[str, float]:
+    """What the table says of a run, with the noise level behind the name."""
+    summary = json.loads((workdir / "summary.json").read_text())
+    row: dict[str, float] = {}
+    for level in summary["denoise"]:
+        alpha, first, last = f"{level['noise_level']:.1f}", level["points"][0], level["points"][-1]
+        row[f"mse t=s {alpha}"], row[f"mse t=1 {alpha}"] = first["mse"], last["mse"]
+        row[f"variance {alpha}"], row[f"mmd2 {alpha}"] = last["variance_ratio"], last["kernel_distance"]
+    for level in summary.get("truth") or ():
+        alpha, errors = f"{level['noise_level']:.1f}", level["field_error"]
+        row[f"error t=s {alpha}"], row[f"error t=1 {alpha}"] = (errors[i]["relative"] ** 2 for i in (0, -1))
+    with (workdir / "metrics.jsonl").open() as lines:
+        norms = [x["gradient_norm"] for x in map(json.loads, lines) if "gradient_norm" in x]
+    row["spikes"] = float(np.quantile(norms, 0.95) / np.median(norms))
+    return row | sample_distances(path, workdir)
+
+
+def sample_distances(path: str, workdir: pathlib.Path) -> dict[str, float]:
+    """MMD^2 between the held-out images and as many samples, made in one step and in four."""
+    prior, config = fmdp.load(workdir), load_config(path)
+    real = np.asarray(data.to_float(data.read_stored(data.load_split(config.data).test, slice(2000))))
+    vectors = real.reshape(len(real), -1)
+    width = median_distance(vectors)
+    made = {
+        steps: jax.jit(lambda key, steps=steps: sample(prior, key, real.shape, steps))(jax.random.key(5))
+        for steps in (1, 4)
+    }
+    return {
+        f"samples {steps}": float(kernel_distance(x.reshape(len(x), -1), vectors, width)) for steps, x in made.items()
+    }
+
+
+def main() -> None:
+    """Time, train and tabulate."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True)
+    parser.add_argument("--out", required=True, type=pathlib.Path)
+    parser.add_argument("--recipes", default=",".join(RECIPES), help="names, separated by commas")
+    parser.add_argument("--part", type=float, default=1.0, help="of the baseline's training")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
+    parser.add_argument("--rounds", type=int, default=40, help="timings of each step")
+    args, flags = parser.parse_known_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    chosen, costs_file = args.recipes.split(","), args.out / "costs.json"
+    if not costs_file.exists():
+        costs_file.write_text(json.dumps(step_costs(args.config, chosen, args.rounds), indent=1))
+    costs = json.loads(costs_file.read_text())
+    budget = args.part * load_config(args.config).train.steps * costs["baseline"]["seconds"]
+
+    def run(name: str, seed: int) -> dict[str, float]:
+        workdir = args.out / f"{name.replace(' ', '_')}-{seed}"
+        train(args.config, name, round(budget / costs[name]["seconds"]), seed, workdir, flags)
+        row = measures(args.config, workdir)
+        print(name, seed, json.dumps({key: round(x, 5) for key, x in row.items()}), flush=True)
+        return row
+
+    with ThreadPoolExecutor(args.jobs) as pool:
+        found = {name: [pool.submit(run, name, seed) for seed in range(args.seeds)] for name in chosen}
+    rows = {name: [one.result() for one in several] for name, several in found.items()}
+    with (args.out / "table.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        keys = list(next(iter(rows.values()))[0])
+        table.writerow(["recipe", "time of a step", "lines", *keys])
+        for name, several in rows.items():
+            ratio = costs[name]["seconds"] / costs["baseline"]["seconds"]
+            means = (statistics.mean(row[key] for row in several) for key in keys)
+            table.writerow([name, f"{ratio:.2f}", costs[name]["lines"], *(f"{x:.5f}" for x in means)])
+
+
+if __name__ == "__main__":
+    main()
