@@ -30,6 +30,8 @@ from fmdp.training.vectors import take_apart
 from fmdp.training.watching import Watch
 from fmdp.types import PRNGKey
 
+UNSAVED = "amid skipped updates and not "
+
 
 def fit(
     config: ConfigDict,
@@ -42,8 +44,7 @@ def fit(
 
     Args:
       held_out: images [m, H, W, C] that the run is watched on (`watching`); they have no effect on it.
-      start_from: weights that fit (`start.require_fit`), for a workdir without a checkpoint. A random network by
-        default.
+      start_from: weights that fit (`start.require_fit`), where the workdir has no checkpoint; random ones unless given.
 
     Returns:
       The state at the end, over all devices of the run, and what summary.json says of the training. Of several
@@ -66,23 +67,19 @@ def fit(
         Checkpoints(workdir, config) as checkpoints,
     ):
         state, progress = _latest_state(config, first, shapes, checkpoints, batches, workdir, start_from)
-        start = progress["steps"]
-        if start >= steps:
+        if (start := progress["steps"]) >= steps:
             print(f"already trained for {start} steps, not training again", flush=True)
             return with_chosen(config, state, progress), progress
         state = mode.place_state(step_form(config, state))
-        train_steps = _phase_steps(config, mode, state)
+        step_at = _step_at(config, mode, state)
         numbers = mode.place_state(hyperparameters(config))
-        records = functools.partial(data.records, images, config.train.batch_size, config.seed)
-        limit = min(config.train.max_consecutive_skips, steps)
-        rollback = Rollback(checkpoints, shapes.saved(), limit, lambda k: index[records(k)])
+        rollback = _rollback(config, images, index, checkpoints, shapes)
         saver = Saver(config, checkpoints, validation, progress)
         watch = Watch(config, held_out)
         placed = data.placed_ahead(batches, mode.place_batch, steps - start)
         with Reporter(config, workdir, start, rollback.observe) as reporter:
             for step, (batch, position) in enumerate(placed, start + 1):
-                train_step = next(function for end, function in train_steps if step <= end)
-                state, metrics = train_step(state, batch, key, numbers)
+                state, metrics = step_at(step)(state, batch, key, numbers)
                 signal_number, last = requested_signal(step), step == steps
                 saving = saver.is_due(step) or signal_number > 0
                 watched = watch.measure(take_apart(mode.collect(state.ema))) if watch.is_due(step) else {}
@@ -94,9 +91,7 @@ def fit(
                 if kept:
                     progress = saver.save(step, take_apart(mode.collect(state)), scalars, position)
                 if signal_number:
-                    preemption.end_run(
-                        signal_number, f"step {step} is {'' if kept else 'amid skipped updates and not '}saved"
-                    )
+                    preemption.end_run(signal_number, f"step {step} is {'' if kept else UNSAVED}saved")
     return with_chosen(config, take_apart(mode.collect(state)), progress), progress
 
 
@@ -104,18 +99,28 @@ def _train_mode(config: ConfigDict) -> TrainMode:
     return make_train_mode(config.parallel.mode, jax.devices(), config.parallel.fsdp)
 
 
-def _phase_steps(config: ConfigDict, mode: TrainMode, state: TrainState) -> list[tuple[int, Callable]]:
-    """The last step of each phase and its compiled step; each is compiled when its phase begins."""
+def _step_at(config: ConfigDict, mode: TrainMode, state: TrainState) -> Callable[[int], Callable]:
+    """The compiled step of training by the number of a step; each phase compiles its own when it begins."""
 
     def with_share(share: float) -> ConfigDict:
         phase = config.copy_and_resolve_references()
         phase.loss.diagonal_share = share
         return phase
 
-    return [
+    compiled = [
         (end, mode.compile(functools.partial(make_train_step, with_share(share)), state))
         for end, share in phases(config)
     ]
+    return lambda step: next(function for end, function in compiled if step <= end)
+
+
+def _rollback(
+    config: ConfigDict, images: data.Images, index: np.ndarray, checkpoints: Checkpoints, shapes: TrainState
+) -> Rollback:
+    """Watches over updates that are not finite; `index` has the numbers of the images before any were set aside."""
+    records = functools.partial(data.records, images, config.train.batch_size, config.seed)
+    limit = min(config.train.max_consecutive_skips, config.train.steps)
+    return Rollback(checkpoints, shapes.saved(), limit, lambda step: index[records(step)])
 
 
 def _batches(config: ConfigDict, images: data.Images) -> Batches:
