@@ -8,7 +8,8 @@ their official split: --config.data.source=tfds --config.data.path=<its data_dir
 least 128 pixels a side works, too. --config.data.workers=8 decodes in eight processes.
 
 Expected time: not measured. The settings are meant for days on one TPU host or GPU server.
---config.network.dtype=bfloat16 and --config.network.remat=True trade precision and time for memory.
+Products are in bfloat16 on a GPU or TPU (--config.network.dtype=float32 changes that).
+--config.network.remat=True trades time for memory.
 Memory of the training step on one device (fmdp.bench --only=memory, as compiled for a CPU): 4.1 GB, plus 1.7 GB for
 each example. That allows a batch of 6 / 14 / 39 on devices of 16 / 32 / 80 GB. docs/devices.md says what fits a TPU,
 and how to use several devices. --config.train.grad_accumulation_steps processes larger batches in parts.

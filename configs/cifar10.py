@@ -6,8 +6,8 @@ The path is a zip in StyleGAN's layout, a folder of pictures (train/<class>/, te
 y_train, x_test and y_test. For data that tensorflow-datasets has prepared as array_record use
 --config.data.source=tfds --config.data.path=<its data_dir>. Without an official split, one fiftieth is held out.
 
-Expected time: not measured. The settings are meant for one TPU host or GPU server. --config.network.dtype=bfloat16 and
---config.network.remat=True trade precision and time for memory.
+Expected time: not measured. The settings are meant for one TPU host or GPU server. Products are in bfloat16 on a GPU or
+TPU (--config.network.dtype=float32 changes that). --config.network.remat=True trades time for memory.
 Memory of the training step on one device (fmdp.bench --only=memory, as compiled for a CPU): 2.9 GB, plus 83 MB for
 each example. That allows a batch of 139 / 313 / 835 on devices of 16 / 32 / 80 GB.
 --config.train.grad_accumulation_steps processes larger batches in parts. docs/devices.md explains how to use several

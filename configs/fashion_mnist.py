@@ -12,8 +12,6 @@ Expected scores at noise levels .3 / .5 / .7 (trained with 0.1.0): MSE per pixel
 configs/fashion_mnist.py:smoke is for tests: a tiny network and a few steps. Its scores are meaningless.
 """
 
-from ml_collections.config_dict import placeholder
-
 from fmdp.config.defaults import default_config
 from fmdp.errors import InputError
 
@@ -38,7 +36,7 @@ def get_config(variant: str = ""):
     config.data.download_hint = "get the four IDX files from github.com/zalandoresearch/fashion-mnist"
     config.network = {
         "name": "unet", "channels": 16, "multipliers": (1, 2, 2), "blocks": 1, "attention": (7,), "resolution": 28,
-        "time_scale": 8.0, "adaptive": True, "dtype": placeholder(str),
+        "time_scale": 8.0, "adaptive": True, "dtype": "auto",
     }  # fmt: skip
     config.loss.update(off_diagonal="meanflow", diagonal_share=0.5)
     config.optimizer.update(learning_rate=1e-3, warmup_steps=200, b2=0.99)

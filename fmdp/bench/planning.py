@@ -30,6 +30,7 @@ from fmdp.config.validation import validate_for_devices
 from fmdp.errors import InputError, require_known, translating
 from fmdp.parallel import batching
 from fmdp.parallel.mesh import AXIS, make_mesh
+from fmdp.parallel.precision import AUTO
 from fmdp.training.state import make_field, make_network
 
 
@@ -82,8 +83,17 @@ def plan(config: ConfigDict, targets: Sequence[Tpu | Gpu], chosen: Sequence[str]
         check_batch(config, target, len(devices))
     names, (shape, dtype) = chosen or list(PROGRAMS), image_form(config)
     workload = Workload(config, shape, config.train.batch_size, rounds=1, dtype=dtype)
-    found = {target.name: plan_tpu(workload, target, devices, names) for target, devices in slices.items()}
+    on_chip = replace(workload, config=_for_accelerators(config))
+    found = {target.name: plan_tpu(on_chip, target, devices, names) for target, devices in slices.items()}
     return found | plan_gpus(workload, [target for target in targets if isinstance(target, Gpu)], names)
+
+
+def _for_accelerators(config: ConfigDict) -> ConfigDict:
+    """The configuration with the type of products that the network has on an accelerator."""
+    config = config.copy_and_resolve_references()
+    if config.network.get("dtype") == AUTO:
+        config.network.dtype = "bfloat16"
+    return config
 
 
 def check_batch(config: ConfigDict, target: Tpu, chips: int) -> None:

@@ -21,6 +21,7 @@ from fmdp.evaluation import denoising
 from fmdp.flow import losses
 from fmdp.parallel import batching, data_parallel
 from fmdp.parallel import mesh as parallel_modes
+from fmdp.parallel.precision import product_type
 from fmdp.training.step import make_train_step, step_form
 
 SOLVER_STEPS = 10
@@ -37,7 +38,7 @@ def ceilings(workload: Workload) -> dict[str, Any]:
 def product_ceiling(workload: Workload) -> float:
     """FLOP/s of one large matrix product in the network's type."""
     size = 8192 if jax.default_backend() in ("gpu", "tpu") else 2048
-    a = jnp.ones((size, size), workload.config.network.get("dtype") or jnp.float32)
+    a = jnp.ones((size, size), product_type(workload.config.network.get("dtype")) or jnp.float32)
     product = jax.jit(jnp.matmul)
     return 2 * size**3 / median_seconds(workload.rounds, product=lambda: product(a, a))["product"]
 

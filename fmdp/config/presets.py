@@ -14,7 +14,7 @@ def paper(size: int) -> ConfigDict:
     config.data.update(size=size, flip=True, test_images=500)
     config.network = {
         "name": "unet", "channels": 128, "multipliers": (1, 2, 3, 4), "blocks": 3, "attention": (16, 8),
-        "resolution": size, "dtype": "float32", "remat": False,
+        "resolution": size, "dtype": "auto", "remat": False,
     }  # fmt: skip
     config.loss.update(off_diagonal="lagrangian", diagonal_share=0.75, weighting="learned")
     config.optimizer.update(learning_rate=2e-4, warmup_steps=1000, decay=False, b1=0.9, b2=0.95, clip_norm=1.0)

@@ -8,11 +8,12 @@ import flax.linen as nn
 from fmdp.errors import InputError, kind_fault, require_known
 from fmdp.networks.mlp import MLP
 from fmdp.networks.unet import UNet
+from fmdp.parallel.precision import AUTO
 
 BACKBONES: dict[str, type[nn.Module]] = {"mlp": MLP, "unet": UNet}
 
 BLOCK_RANGE, NUMBER_RANGE, MAX_LIST_LENGTH = (0, 128), (1, 2**16), 8
-DTYPES = ("bfloat16", "float16", "float32", "float64")
+DTYPES = (AUTO, "bfloat16", "float16", "float32", "float64")
 
 
 def make_backbone(name: str, options: Mapping) -> nn.Module:

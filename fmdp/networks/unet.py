@@ -18,6 +18,7 @@ import numpy as np
 from jax import Array, lax
 
 from fmdp.errors import InputError
+from fmdp.parallel.precision import product_type
 from fmdp.types import PRNGKey, Time
 
 _zeros = nn.initializers.zeros
@@ -217,8 +218,8 @@ class UNet(nn.Module):
       time_scale: factor of the times before their embedding; with a large one the field varies faster in time.
       adaptive: whether the times also shift the features, instead of only scaling them.
       dropout: rate of dropout, which takes place only if a `dropout` rng is passed.
-      dtype: of convolutions and matrix products ("bfloat16"); None means that of the input. Norms, softmax, the
-        embedding and the last convolution are always in float32.
+      dtype: of convolutions and matrix products ("bfloat16"); None means that of the input, "auto" bfloat16 on a GPU or
+        TPU. Norms, softmax, the embedding and the last convolution are always in float32.
       middle_attention: whether there is attention in the middle of the network, as in the released weights. Without it
         and with attention=(), the network is fully convolutional.
       remat: whether to recompute the blocks in the backward pass instead of storing their activations.
@@ -248,7 +249,7 @@ class UNet(nn.Module):
             raise InputError(f"an image of {height}x{width} pixels: both must be divisible by {2**coarsest}; pad it")
         if len(self.resampling) < 2 or not 0 < abs(sum(self.resampling)) < math.inf:
             raise InputError(f"resampling = {self.resampling}: a filter has two taps or more, with a sum that is not 0")
-        precise = jnp.promote_types(x.dtype, jnp.float32)
+        dtype, precise = product_type(self.dtype), jnp.promote_types(x.dtype, jnp.float32)
         s, t = (jnp.broadcast_to(jnp.asarray(time, precise), batch).reshape(-1) for time in (s, t))
         h = x.reshape(-1, height, width, colours)
         down, up = (_resampler(step, tuple(self.resampling)) for step in (halve, double))
@@ -259,7 +260,7 @@ class UNet(nn.Module):
             times = nn.silu(nn.Dense(4 * self.channels, kernel_init=_kernel, name=f"map_layer{i}")(times))
 
         def block(h, name, channels, attention=False, resample=None):
-            options = channels, attention, resample, self.adaptive, self.dropout, self.dtype
+            options = channels, attention, resample, self.adaptive, self.dropout, dtype
             if self.is_initializing():
                 return Block(*options, name=name)(h, times)
             rngs = {"dropout": self.make_rng("dropout")} if self.has_rng("dropout") else {}
@@ -268,7 +269,7 @@ class UNet(nn.Module):
         def attends(level):
             return self.resolution >> level in self.attention
 
-        h = nn.Conv(self.channels, (3, 3), dtype=self.dtype, kernel_init=_kernel, name="enc_0_conv")(h)
+        h = nn.Conv(self.channels, (3, 3), dtype=dtype, kernel_init=_kernel, name="enc_0_conv")(h)
         skips = [h]
         for level, multiplier in enumerate(self.multipliers):
             if level > 0:

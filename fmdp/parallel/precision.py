@@ -3,6 +3,7 @@
 import jax
 
 PRECISIONS = ("default", "highest")
+AUTO = "auto"  # the type of a network's products that suits the device
 
 
 def use_precision(name: str) -> None:
@@ -17,3 +18,10 @@ def use_precision(name: str) -> None:
     """
     if name == "highest":
         jax.config.update("jax_default_matmul_precision", name)
+
+
+def product_type(name: str | None) -> str | None:
+    """The type of a network's products: for AUTO bfloat16 on a GPU or TPU and None, that of the input, on a CPU."""
+    if name != AUTO:
+        return name
+    return None if jax.default_backend() == "cpu" else "bfloat16"

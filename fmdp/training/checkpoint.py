@@ -31,8 +31,10 @@ FORMAT = 1  # of what is written here; records of version 0.1.0 do not say it
 IDENTITY = ("seed", "data", "network", "loss", "optimizer", "ema", "train.batch_size", "train.validation_images")
 LATER = {"train.validation_images"}  # came after version 0.1.0, whose records have the effect of the default
 DEFAULTS = as_plain_dict(default_config())
-# Where the data is, and how it is read and measured on, is free to change.
-MAY_DIFFER = {"path", "download_hint", "test_images", "strict", "max_pixels", "memory_gb", "workers"}
+MAY_DIFFER = {  # where the data is, how it is read and measured on, and how the network is computed
+    "data": {"path", "download_hint", "test_images", "strict", "max_pixels", "memory_gb", "workers"},
+    "network": {"dtype", "remat"},
+}
 MAX_LISTINGS = 20  # at a folder that changes, before it is given up
 
 T = TypeVar("T")
@@ -224,11 +226,8 @@ class Checkpoints:
                 was = _at(DEFAULTS, key)
             if isinstance(was, dict) and isinstance(now, dict):
                 was = _at(DEFAULTS, key) | was  # a key that came later had the effect of its default
-                if key == "data":
-                    was, now = ({name: x for name, x in data.items() if name not in MAY_DIFFER} for data in (was, now))
-                was, now = (
-                    {name: x for name, x in one.items() if was.get(name) != now.get(name)} for one in (was, now)
-                )
+                same = {name for name in was | now if was.get(name) == now.get(name)} | MAY_DIFFER.get(key, set())
+                was, now = ({name: x for name, x in one.items() if name not in same} for one in (was, now))
             if was != now:
                 found = f"{self._folder} belongs to another run: config.{key} was {was} and is now {now}"
                 raise InputError(f"{found}; {self._way_on(key, was, now)}")

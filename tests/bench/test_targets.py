@@ -172,6 +172,14 @@ def test_a_gpu_takes_as_many_examples_as_its_memory_holds(workload, monkeypatch)
     )
 
 
+def test_a_network_is_planned_with_the_products_that_it_has_there():
+    config = celeba.get_config("smoke")
+    assert config.network.dtype == "auto"
+    assert planning._for_accelerators(config).network.dtype == "bfloat16"
+    config.network.dtype = "float32"
+    assert planning._for_accelerators(config).network.dtype == "float32"
+
+
 @pytest.mark.long
 def test_the_compiler_of_tpus_compiles_a_small_configuration(tmp_path):
     pytest.importorskip("libtpu", reason="libtpu is not installed: pip install -c constraints.txt '.[tpu]'")

@@ -231,6 +231,19 @@ def test_bfloat16_inside_is_float32_outside(tiny):
     assert kinds == [jnp.bfloat16] * (len(kinds) - 1) + [jnp.float32]
 
 
+@pytest.mark.parametrize(("backend", "dtype"), [("cpu", None), ("gpu", "bfloat16"), ("tpu", "bfloat16")])
+def test_auto_is_the_type_that_suits_the_device(monkeypatch, backend, dtype):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    image, time = jax.ShapeDtypeStruct((8, 8, 3), jnp.float32), jax.ShapeDtypeStruct((), jnp.float32)
+    params = shapes(TINY, (8, 8, 3))
+
+    def traced(name):
+        apply = TINY.clone(dtype=name).apply
+        return str(jax.make_jaxpr(lambda p, x, s, t: apply({"params": p}, x, s, t))(params, image, time, time))
+
+    assert traced("auto") == traced(dtype)
+
+
 def test_rematerialised_blocks_are_computed_twice_and_the_same(tiny):
     params, apply = tiny
     x, s, t = inputs()

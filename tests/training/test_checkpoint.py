@@ -166,6 +166,16 @@ def test_another_architecture_is_refused_with_nothing_but_the_difference(tmp_pat
 
 
 @pytest.mark.slow
+def test_a_run_resumes_with_products_of_another_type(tmp_path):
+    c = small_config(steps=2)
+    c.network = dict(name="unet", channels=4, multipliers=(1,), blocks=0, attention=(), dtype="bfloat16", remat=True)
+    state, _ = loop.fit(c, IMAGES, tmp_path)
+    c.network.update(dtype="auto", remat=False)
+    for a, b in zip(leaves(loop.restore_state(c, SHAPE, tmp_path)[0]), leaves(state), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.slow
 def test_reading_disturbs_no_writing_and_follows_what_is_replaced(tmp_path, monkeypatch):
     c = small_config()
     loop.fit(c, IMAGES, tmp_path / "run")
