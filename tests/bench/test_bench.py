@@ -17,6 +17,7 @@ from fmdp.bench import __main__ as program
 from fmdp.bench import flops, programs, speed
 from fmdp.bench.workload import Workload
 from fmdp.errors import InputError
+from fmdp.flow import losses
 
 
 def test_products_are_found_wherever_they_hide():
@@ -63,7 +64,7 @@ def test_every_section_measures_something(tiny):
     assert found["forward"]["products"] == 7
     assert found["sweep"]["compiled"] == 1
     assert found["devices"]["1"]["over_one_gradient"] == 0
-    assert set(found["step"]) == {"lagrangian", "semigroup", "eulerian", "meanflow"}
+    assert set(found["step"]) == set(losses.OFF_DIAGONAL)
     for used in (found["forward"], found["step"]["semigroup"], found["solve"]):
         assert 0 < used["utilisation"] < 2  # noise of a busy machine, on both sides of the ratio
     ratios = [
