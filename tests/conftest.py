@@ -35,6 +35,14 @@ def x64():
         yield
 
 
+@pytest.fixture(scope="module")
+def cheap_compilation():
+    """For modules whose time is nearly all XLA's optimisation of programs that run once."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="session")
 def reference():
     """The folder of reference arrays; tests that use it skip where it is absent."""

@@ -12,7 +12,7 @@ from fmdp.flow.average_field import flow_map
 from fmdp.flow.interpolant import interpolate
 from fmdp.networks.mlp import MLP
 
-pytestmark = pytest.mark.device
+pytestmark = [pytest.mark.device, pytest.mark.usefixtures("cheap_compilation")]
 
 S, U, T = 0.25, 0.5, 0.8
 SHAPE = (2, 3, 1)

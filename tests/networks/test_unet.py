@@ -11,18 +11,10 @@ from fmdp.networks.unet import UNet, _affine_norm, _kernel, double, halve
 from fmdp.networks.weight_net import WeightNet
 from fmdp.pretrained.pytorch_unet import unet_from_state_dict, weight_net_from_state_dict
 
-pytestmark = [pytest.mark.device, pytest.mark.slow]
+pytestmark = [pytest.mark.device, pytest.mark.slow, pytest.mark.usefixtures("cheap_compilation")]
 
 TINY = UNet(channels=8, multipliers=(1, 2), blocks=0, attention=(8,), resolution=8)
 SHAPE = (2, 8, 12, 3)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cheap_compilation():
-    """Nearly all the time here is XLA's optimisation of programs that run once."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.mark.parametrize("shape", [(3, 3, 3, 8), (1, 1), (7, 16), (5, 3)])

@@ -22,6 +22,8 @@ from fmdp.training.step import make_train_step
 from fmdp.training.vectors import pack, take_apart
 from tests.training.test_loop import IMAGES, leaves, small_config
 
+pytestmark = pytest.mark.usefixtures("cheap_compilation")
+
 SHAPE = IMAGES.shape[1:]
 
 

@@ -19,6 +19,8 @@ from fmdp.training.state import init_state
 from fmdp.training.step import make_train_step, step_form
 from tests.training.test_loop import IMAGES, devices_there, leaves, one_step, small_config
 
+pytestmark = pytest.mark.usefixtures("cheap_compilation")
+
 UNET = dict(name="unet", channels=4, multipliers=(1,), blocks=1, attention=(), resolution=8)
 
 

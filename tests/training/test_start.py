@@ -19,6 +19,8 @@ from fmdp.training import loop
 from fmdp.training.state import init_state, make_network
 from tests.training.test_loop import IMAGES, leaves, small_config
 
+pytestmark = pytest.mark.usefixtures("cheap_compilation")
+
 SHAPE = IMAGES.shape[1:]
 UNET = dict(name="unet", channels=4, multipliers=(1, 2), blocks=1, attention=(4,), resolution=8)
 

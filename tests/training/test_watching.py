@@ -20,6 +20,8 @@ from fmdp.training.state import make_field, make_network
 from tests.support.zero_field import Zero
 from tests.training.test_loop import IMAGES, leaves, small_config
 
+pytestmark = pytest.mark.usefixtures("cheap_compilation")
+
 HELD_OUT = IMAGES[::-1][:10].copy()
 
 
