@@ -22,6 +22,8 @@ from fmdp.training.vectors import take_apart
 from tests.support.faults import signal_before
 from tests.training.test_loop import leaves, small_config
 
+pytestmark = pytest.mark.usefixtures("cheap_compilation")
+
 DIGITS = data.digits()[0]
 STEPS, BATCH, LIMIT = 16, 16, 3
 ONE_EPOCH = DIGITS[: STEPS * BATCH]
