@@ -107,12 +107,17 @@ def self_velocity(field: AverageField, x0: Image, x1: Image, s: Time) -> Image:
     return identities.held(field)(interpolate(x0, x1, s), s, s)
 
 
+def _without_middle(loss: Callable[..., Scalar]) -> Callable[..., Scalar]:
+    """A loss that needs no time u between s and t, as a function that is given one."""
+    return lambda field, x0, x1, s, u, t, *how: loss(field, x0, x1, s, t, *how)
+
+
 OFF_DIAGONAL: dict[str, Callable[..., Scalar]] = {
-    "lagrangian": lambda field, x0, x1, s, u, t, *how: lagrangian(field, x0, x1, s, t, *how),
+    "lagrangian": _without_middle(lagrangian),
     "semigroup": lambda field, x0, x1, s, u, t, teacher=None, step=0.0: semigroup(field, x0, x1, s, u, t, teacher),
-    "eulerian": lambda field, x0, x1, s, u, t, *how: eulerian(field, x0, x1, s, t, *how),
-    "meanflow": lambda field, x0, x1, s, u, t, *how: meanflow(field, x0, x1, s, t, *how),
-    "improved_meanflow": lambda field, x0, x1, s, u, t, *how: improved_meanflow(field, x0, x1, s, t, *how),
+    "eulerian": _without_middle(eulerian),
+    "meanflow": _without_middle(meanflow),
+    "improved_meanflow": _without_middle(improved_meanflow),
 }
 """The off-diagonal terms by the names that a configuration uses: (field, x0, x1, s, u, t, teacher, step).
 
