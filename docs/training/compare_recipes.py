@@ -1,6 +1,6 @@
 """Recipes of training compared at equal seconds; docs/training.md has the tables.
 
-python docs/training/compare_recipes.py --config=configs/digits.py --out=/tmp/digits --part=.4 --jobs=2
+python docs/training/compare_recipes.py --config=configs/digits.py --out=runs/recipes --part=.4 --jobs=2
 
 First the training steps of all recipes are timed in turn. Each recipe then trains for as many steps as fit into the
 seconds of the baseline's, each in a run of its own (`python -m fmdp.main`). A run that has ended is not repeated. The
