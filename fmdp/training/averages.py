@@ -19,6 +19,7 @@ from fmdp.flow.average_field import denoise, integrate
 from fmdp.flow.interpolant import interpolate
 from fmdp.metrics.distortion import mse
 from fmdp.parallel import batching
+from fmdp.training.noisy_images import with_fixed_noise
 from fmdp.training.state import TrainState, make_field, make_network
 from fmdp.types import AverageField
 
@@ -59,16 +60,11 @@ def with_chosen(config: ConfigDict, state: TrainState, progress: dict[str, Any])
 
 
 def validation_error(field: AverageField, images: np.ndarray, size: int) -> float:
-    """The mean over images [n, H, W, C] with fixed noise, and over NOISE_LEVELS, of the two parts described above.
+    """The mean over images [n, H, W, C], and over NOISE_LEVELS, of the two parts described above.
 
-    Args:
-      field: a pytree; its arrays lie on all devices of the run.
-      images: equal in all processes.
-      size: the largest number of images in one pass, over all devices.
+    The arguments are those of `with_fixed_noise`.
     """
-    noise = np.random.default_rng(0).standard_normal(images.shape, np.float32)
-    rows = {"image": images, "noise": noise}
-    return float(np.mean(batching.in_batches(lambda rows: _errors(field, rows), rows, min(size, len(images)), axis=1)))
+    return float(np.mean(with_fixed_noise(_errors, field, images, size)))
 
 
 @jax.jit

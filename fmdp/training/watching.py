@@ -20,6 +20,7 @@ from fmdp.metrics.distortion import mse
 from fmdp.metrics.features import features
 from fmdp.metrics.perception import variance_ratio
 from fmdp.parallel import batching
+from fmdp.training.noisy_images import with_fixed_noise
 from fmdp.training.state import make_field, make_network
 from fmdp.types import AverageField
 
@@ -53,10 +54,7 @@ class Watch:
 def measure(field: AverageField, images: np.ndarray, size: int) -> dict[str, float]:
     """The errors of a field on clean images [n, H, W, C] with fixed noise, at each of NOISE_LEVELS; s = 1 - alpha.
 
-    Args:
-      field: a pytree; its arrays lie on all devices of the run.
-      images: equal in all processes.
-      size: the largest number of images in one pass, over all devices.
+    The arguments are those of `with_fixed_noise`.
 
     Returns:
       By names that end in `_alpha_<noise level>` and begin with GROUP, in the units of the evaluation: `mse_at_s` and
@@ -64,9 +62,7 @@ def measure(field: AverageField, images: np.ndarray, size: int) -> dict[str, flo
       D_{s,1} over that of the images; `semigroup_at_1`, the mean residual `residuals.semigroup` from s to 1 by way of
       (s + 1) / 2.
     """
-    noise = np.random.default_rng(0).standard_normal(images.shape, np.float32)
-    rows = {"image": images, "noise": noise}
-    found = batching.in_batches(lambda rows: _measure(field, rows), rows, min(size, len(images)), axis=1)
+    found = with_fixed_noise(_measure, field, images, size)
     scalars: dict[str, float] = {}
     for level, alpha in enumerate(NOISE_LEVELS):
         by_image = {name: values[level] for name, values in found.items()}
