@@ -48,6 +48,8 @@ RECIPES: dict[str, Recipe] = {
     "teacher .999": {"loss.teacher_decay": 0.999},
     "small intervals first": {"loss.interval_steps": 1000},
     "diagonal first": {"loss.phases": ((0.5, 1.0), (0.5, 0.25))},
+    "dropout": {"network.dropout": 0.1},
+    "best of three averages": {"ema.more_half_lives": (100_000.0, 1_600_000.0), "train.validation_images": 100},
 }
 
 

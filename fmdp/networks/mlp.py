@@ -15,6 +15,7 @@ class Block(nn.Module):
 
     width: int
     expansion: int
+    dropout: float = 0.0
 
     @nn.compact
     def __call__(self, x: Array, condition: Array) -> Array:
@@ -23,6 +24,7 @@ class Block(nn.Module):
         )
         h = nn.LayerNorm(use_bias=False, use_scale=False)(x) * (1 + scale) + shift
         h = nn.silu(nn.Dense(self.expansion * self.width)(h))
+        h = nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))(h)
         return x + gate * nn.Dense(self.width)(h)
 
 
@@ -32,7 +34,8 @@ class MLP(nn.Module):
     The times determine an affine map of the normalised input of every block, and a gate (adaLN), from
     `fourier_features` of s and of t - s. v has the shape of x and is zero at initialisation. With `output_gain`, they
     also scale the unnormalised stream before the output layer: the field of a Gaussian, which is linear in x with gains
-    that vary in time, can then be represented without any block.
+    that vary in time, can then be represented without any block. `dropout` is the rate in the hidden layers of the
+    blocks. It takes place only if a `dropout` rng is passed.
     """
 
     width: int = 256
@@ -40,6 +43,7 @@ class MLP(nn.Module):
     expansion: int = 2
     frequencies: int = 8
     output_gain: bool = False
+    dropout: float = 0.0
 
     @nn.compact
     def __call__(self, x: Array, s: Time, t: Time) -> Array:
@@ -49,7 +53,7 @@ class MLP(nn.Module):
         condition = nn.silu(nn.Dense(self.width)(nn.silu(nn.Dense(self.width)(times))))
         h = nn.Dense(self.width)(x.reshape(*batch, pixels))
         for _ in range(self.blocks):
-            h = Block(self.width, self.expansion)(h, condition)
+            h = Block(self.width, self.expansion, self.dropout)(h, condition)
         if self.output_gain:
             h = h * (1 + nn.Dense(self.width, kernel_init=nn.initializers.zeros)(condition))
         return nn.Dense(pixels, kernel_init=nn.initializers.zeros)(h).reshape(x.shape)

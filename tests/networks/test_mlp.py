@@ -46,6 +46,15 @@ def test_output_gains_make_a_linear_map_that_varies_in_time():
     np.testing.assert_allclose(slope(plain, 0.2, 0.9), slope(plain, 0.6, 0.9), atol=1e-5)
 
 
+def test_dropout_only_with_a_key():
+    params = jax.tree.map(lambda x: x + 0.3, MLP(width=8, blocks=1).init(jax.random.key(1), X, 0.0, 0.0))
+    plain, network = MLP(width=8, blocks=1), MLP(width=8, blocks=1, dropout=0.5)
+    programs = [str(jax.make_jaxpr(n.apply)(params, X, 0.2, 0.7)) for n in (plain, network)]
+    assert programs[0] == programs[1]
+    dropped = [network.apply(params, X, 0.2, 0.7, rngs={"dropout": jax.random.key(i)}) for i in range(2)]
+    assert jnp.abs(dropped[0] - dropped[1]).max() > 0.1
+
+
 def test_features_change_little_where_the_times_meet():
     step = fourier_features(jnp.asarray(0.02), 8) - fourier_features(jnp.asarray(0.0), 8)
     assert jnp.abs(step).max() < 0.17  # 8 * .02, the steepest of them
