@@ -15,6 +15,7 @@ from fmdp.cli.analyses import ANALYSES
 from fmdp.cli.deprecated import rename_flags, warn_renamed
 from fmdp.config.renamed import RENAMED, rename_keys
 from fmdp.errors import InputError, require_known, translating
+from fmdp.networks import BACKBONES, backbone_options
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The configuration of the run, a file in configs/.")
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run; runs/<config name> unless given.")
@@ -39,6 +40,7 @@ class ConfigParser(flags.ArgumentParser):
         for old in rename_keys(config):
             warn_renamed(f"config.{old}", f"config.{RENAMED[old]}")
         for key in overridden_keys(flags.FLAGS.read_flags_from_files(sys.argv, force_gnu=False)):
+            add_network_option(config, key)
             check_key(config, key)
         return config.lock()
 
@@ -109,6 +111,20 @@ def overridden_keys(argv: list[str]) -> Iterator[str]:
     for argument in argv:
         if found := re.match(r"--?(?:no)?config\.([^=]*)", argument):
             yield found[1]
+
+
+def add_network_option(config: ConfigDict, key: str) -> None:
+    """Let the key network.OPTION be overridden: an option that the file leaves out is added with its default.
+
+    Raises:
+      InputError: the network has no such option.
+    """
+    section, _, option = key.partition(".")
+    backbone = BACKBONES.get(config.get("network", {}).get("name"))
+    if section == "network" and backbone is not None and option.isidentifier():
+        options = backbone_options(backbone())
+        require_known(f"--config.{key}: unknown key", option, options)
+        config.network.update({option: config.network.get(option, options[option])})
 
 
 def check_key(config: ConfigDict, key: str) -> None:

@@ -35,6 +35,18 @@ def test_other_keys_are_refused_by_name(key, message):
     assert f"--config.{key}: " in str(refused.value)
 
 
+def test_every_option_of_the_network_can_be_overridden():
+    config = ConfigDict({"network": {"name": "mlp", "width": 8}, "train": {"steps": 1}})
+    for key in ("network.dropout", "network.width", "network.width[0]", "train.dropout"):
+        command_line.add_network_option(config, key)
+    assert config.to_dict() == {"network": {"name": "mlp", "width": 8, "dropout": 0.0}, "train": {"steps": 1}}
+    with pytest.raises(InputError, match=r"--config.network.dropuot: unknown key 'dropuot', did you mean 'dropout'"):
+        command_line.add_network_option(config, "network.dropuot")
+    unknown = ConfigDict({"network": {"name": "own"}})
+    command_line.add_network_option(unknown, "network.dropout")
+    assert unknown.to_dict() == {"network": {"name": "own"}}
+
+
 def test_overrides_are_found_in_every_spelling():
     argv = [
         "main",
