@@ -1,10 +1,11 @@
 """Recipes of training compared at equal seconds; docs/training.md has the tables.
 
-python docs/training/compare_recipes.py --config=configs/digits.py --out=runs/recipes --part=.4 --jobs=2
+python docs/training/compare_recipes.py --config=configs/digits.py --out=runs/recipes --steps=2280 --jobs=2
 
 First the training steps of all recipes are timed in turn. Each recipe then trains for as many steps as fit into the
 seconds of the baseline's, each in a run of its own (`python -m fmdp.main`). A run that has ended is not repeated. The
-table has one row per recipe: means over the seeds. Further --config.key=value flags go to every run.
+table has one row per recipe: means over the seeds. Recipes change the loss of the baseline, so that the table does not
+depend on the loss that the configuration has. Further --config.key=value flags go to every run.
 """
 
 import argparse
@@ -31,8 +32,8 @@ from fmdp.metrics.perception import kernel_distance, median_distance
 
 Recipe = Mapping[str, Any]
 
+PLAIN: Recipe = {"loss.diagonal_share": 0.5, "loss.times": "uniform", "loss.huber": 0.0}
 RECIPES: dict[str, Recipe] = {
-    "baseline": {},
     "MeanFlow": {"loss.off_diagonal": "meanflow"},
     "LSD": {"loss.off_diagonal": "lagrangian"},
     "improved MeanFlow": {"loss.off_diagonal": "improved_meanflow"},
@@ -50,40 +51,43 @@ RECIPES: dict[str, Recipe] = {
     "diagonal first": {"loss.phases": ((0.5, 1.0), (0.5, 0.25))},
     "dropout": {"network.dropout": 0.1},
     "best of three averages": {"ema.more_half_lives": (100_000.0, 1_600_000.0), "train.validation_images": 100},
+    "late + Huber": {"loss.times": "late", "loss.huber": 0.1},
+    "late + share .75": {"loss.times": "late", "loss.diagonal_share": 0.75},
+    "late + Huber + share .75": {"loss.times": "late", "loss.huber": 0.1, "loss.diagonal_share": 0.75},
+    "late + diagonal first": {"loss.times": "late", "loss.phases": ((0.5, 1.0), (0.5, 0.25))},
+    "improved + logit-normal + share .75": {
+        "loss.off_diagonal": "improved_meanflow",
+        "loss.times": "logit_normal",
+        "loss.diagonal_share": 0.75,
+    },
 }
 
 
-def configured(path: str, recipe: Recipe) -> Any:
-    """The configuration of a file with the values of a recipe."""
-    config = load_config(path)
-    config.update_from_flattened_dict(dict(recipe))
-    return config
-
-
-def step_costs(path: str, chosen: Sequence[str], rounds: int) -> dict[str, dict[str, float]]:
+def step_costs(path: str, recipes: Mapping[str, Recipe], rounds: int) -> dict[str, dict[str, float]]:
     """The seconds and the lines of a training step of each recipe, timed in turn; of phases, the mean over them."""
     runs, lines = {}, {}
     shape, dtype = image_form(load_config(path))
-    for name in chosen:
-        config = configured(path, RECIPES[name])
+    for name, recipe in recipes.items():
+        config = load_config(path)
+        config.update_from_flattened_dict(dict(recipe))
         for part, share in config.loss.phases or ((1.0, config.loss.diagonal_share),):
             config.loss.update(phases=(), diagonal_share=share)
             workload = Workload(config.copy_and_resolve_references(), shape, config.train.batch_size, 1, dtype=dtype)
             runs[name, part, share] = workload.run(jax.devices()[:1])
             lines[name] = measure_program(training_step(workload, jax.devices()[:1]), compiles=False)["lines"]
     taken = median_seconds(rounds, **{json.dumps(key): run for key, run in runs.items()})
-    seconds = dict.fromkeys(chosen, 0.0)
+    seconds = dict.fromkeys(recipes, 0.0)
     for key, median in taken.items():
         name, part, _ = json.loads(key)
         seconds[name] += part * median
-    return {name: {"seconds": seconds[name], "lines": lines[name]} for name in chosen}
+    return {name: {"seconds": seconds[name], "lines": lines[name]} for name in recipes}
 
 
-def train(path: str, name: str, steps: int, seed: int, workdir: pathlib.Path, flags: Sequence[str]) -> None:
+def train(path: str, recipe: Recipe, steps: int, seed: int, workdir: pathlib.Path, flags: Sequence[str]) -> None:
     """One run, unless it has ended before."""
     if (workdir / "summary.json").exists():
         return
-    values = RECIPES[name] | {"train.steps": steps, "seed": seed, "evaluate.points": 3, "evaluate.bootstrap": 2}
+    values = dict(recipe) | {"train.steps": steps, "seed": seed, "evaluate.points": 3, "evaluate.bootstrap": 2}
     values |= {"evaluate.baseline_images": 0}
     command = [sys.executable, "-m", "fmdp.main", f"--config={path}", f"--workdir={workdir}", *flags]
     with workdir.with_name(f"{workdir.name}.log").open("w") as log:
@@ -128,35 +132,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True)
     parser.add_argument("--out", required=True, type=pathlib.Path)
+    parser.add_argument("--baseline", default="MeanFlow", help="the recipe that the others change one thing of")
     parser.add_argument("--recipes", default=",".join(RECIPES), help="names, separated by commas")
-    parser.add_argument("--part", type=float, default=1.0, help="of the baseline's training")
+    parser.add_argument("--steps", type=int, required=True, help="of the baseline")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
     parser.add_argument("--rounds", type=int, default=40, help="timings of each step")
     args, flags = parser.parse_known_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    chosen, costs_file = args.recipes.split(","), args.out / "costs.json"
+    names = dict.fromkeys([args.baseline, *args.recipes.split(",")])
+    recipes = {name: PLAIN | RECIPES[args.baseline] | RECIPES[name] for name in names}
+    costs_file = args.out / "costs.json"
     if not costs_file.exists():
-        costs_file.write_text(json.dumps(step_costs(args.config, chosen, args.rounds), indent=1))
+        costs_file.write_text(json.dumps(step_costs(args.config, recipes, args.rounds), indent=1))
     costs = json.loads(costs_file.read_text())
-    budget = args.part * load_config(args.config).train.steps * costs["baseline"]["seconds"]
+    budget = args.steps * costs[args.baseline]["seconds"]
 
     def run(name: str, seed: int) -> dict[str, float]:
         workdir = args.out / f"{name.replace(' ', '_')}-{seed}"
-        train(args.config, name, round(budget / costs[name]["seconds"]), seed, workdir, flags)
+        train(args.config, recipes[name], round(budget / costs[name]["seconds"]), seed, workdir, flags)
         row = measures(args.config, workdir)
         print(name, seed, json.dumps({key: round(x, 5) for key, x in row.items()}), flush=True)
         return row
 
     with ThreadPoolExecutor(args.jobs) as pool:
-        found = {name: [pool.submit(run, name, seed) for seed in range(args.seeds)] for name in chosen}
+        found = {name: [pool.submit(run, name, seed) for seed in range(args.seeds)] for name in recipes}
     rows = {name: [one.result() for one in several] for name, several in found.items()}
     with (args.out / "table.csv").open("w", newline="") as file:
         table = csv.writer(file)
         keys = list(next(iter(rows.values()))[0])
         table.writerow(["recipe", "time of a step", "lines", *keys])
         for name, several in rows.items():
-            ratio = costs[name]["seconds"] / costs["baseline"]["seconds"]
+            ratio = costs[name]["seconds"] / costs[args.baseline]["seconds"]
             means = (statistics.mean(row[key] for row in several) for key in keys)
             table.writerow([name, f"{ratio:.2f}", costs[name]["lines"], *(f"{x:.5f}" for x in means)])
 
