@@ -2,6 +2,7 @@
 
 Reading them executes nothing. `model.json` is an object with `format` (1), `network` (the options of the network, its
 `name` among them), `image_shape` ([height, width, channels]) and `about` (an object of anything worth knowing).
+A fully convolutional network may have `tiling`: the `size` of its best tiles and the `margin` thrown away.
 """
 
 import hashlib
@@ -61,7 +62,17 @@ def _read_model(path: pathlib.Path) -> dict[str, Any]:
         raise InputError(f"{path} is damaged ({wrong[0]!r} is missing or of another kind): {REMEDY}")
     if (version := model["format"]) != FORMAT:
         raise InputError(f"{path.parent} is of format {version}, this fmdp reads {FORMAT}: install a newer fmdp")
+    _check_tiling(model.get("tiling"), path)
     return model | {"image_shape": check_image_shape(model.get("image_shape"), path)}
+
+
+def _check_tiling(value: Any, path: pathlib.Path) -> None:
+    """Raises InputError unless it is absent or an object of a size and a margin that leaves some of a tile."""
+    if value is None:
+        return
+    numbers = [value.get(key) for key in ("size", "margin")] if isinstance(value, dict) and len(value) == 2 else [None]
+    if not all(type(n) is int for n in numbers) or not 0 <= 2 * numbers[1] < numbers[0] <= MAX_IMAGE_SIDE:
+        raise InputError(f"{path} is damaged (tiling {str(value)[:60]}): {REMEDY}")
 
 
 def check_image_shape(value: Any, path: pathlib.Path) -> tuple[int, int, int]:
