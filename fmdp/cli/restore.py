@@ -175,7 +175,7 @@ def describe_result(restored: Restored, request: Request) -> list[str]:
         lines.append(f"noise estimated: --sigma={facts['sigma']:.4f}")
     if facts["tiles"] > 1:
         height, width, _ = facts["tile"]
-        how = f"with margins of {facts['margin']} thrown away" if "margin" in facts else "the size trained on"
+        how = f"with margins of {facts['margin']}" if "margin" in facts else "the size trained on"
         lines.append(f"restored in {facts['tiles']} overlapping tiles of {height}x{width}, {how}")
     return lines
 

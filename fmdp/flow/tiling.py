@@ -1,13 +1,11 @@
 """Fields on images of any size from a field of one size, by overlapping tiles that cover a canvas.
 
 The tiles of a field for images of one size overlap by half and are blended. The tiles of a fully convolutional field
-overlap by two margins, which are thrown away: each pixel comes from one tile, and lies at least a margin inside it,
-except at the edges of the picture.
+overlap by two margins. In the middle of that, one tile fades into the next; what lies beyond is thrown away.
 """
 
 import itertools
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -22,7 +20,7 @@ TILES_AT_ONCE = 64  # on a device, so that memory does not grow with the picture
 
 
 class Tiling(NamedTuple):
-    """How a fully convolutional field covers pictures: pixels a side of its tiles, and of the margin thrown away."""
+    """How a fully convolutional field covers pictures: pixels a side of its tiles, and of their margins (`tiled`)."""
 
     size: int
     margin: int
@@ -56,11 +54,21 @@ def corners(canvas: Shape, tile: Shape, margin: int | None = None) -> list[tuple
     return list(itertools.product(*(starts(canvas[axis], tile[axis], margin) for axis in (0, 1))))
 
 
-def cores(length: int, side: int, margin: int) -> list[tuple[int, int]]:
-    """The first pixel of each tile of one axis that is kept, and the first thereafter that is not, on the canvas."""
-    begins = starts(length, side, margin)
-    seams = [(before + side + after) // 2 for before, after in itertools.pairwise(begins)]
-    return list(zip([0, *seams], [*seams, length], strict=True))
+def weights(length: int, side: int, margin: int) -> np.ndarray:
+    """The weights [tiles, side] of the pixels of each tile of one axis in the mean at a pixel of the canvas.
+
+    Midway between the edges of two tiles, the weight passes from one to the other over as many pixels as the margin
+    has, at most. Half a margin is thrown away entirely. There is no fade without a margin.
+    """
+    begins = np.array(starts(length, side, margin))
+    seams = (begins[:-1] + side + begins[1:]) / 2
+    places = begins[:, None] + np.arange(side) + 0.5
+
+    def passed(seam):
+        return np.sin(np.pi / 2 * np.clip((places - seam) / max(margin, 1) + 0.5, 0, 1)) ** 2
+
+    before = np.insert(seams, 0, -np.inf)
+    return (passed(before[:, None]) - passed(np.append(seams, np.inf)[:, None])).astype(np.float32)
 
 
 def tiled(
@@ -75,7 +83,8 @@ def tiled(
       field: for images with the shape of a tile; a pytree on every device (`batching.replicate_local`).
       canvas: as from `canvas_shape`.
       tile: (H, W, C).
-      margin: pixels thrown away along the inner edges of the tiles of a fully convolutional field.
+      margin: pixels from the edge of a tile to the middle of the fade, for a fully convolutional field; at most a
+        quarter of a tile.
       at_once: tiles on one device at a time.
     """
     places = corners(canvas, tile, margin)
@@ -86,41 +95,30 @@ def tiled(
         for begins, side in zip(zip(*places, strict=True), tile[:2], strict=True)
     )
     where: Any = (..., rows[:, :, None], columns[:, None, :], slice(None))
-    join = _blended(canvas, tile, where) if margin is None else _joined(canvas, tile, margin)
+    window, total = _window(canvas, tile, where) if margin is None else (_fade(canvas, tile, margin), None)
 
     def whole(x: Array, s: Any, t: Any) -> Array:
         tiles = jnp.moveaxis(x[where], -4, 0)
-        return join(x, map_rows(lambda given, tile: given[0](tile, *given[1:]), (field, s, t), tiles, at_once))
+        moved = map_rows(lambda given, tile: given[0](tile, *given[1:]), (field, s, t), tiles, at_once)
+        weight = jnp.expand_dims(window, range(1, x.ndim - 2)) if window.ndim == 4 else window
+        summed = jnp.zeros_like(x).at[where].add(jnp.moveaxis(moved * weight.astype(x.dtype), 0, -4))
+        return summed if total is None else summed / total.astype(x.dtype)
 
     return whole
 
 
-def _blended(canvas: Shape, tile: Shape, where: Any) -> Callable[[Array, Array], Array]:
-    """The mean of the tiles [n, ..., h, w, C] at each pixel, weighted by a window."""
+def _window(canvas: Shape, tile: Shape, where: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The weights [h, w, 1] of the pixels of every tile, and their sum at each pixel of the canvas."""
     window = np.outer(*(np.sin(np.pi * (np.arange(n) + 0.5) / n) ** 2 for n in tile[:2]))[..., None]
     total = np.zeros((*canvas[:2], 1))
     np.add.at(total, where, np.broadcast_to(window, (len(where[1]), *window.shape)))
-
-    def join(x: Array, moved: Array) -> Array:
-        summed = jnp.zeros_like(x).at[where].add(jnp.moveaxis(moved * window.astype(x.dtype), 0, -4))
-        return summed / total.astype(x.dtype)
-
-    return join
+    return window, total
 
 
-def _joined(canvas: Shape, tile: Shape, margin: int) -> Callable[[Array, Array], Array]:
-    """The tile [n, ..., h, w, C] at each pixel whose core covers it."""
-    owners, offsets = [], []
-    for length, side in zip(canvas[:2], tile[:2], strict=True):
-        widths = [last - first for first, last in cores(length, side, margin)]
-        owners.append(np.repeat(np.arange(len(widths)), widths))
-        offsets.append(np.arange(length) - np.repeat(starts(length, side, margin), widths))
-    owner = owners[0][:, None] * len(starts(canvas[1], tile[1], margin)) + owners[1]
-
-    def join(x: Array, moved: Array) -> Array:
-        return jnp.moveaxis(moved, 0, -4)[..., owner, offsets[0][:, None], offsets[1], :]
-
-    return join
+def _fade(canvas: Shape, tile: Shape, margin: int) -> np.ndarray:
+    """The weights [n, h, w, 1] of the pixels of each tile; they sum to 1."""
+    rows, columns = (weights(canvas[axis], tile[axis], margin) for axis in (0, 1))
+    return (rows[:, None, :, None] * columns[None, :, None, :]).reshape(-1, *tile[:2], 1)
 
 
 def crop(x: Any, shape: Shape) -> Any:

@@ -2,7 +2,7 @@
 
 Reading them executes nothing. `model.json` is an object with `format` (1), `network` (the options of the network, its
 `name` among them), `image_shape` ([height, width, channels]) and `about` (an object of anything worth knowing).
-A fully convolutional network may have `tiling`: the `size` of its best tiles and the `margin` thrown away.
+A fully convolutional network may have `tiling`: the `size` of its best tiles and their `margin`.
 """
 
 import hashlib
@@ -67,11 +67,11 @@ def _read_model(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _check_tiling(value: Any, path: pathlib.Path) -> None:
-    """Raises InputError unless it is absent or an object of a size and a margin that leaves some of a tile."""
+    """Raises InputError unless it is absent or an object of a size and a margin of at most a quarter of it."""
     if value is None:
         return
     numbers = [value.get(key) for key in ("size", "margin")] if isinstance(value, dict) and len(value) == 2 else [None]
-    if not all(type(n) is int for n in numbers) or not 0 <= 2 * numbers[1] < numbers[0] <= MAX_IMAGE_SIDE:
+    if not all(type(n) is int for n in numbers) or not 0 <= 4 * numbers[1] <= numbers[0] <= MAX_IMAGE_SIDE:
         raise InputError(f"{path} is damaged (tiling {str(value)[:60]}): {REMEDY}")
 
 

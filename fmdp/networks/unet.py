@@ -252,15 +252,16 @@ class UNet(nn.Module):
     def floats_per_pixel(self) -> int:
         """About how many numbers one evaluation holds at once for each pixel, without those of attention.
 
-        They are the outputs that wait for the way up, and four arrays of the widest block at the finest level. For the
-        prior `photos`, XLA's own count (`memory_analysis`, on a CPU) is four fifths of that.
+        They are the outputs that wait for the way up and, in the last block that takes one, its input and its output
+        twice. For the prior `photos`, XLA's own count (`memory_analysis`, on a CPU) is four fifths of that.
         """
         below = [self.multipliers[0], *self.multipliers[:-1]]
         waiting = sum(
             (self.blocks * here + before) / 4**level
             for level, (here, before) in enumerate(zip(self.multipliers, below, strict=True))
         )
-        return math.ceil(self.channels * (waiting + 4 * max(self.multipliers[:2])))
+        finest, below_it = self.multipliers[0], self.multipliers[:2][-1]
+        return math.ceil(self.channels * (waiting + 4 * finest + 2 * below_it))
 
     @nn.compact
     def __call__(self, x: Array, s: Time, t: Time) -> Array:

@@ -19,8 +19,8 @@ def diagnose(prepared: Prepared, solution: Solution, request: Request, tiles: Ti
     Returns:
       sigma, sigma_estimated: the noise, where it was asked for; s: its time, where the image is denoised.
       evaluations: of the field; data_residual: [lookaheads, samples], the root mean square of y - H(x) at the end.
-      tiles, tile: how many tiles, and their shape (H, W, C); margin: the pixels thrown away along their inner
-        edges, where they are not blended.
+      tiles, tile: how many tiles, and their shape (H, W, C); margin: half of their overlap, where it is not half a
+        tile.
       psnr: [lookaheads] in dB, of the mean of the samples, where the clean image is known; psnr_of_samples:
         [lookaheads, samples], where there are several.
       notes: the texts of the notes.

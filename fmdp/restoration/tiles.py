@@ -3,7 +3,10 @@
 The batch is one program for pictures of all sizes, because the host cuts the pictures and joins the tiles.
 """
 
+import itertools
 import math
+import pathlib
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +15,7 @@ import numpy as np
 from jax import Array
 
 from fmdp.flow.average_field import denoise
-from fmdp.flow.tiling import TILES_AT_ONCE, Shape, Tiling, canvas_shape, cores, corners, starts
+from fmdp.flow.tiling import TILES_AT_ONCE, Shape, Tiling, canvas_shape, corners, starts, weights
 from fmdp.parallel.batching import shard_rows
 from fmdp.restoration.request import Request
 from fmdp.types import AverageField, SizedField
@@ -26,7 +29,7 @@ class Tiles(NamedTuple):
 
     Attributes:
       shape: (H, W, C) of a tile.
-      margin: what is thrown away of them; None for tiles that overlap by half and are blended.
+      margin: half their overlap; None for tiles that overlap by half and are blended (`tiling.tiled`).
       at_once: on one device.
     """
 
@@ -87,16 +90,15 @@ def _fitting(prior: SizedField, tile: Shape, request: Request) -> int:
     return min(most, fit)
 
 
+@lru_cache  # so that a folder of pictures takes one size of batch
 def _free_memory(device: jax.Device) -> float:
-    """Bytes that are free on a device, or infinity where it does not say."""
+    """Bytes that were free on a device when this was first asked, or infinity where it does not say."""
     if device.platform != "cpu":
         told = device.memory_stats() or {}
-        return (
-            told["bytes_limit"] - told["bytes_in_use"] if {"bytes_limit", "bytes_in_use"} <= told.keys() else math.inf
-        )
+        return told.get("bytes_limit", math.inf) - told.get("bytes_in_use", 0)
     try:
-        with open("/proc/meminfo") as file:
-            return next(1024.0 * int(line.split()[1]) for line in file if line.startswith("MemAvailable"))
+        lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
+        return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
         return math.inf
 
@@ -111,21 +113,20 @@ def denoise_in_tiles(field: AverageField, x: np.ndarray, s: Any, t: np.ndarray, 
       s, t: [] and [n].
     """
     (height, width, _), margin = tiles.shape, tiles.margin or 0
-    spans = [
-        list(zip(starts(length, side, margin), cores(length, side, margin), strict=True))
+    rows, columns = (
+        list(zip(starts(length, side, margin), weights(length, side, margin), strict=True))
         for length, side in zip(x.shape[1:3], (height, width), strict=True)
-    ]
-    jobs = [(i, row, column) for i in range(len(x)) for row in spans[0] for column in spans[1]]
+    )
+    jobs = list(itertools.product(range(len(x)), rows, columns))
     batch = tiles.at_once * len(jax.local_devices())
-    restored = np.empty_like(x)
+    restored = np.zeros_like(x)
     for begin in range(0, len(jobs), batch):
         part = jobs[begin : begin + batch]
         padded = [*part, *part[:1] * (batch - len(part))]
         cut = np.stack([x[i, top : top + height, left : left + width] for i, (top, _), (left, _) in padded])
         done = np.asarray(_denoise_batch(field, cut, s, t[[i for i, _, _ in padded]]))
-        for tile, (i, (top, rows), (left, columns)) in zip(done, part, strict=False):
-            core = tile[rows[0] - top : rows[1] - top, columns[0] - left : columns[1] - left]
-            restored[i, slice(*rows), slice(*columns)] = core
+        for tile, (i, (top, down), (left, across)) in zip(done, part, strict=False):
+            restored[i, top : top + height, left : left + width] += tile * np.outer(down, across)[..., None]
     return restored
 
 
