@@ -51,7 +51,8 @@ def starts(length: int, side: int, margin: int | None = None) -> list[int]:
 
 def corners(canvas: Shape, tile: Shape, margin: int | None = None) -> list[tuple[int, int]]:
     """The upper left corners of the tiles of a canvas."""
-    return list(itertools.product(*(starts(canvas[axis], tile[axis], margin) for axis in (0, 1))))
+    rows, columns = (starts(canvas[axis], tile[axis], margin) for axis in (0, 1))
+    return list(itertools.product(rows, columns))
 
 
 def weights(length: int, side: int, margin: int) -> np.ndarray:

@@ -70,8 +70,10 @@ def _check_tiling(value: Any, path: pathlib.Path) -> None:
     """Raises InputError unless it is absent or an object of a size and a margin of at most a quarter of it."""
     if value is None:
         return
-    numbers = [value.get(key) for key in ("size", "margin")] if isinstance(value, dict) and len(value) == 2 else [None]
-    if not all(type(n) is int for n in numbers) or not 0 <= 4 * numbers[1] <= numbers[0] <= MAX_IMAGE_SIDE:
+    known = (
+        isinstance(value, dict) and value.keys() == {"size", "margin"} and all(type(n) is int for n in value.values())
+    )
+    if not known or not 0 <= 4 * value["margin"] <= value["size"] <= MAX_IMAGE_SIDE or value["size"] < 1:
         raise InputError(f"{path} is damaged (tiling {str(value)[:60]}): {REMEDY}")
 
 

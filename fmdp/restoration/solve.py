@@ -27,12 +27,12 @@ class Solution(NamedTuple):
     """What a method makes of one image.
 
     Attributes:
-      images: [lookaheads, samples, H, W, C].
+      images: [lookaheads, samples, H, W, C], on the host or a device.
       evaluations: of the field, for each lookahead and sample.
       residual: [lookaheads, samples], the root mean square of y - H(x) at the end; None where nothing was iterated.
     """
 
-    images: Array
+    images: Array | np.ndarray
     evaluations: int
     residual: Array | None = None
 
