@@ -53,6 +53,10 @@ NUM_SAMPLES = flags.DEFINE_integer(
 STEPS = flags.DEFINE_integer("steps", 100, "restore: steps of plug-and-play.")
 GAIN = flags.DEFINE_float("gain", 1.0, "restore: gain of plug-and-play's data step.")
 SEED = flags.DEFINE_integer("seed", 0, "restore: seed of masks, noise and solver.")
+TILE = flags.DEFINE_integer("tile", None, "restore: pixels a side of the tiles, for priors without attention.")
+MEMORY = flags.DEFINE_float(
+    "memory_gb", None, "restore: for tiles at once, on each GPU or on the CPU; by default half of what is free."
+)
 PRECISION = flags.DEFINE_enum(
     "precision", "default", PRECISIONS, "restore: of products and convolutions. Other modes take config.precision."
 )
@@ -67,6 +71,8 @@ FLAG_OF: dict[str, flags.FlagHolder] = {
     "steps": STEPS,
     "gain": GAIN,
     "seed": SEED,
+    "tile": TILE,
+    "memory_gb": MEMORY,
     "source": INPUT,
     "output": OUTPUT,
 }
@@ -169,7 +175,8 @@ def describe_result(restored: Restored, request: Request) -> list[str]:
         lines.append(f"noise estimated: --sigma={facts['sigma']:.4f}")
     if facts["tiles"] > 1:
         height, width, _ = facts["tile"]
-        lines.append(f"restored in {facts['tiles']} overlapping tiles of {height}x{width}, the size trained on")
+        how = f"with margins of {facts['margin']}" if "margin" in facts else "the size trained on"
+        lines.append(f"restored in {facts['tiles']} overlapping tiles of {height}x{width}, {how}")
     return lines
 
 
@@ -190,6 +197,8 @@ def request_from_flags() -> Request:
             steps=STEPS.value,
             gain=GAIN.value,
             seed=SEED.value,
+            tile=TILE.value,
+            memory_gb=MEMORY.value,
         )
 
 

@@ -2,6 +2,7 @@
 
 Reading them executes nothing. `model.json` is an object with `format` (1), `network` (the options of the network, its
 `name` among them), `image_shape` ([height, width, channels]) and `about` (an object of anything worth knowing).
+A fully convolutional network may have `tiling`: the `size` of its best tiles and their `margin`.
 """
 
 import hashlib
@@ -61,7 +62,19 @@ def _read_model(path: pathlib.Path) -> dict[str, Any]:
         raise InputError(f"{path} is damaged ({wrong[0]!r} is missing or of another kind): {REMEDY}")
     if (version := model["format"]) != FORMAT:
         raise InputError(f"{path.parent} is of format {version}, this fmdp reads {FORMAT}: install a newer fmdp")
+    _check_tiling(model.get("tiling"), path)
     return model | {"image_shape": check_image_shape(model.get("image_shape"), path)}
+
+
+def _check_tiling(value: Any, path: pathlib.Path) -> None:
+    """Raises InputError unless it is absent or an object of a size and a margin of at most a quarter of it."""
+    if value is None:
+        return
+    known = (
+        isinstance(value, dict) and value.keys() == {"size", "margin"} and all(type(n) is int for n in value.values())
+    )
+    if not known or not 0 <= 4 * value["margin"] <= value["size"] <= MAX_IMAGE_SIDE or value["size"] < 1:
+        raise InputError(f"{path} is damaged (tiling {str(value)[:60]}): {REMEDY}")
 
 
 def check_image_shape(value: Any, path: pathlib.Path) -> tuple[int, int, int]:

@@ -16,6 +16,7 @@ from jax import Array
 
 from fmdp import networks
 from fmdp.errors import InputError, translating
+from fmdp.flow.tiling import Tiling
 from fmdp.io.files import expand_path
 from fmdp.io.torch_files import read_state_dict
 from fmdp.io.weights import MODEL, REMEDY, WEIGHTS, read_weights, write_weights
@@ -47,12 +48,25 @@ class Prior:
       network: the backbone.
       image_shape: (H, W, C) of the training images.
       about: data, licence, steps and scores, from model.json.
+      tiling: the tiles in which it restores larger images best, where its network is fully convolutional and this has
+        been measured.
     """
 
     params: Any
     network: nn.Module = field(metadata=dict(static=True))
     image_shape: tuple[int, int, int] = field(metadata=dict(static=True))
     about: PriorMetadata = field(metadata=dict(static=True))
+    tiling: Tiling | None = field(default=None, metadata=dict(static=True))
+
+    @property
+    def stride(self) -> int | None:
+        """What the sides of its images are multiples of, where they may be of any size; None for one size alone."""
+        return getattr(self.network, "stride", None)
+
+    @property
+    def floats_per_pixel(self) -> int | None:
+        """About how many numbers one evaluation holds at once for each pixel; None where nobody has counted them."""
+        return getattr(self.network, "floats_per_pixel", None)
 
     def __call__(self, x: Array, s: Time, t: Time) -> Array:
         """The mean velocity of the flow from x at time s to time t, with the shape of x."""
@@ -141,7 +155,7 @@ def save(folder: pathlib.Path, prior: Prior, half: bool = False) -> None:
         "network": networks.backbone_options(prior.network),
         "image_shape": list(prior.image_shape),
         "about": dict(prior.about.items()),
-    }
+    } | ({"tiling": prior.tiling._asdict()} if prior.tiling else {})
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
         temporary.mkdir(parents=True)
@@ -160,7 +174,9 @@ def _read(folder: pathlib.Path) -> Prior:
         _check_shapes(arrays, network, image_shape, folder)
     flat = jax.device_put({name: x.astype(np.float32) for name, x in arrays.items()})
     params = flax.traverse_util.unflatten_dict(flat, sep="/")
-    return Prior(params=params, network=network, image_shape=image_shape, about=PriorMetadata(model["about"]))
+    about, tiling = PriorMetadata(model["about"]), model.get("tiling")
+    tiling = tiling and Tiling(**tiling)
+    return Prior(params=params, network=network, image_shape=image_shape, about=about, tiling=tiling)
 
 
 def _check_shapes(arrays: Mapping[str, Any], network: nn.Module, image_shape: tuple, folder: pathlib.Path) -> None:

@@ -6,20 +6,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmdp.flow.interpolant import time_of_sigma
-from fmdp.flow.tiling import Shape, corners
 from fmdp.metrics.distortion import psnr
 from fmdp.restoration.prepare import Prepared
 from fmdp.restoration.request import Request
 from fmdp.restoration.solve import Solution
+from fmdp.restoration.tiles import Tiles
 
 
-def diagnose(prepared: Prepared, solution: Solution, request: Request, tile: Shape) -> dict[str, Any]:
+def diagnose(prepared: Prepared, solution: Solution, request: Request, tiles: Tiles) -> dict[str, Any]:
     """The facts about a restoration, as plain JSON.
 
     Returns:
       sigma, sigma_estimated: the noise, where it was asked for; s: its time, where the image is denoised.
       evaluations: of the field; data_residual: [lookaheads, samples], the root mean square of y - H(x) at the end.
-      tiles, tile: how many tiles, and their shape (H, W, C).
+      tiles, tile: how many tiles, and their shape (H, W, C); margin: half of their overlap, where it is not half a
+        tile.
       psnr: [lookaheads] in dB, of the mean of the samples, where the clean image is known; psnr_of_samples:
         [lookaheads, samples], where there are several.
       notes: the texts of the notes.
@@ -31,7 +32,9 @@ def diagnose(prepared: Prepared, solution: Solution, request: Request, tile: Sha
         facts["s"] = float(time_of_sigma(prepared.sigma))
     if solution.residual is not None:
         facts["data_residual"] = np.asarray(solution.residual).tolist()
-    facts |= {"tiles": len(corners(prepared.canvas, tile)), "tile": list(tile)}
+    facts |= {"tiles": tiles.count(prepared.canvas), "tile": list(tiles.shape)}
+    if tiles.margin is not None:
+        facts["margin"] = tiles.margin
     if prepared.clean is not None:
         clean = jnp.asarray(prepared.clean)
         facts["psnr"] = psnr(jnp.clip(solution.images.mean(1), -1, 1), clean).tolist()

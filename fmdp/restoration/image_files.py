@@ -21,6 +21,7 @@ from fmdp.io.archives import MAX_PIXELS
 from fmdp.io.files import atomic_write, is_disk_full, read_json, write_json
 from fmdp.restoration.request import Request
 from fmdp.restoration.restore import Restored, restore
+from fmdp.restoration.tiles import choose_tiles
 from fmdp.types import SizedField
 
 MAX_STEM_BYTES = 200  # of an image's name without its ending; most disks take names of 255
@@ -126,9 +127,10 @@ def restore_files(
       draw_sheet: writes NAME_sheet.png, a contact sheet, where there are several lookaheads.
 
     Raises:
-      InputError: there are no images, the folders cannot be used, or the disk is full.
+      InputError: there are no images, the prior takes no such tiles, the folders cannot be used, or the disk is full.
     """
     paths = find_images(source, output)
+    choose_tiles(prior, request)  # what no image can be restored with is said once
     done, sources = 0, {os.path.realpath(path) for path in paths}
     for path, target in zip(paths, output_paths(paths, source, output, request), strict=True):
         try:

@@ -11,12 +11,13 @@ from jax.typing import ArrayLike
 
 from fmdp import operators
 from fmdp.errors import InputError
-from fmdp.flow.tiling import Shape, canvas_shape
+from fmdp.flow.tiling import Shape
 from fmdp.io.archives import MAX_PIXELS
 from fmdp.operators import Operator
 from fmdp.operators.color import REC_601, luma
 from fmdp.operators.noise import GaussianNoise, observe
 from fmdp.restoration.request import Request
+from fmdp.restoration.tiles import Tiles
 from fmdp.types import PRNGKey
 
 DEFAULT_SIGMA = 0.05  # of the noise that is added
@@ -59,14 +60,15 @@ class Prepared(NamedTuple):
     notes: tuple[Note, ...]
 
 
-def prepare(image: ArrayLike, request: Request, tile: Shape) -> Prepared:
-    """An image made ready to be restored by a prior of images of shape `tile`.
+def prepare(image: ArrayLike, request: Request, tiles: Tiles) -> Prepared:
+    """An image made ready to be restored in these tiles.
 
     Raises:
       InputError: an array that is not an image in [-1, 1], or a request that this image cannot meet.
     """
     operator_key, noise_key, solver_key = jax.random.split(jax.random.key(request.seed), 3)
     notes: list[Note] = []
+    tile = tiles.shape
     given = _as_float_image(image, request)
     operator, fitted = _fit_to_operator(given, request, tile, operator_key, notes)
     estimated = False
@@ -74,12 +76,12 @@ def prepare(image: ArrayLike, request: Request, tile: Shape) -> Prepared:
         sigma = float(request.sigma or DEFAULT_SIGMA)
         measured = observe(operator, GaussianNoise(sigma=sigma), jnp.asarray(fitted), noise_key).y
     else:
-        measured = jnp.asarray(fitted)
+        measured = jax.device_put(fitted)  # unlike jnp.asarray, it compiles nothing for a new size
         if request.operator in MASKING_OPERATORS:
             measured = operator(measured)  # hidden pixels were not measured, whatever their values are
         sigma, estimated = _noise_level(fitted, request, given.shape[2:] == (3,) and tile[2] == 1, notes)
     shape = operator.image_shape
-    canvas = canvas_shape(shape, tile)
+    canvas = tiles.canvas(shape)
     if canvas[:2] != shape[:2]:
         notes.append(Note(f"padded from {shape[0]}x{shape[1]} to {canvas[0]}x{canvas[1]}, and cropped again"))
     clean = None if request.degraded else fitted

@@ -40,6 +40,9 @@ class Request:
       steps: of plug-and-play.
       gain: of its data step; 1 never overshoots a linear operator.
       seed: of masks, noise and solver.
+      tile: pixels a side of the tiles of a fully convolutional prior; None stands for the size that the prior names.
+      memory_gb: for tiles that are restored at once: on each GPU or TPU, or on all parts of a CPU together. None stands
+        for half of what is free.
 
     Raises:
       ParameterError: a value that cannot be used with any image.
@@ -54,6 +57,8 @@ class Request:
     steps: int = 100
     gain: float = 1.0
     seed: int = 0
+    tile: int | None = None
+    memory_gb: float | None = None
 
     def __post_init__(self) -> None:
         for parameter, is_valid, remedy in RULES:
@@ -123,5 +128,7 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("steps", _is_count, COUNT),
     ("gain", _is_positive, "must be positive; 1 never overshoots a linear operator"),
     ("seed", lambda x: _is_integer(x, -(2**63), 2**63 - 1), "must be an integer of 64 bits"),
+    ("tile", lambda x: x is None or _is_count(x), COUNT),
+    ("memory_gb", lambda x: x is None or _is_positive(x), "must be positive, in GB"),
 )
 """A parameter, what its value must satisfy, and what to say where it does not."""

@@ -9,6 +9,7 @@ from fmdp.restoration.diagnose import diagnose
 from fmdp.restoration.prepare import Note, prepare
 from fmdp.restoration.request import Request
 from fmdp.restoration.solve import solve
+from fmdp.restoration.tiles import choose_tiles
 from fmdp.types import SizedField
 
 DENOISING = Request()
@@ -33,7 +34,7 @@ class Restored(NamedTuple):
 
 
 def restore(prior: SizedField, image: ArrayLike, request: Request = DENOISING) -> Restored:
-    """One image restored by a prior, in overlapping tiles where it is larger than the images of the prior.
+    """One image restored by a prior, in overlapping tiles where it is larger than they are (`choose_tiles`).
 
     A gray prior takes the luma of a colour image; a colour prior takes a gray image in all three channels. An image
     whose sides the operator's factor does not divide loses its last rows or columns.
@@ -55,7 +56,8 @@ def restore(prior: SizedField, image: ArrayLike, request: Request = DENOISING) -
     Raises:
       InputError: the request cannot be met for this image, or plug-and-play diverges.
     """
-    prepared = prepare(image, request, prior.image_shape)
-    solution = solve(prior, prepared, request)
-    facts = diagnose(prepared, solution, request, prior.image_shape)
+    tiles = choose_tiles(prior, request)
+    prepared = prepare(image, request, tiles)
+    solution = solve(prior, prepared, request, tiles)
+    facts = diagnose(prepared, solution, request, tiles)
     return Restored(np.asarray(solution.images), np.asarray(prepared.measured), prepared.clean, facts, prepared.notes)

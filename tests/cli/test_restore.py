@@ -174,6 +174,8 @@ PARAMETERS = {
     "steps": (dict(operator="hdr", steps=0), "--steps=0: must be an integer from 1 to 100000"),
     "gain": (dict(operator="hdr", gain=0.0), "--gain=0.0: must be positive"),
     "seed": (dict(seed=2**64), "--seed=18446744073709551616: must be an integer of 64 bits"),
+    "tile": (dict(tile=16), "--tile=16: this prior only takes images of 8x8: leave it out"),
+    "memory_gb": (dict(memory_gb=-1.0), "--memory_gb=-1.0: must be positive, in GB"),
     "source": (dict(input="/nowhere/at/all"), "--input=/nowhere/at/all: it does not exist: name an image"),
     "output": (dict(output="/dev/null"), "--output=/dev/null: it is a file: name a folder"),
 }

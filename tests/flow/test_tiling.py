@@ -81,8 +81,64 @@ def test_an_operator_on_a_canvas_measures_its_middle():
     assert float(jnp.abs(jax.grad(lambda x: jnp.sum(jpeg.surrogate(x) ** 2))(jnp.full((16, 16, 1), 0.3))).max()) > 0
 
 
+lengths = st.tuples(
+    st.integers(1, 12).flatmap(lambda m: st.tuples(st.just(m), st.integers(4 * m, 60))), st.integers(0, 99)
+)
+
+
+@cases(200)
+@given(lengths)
+def test_the_weights_of_tiles_with_margins_sum_to_one_and_vanish_in_the_outer_half_of_a_margin(drawn):
+    (margin, side), more = drawn
+    length = side + more
+    begins, weights = tiling.starts(length, side, margin), tiling.weights(length, side, margin)
+    total = np.zeros(length)
+    for start, weight in zip(begins, weights, strict=True):
+        assert 0 <= start <= length - side
+        total[start : start + side] += weight
+        assert start == 0 or not weight[: margin // 2].any()
+        assert start == length - side or not weight[side - margin // 2 :].any()
+    np.testing.assert_allclose(total, 1, atol=1e-6)
+    assert (np.diff(begins) <= side - 2 * margin).all()
+    assert len(begins) == 1 + -(-more // (side - 2 * margin))
+
+
+def test_tiles_without_a_margin_abut():
+    np.testing.assert_array_equal(tiling.weights(12, 4, 0), np.ones((3, 4)))
+    np.testing.assert_array_equal(tiling.weights(6, 4, 0), [[1, 1, 1, 0], [0, 1, 1, 1]])
+
+
+def convolution(key, channels=3, taps=3, layers=3):
+    """A field of `layers` convolutions of `taps` taps with random weights: it reaches layers (taps - 1) / 2 pixels."""
+    kernels = jax.random.normal(key, (layers, taps, taps, channels, channels)) / taps
+
+    def field(x, s, t):
+        h = x.reshape(-1, *x.shape[-3:])
+        for kernel in kernels:
+            h = jnp.tanh(
+                jax.lax.conv_general_dilated(h, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+            )
+        return h.reshape(x.shape) + jnp.asarray(t - s)[..., None, None, None]
+
+    return field
+
+
+@pytest.mark.parametrize("canvas", [(46, 39, 3), (16, 61, 3)])
+def test_a_convolution_that_reaches_no_further_than_half_a_margin_is_the_same_on_tiles(canvas):
+    """At the edges of the picture as well, since a tile ends there as the picture does."""
+    field, tile, margin = convolution(KEY), (24, 24, 3), 6
+    canvas = tiling.canvas_shape(canvas, tile, margin)
+    whole = tiling.tiled(field, canvas, tile, margin, at_once=2)
+    x = jax.random.normal(KEY, (2, *canvas))
+    s, t = jnp.array([0.3, 0.4]), jnp.array([0.5, 0.9])
+    np.testing.assert_allclose(whole(x, s, t), field(x, s, t), atol=1e-5)
+    np.testing.assert_allclose(whole(x[0], 0.3, 0.5), field(x, s, t)[0], atol=1e-5)
+    assert float(jnp.abs(tiling.tiled(field, canvas, tile, 1)(x, s, t) - field(x, s, t)).max()) > 1e-3  # a seam
+
+
 def test_one_tile_is_the_field_itself():
     field = Gaussian(jnp.zeros((4, 4, 1)), 0.25).average_field
     assert tiling.tiled(field, (4, 4, 1), (4, 4, 1)) is field
+    assert tiling.tiled(field, (4, 4, 1), (4, 4, 1), 1) is field
     x = jax.random.normal(KEY, (4, 4, 1))
     assert denoise(field, x, 0.5, 0.5).shape == x.shape
