@@ -18,6 +18,7 @@ import numpy as np
 from absl import flags
 
 from fmdp.data.containers import Images, read_stored
+from fmdp.data.crops import DRAWS, RandomCrops
 from fmdp.data.decoding import LazyImages, ignore_metadata_warnings
 from fmdp.errors import InputError
 
@@ -32,6 +33,11 @@ def _order(seed: int, epoch: int, size: int) -> np.ndarray:
 @functools.lru_cache(maxsize=4)
 def _coins(seed: int, epoch: int, size: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch, 1)).random(size) < 0.5
+
+
+@functools.lru_cache(maxsize=4)
+def _crop_draws(seed: int, epoch: int, size: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch, 3)).random((size, DRAWS))  # 2 sets images aside
 
 
 class ShuffledBatches(grain.sources.RandomAccessDataSource):
@@ -49,22 +55,31 @@ class ShuffledBatches(grain.sources.RandomAccessDataSource):
         return sys.maxsize // self._batch_size
 
     def __getitem__(self, k) -> np.ndarray:
-        index, flipped = self.records(k)
-        images = read_stored(self._images, index)
-        images[flipped] = images[flipped, :, ::-1]
+        index = self.records(k)
+        if isinstance(self._images, RandomCrops):
+            images = self._images.read_crops(index, self._drawn(_crop_draws, k))
+        else:
+            images = read_stored(self._images, index)
+        if self._flip:
+            flipped = self._drawn(_coins, k)
+            images[flipped] = images[flipped, :, ::-1]
         return images
 
-    def records(self, k) -> tuple[np.ndarray, np.ndarray]:
-        """The indices of the images in batch k, and whether each is flipped; [b] each."""
+    def records(self, k) -> np.ndarray:
+        """The indices of the images in batch k, [b]."""
+        return self._drawn(_order, k)
+
+    def _drawn(self, draw: Callable[[int, int, int], np.ndarray], k) -> np.ndarray:
+        """What `draw`, of a seed, an epoch and the number of images, has for each row of batch k, [b, ...]."""
         size = len(self._images)
         epochs, offsets = np.divmod(int(k) * self._batch_size + self._rows, size)
-        index, flipped = np.empty_like(offsets), np.zeros(len(offsets), bool)
-        for epoch in np.unique(epochs):
+        drawn = {epoch: draw(self._seed, epoch, size) for epoch in np.unique(epochs).tolist()}
+        one = next(iter(drawn.values()))
+        rows = np.empty((len(offsets), *one.shape[1:]), one.dtype)
+        for epoch, values in drawn.items():
             here = epochs == epoch
-            index[here] = _order(self._seed, int(epoch), size)[offsets[here]]
-            if self._flip:
-                flipped[here] = _coins(self._seed, int(epoch), size)[offsets[here]]
-        return index, flipped
+            rows[here] = values[offsets[here]]
+        return rows
 
 
 @contextlib.contextmanager
@@ -158,7 +173,7 @@ def _with_rows(rows: np.ndarray, images: np.ndarray) -> dict[str, np.ndarray]:
 
 def records(images: Images, batch_size: int, seed: int, k: int) -> np.ndarray:
     """The indices of the images in batch k (from 0) of `batches`, over all processes, [batch_size]."""
-    return ShuffledBatches(images, batch_size, seed, np.arange(batch_size)).records(k)[0]
+    return ShuffledBatches(images, batch_size, seed, np.arange(batch_size)).records(k)
 
 
 def batches(
