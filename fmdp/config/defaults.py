@@ -15,6 +15,7 @@ DATA = dict(
     min_scale=0.0,  # of random crops: pictures are shrunk to no less than this part; 0: to the smallest that fits
     channels=3,  # of pictures: 3 for colour, 1 for gray
     flip=False,  # mirror training images left to right with probability 1/2
+    turn=False,  # turn training images, which must be square, by 0 to 3 quarter turns; scenes have an up and a down
     test_share=0.2,  # held out of real images without an official split
     test_images=2000,  # largest number of held-out images to measure on; 0: all
     strict=False,  # decode every picture first and refuse unusable ones, instead of leaving them out
