@@ -25,6 +25,7 @@ from fmdp.solvers.pnp import KNOBS
 
 MAX_WHOLE, MAX_SEED = 2**31, 2**63  # above all whole numbers; above all seeds
 MAX_CPU_DEVICES = 64
+CROPS = ("center", "random")
 ONE, ZERO = "must be 1 or more", "must be 0 or more"
 
 
@@ -133,6 +134,8 @@ VALUES: tuple[tuple[str, Callable[[Any], Any], str], ...] = (
     ("parallel.mode", lambda x: x in ("jit", "pmap"), "must be jit or pmap"),
     ("parallel.cpu_devices", lambda x: 0 <= x <= MAX_CPU_DEVICES, f"must be from 0 to {MAX_CPU_DEVICES}"),
     ("name", lambda x: "/" not in x and x not in (".", ".."), "is a file name: must not contain /"),
+    ("data.crop", lambda x: x in CROPS, one_of(CROPS)),
+    ("data.min_scale", lambda x: 0 <= x <= 1, "must be from 0 (the smallest that fits) to 1"),
     ("data.test_share", lambda x: 0 < x < 1, "must be between 0 and 1"),
     ("data.channels", lambda x: x in (1, 3), "must be 1 (gray) or 3 (colour)"),
     ("data.max_pixels", lambda x: 0 < x <= MAX_PIXELS, f"must be from 1 to {MAX_PIXELS}"),
@@ -162,6 +165,11 @@ RELATIONS: tuple[tuple[str, Callable[[ConfigDict], Any], str], ...] = (
         "train.validation_images",
         lambda c: c.train.validation_images or not c.ema.more_half_lives,
         "must be 1 or more to choose among the averages of config.ema.more_half_lives",
+    ),
+    (
+        "data.min_scale",
+        lambda c: not c.data.min_scale or c.data.crop == "random",
+        "needs config.data.crop=random: a crop of the middle is always as large as fits",
     ),
     ("parallel.fsdp", lambda c: not c.parallel.fsdp or c.parallel.mode == "jit", "needs config.parallel.mode=jit"),
 )

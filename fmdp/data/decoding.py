@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from io import BufferedIOBase
-from typing import IO, NamedTuple, cast
+from typing import IO, NamedTuple, TypeVar, cast
 
 import numpy as np
 from absl import logging
@@ -19,6 +19,8 @@ from PIL import Image, ImageOps
 
 from fmdp.data.containers import Index, to_float
 from fmdp.errors import InputError, reason
+
+Read = TypeVar("Read")
 
 _KINDS = Image.registered_extensions()
 # No format that starts another program, and only what this Pillow was built with.
@@ -80,13 +82,14 @@ class ImagePreprocessor:
     channels: int
     max_pixels: int
 
-    def check(self, file: BufferedIOBase) -> None:
-        """Read the header of an image.
+    def check(self, file: BufferedIOBase) -> int:
+        """The number of pixels of an image, by its header.
 
         Raises:
           UnusableError: it is not an image, too small or too large.
         """
-        self._open(file).close()
+        with self._open(file) as image:
+            return image.width * image.height
 
     def decode(self, file: BufferedIOBase) -> np.ndarray:
         """The image as uint8 [size, size, channels].
@@ -215,11 +218,11 @@ class LazyImages:
         if not self.kept:
             fresh = np.empty((len(chosen), *self.shape[1:]), np.uint8)
             for row, i in enumerate(chosen.tolist()):
-                fresh[row] = self._decode(i)
+                fresh[row] = self._read(i, self.preprocessor.decode)
             return fresh
         pixels, known = self._memory
         for i in chosen[~known[chosen]].tolist():
-            pixels[i] = self._decode(i)
+            pixels[i] = self._read(i, self.preprocessor.decode)
         known[chosen] = True
         return pixels[chosen]
 
@@ -231,11 +234,12 @@ class LazyImages:
     def _memory(self) -> tuple[np.ndarray, np.ndarray]:
         return np.empty(self.shape, np.uint8), np.zeros(len(self), bool)
 
-    def _decode(self, index: int) -> np.ndarray:
+    def _read(self, index: int, read: Callable[[BufferedIOBase], Read]) -> Read:
+        """What `read` makes of a file or, if that is damaged, of the next one that is not."""
         for i in (*range(index, len(self)), *range(index)):
             try:
                 with self.open(self.names[i]) as file:
-                    return self.preprocessor.decode(file)
+                    return read(file)
             except (UnusableError, OSError) as error:
                 _warn_once(f"{self.names[i]!r}: {error}; another image stands in for it")
         raise InputError(f"none of {len(self)} images can be decoded")
@@ -253,18 +257,21 @@ class Fault(NamedTuple):
     parameter: str = ""
 
 
-def find_faults(files: ImageFiles, preprocessor: ImagePreprocessor, decode: bool = False) -> list[Fault | None]:
-    """For each file why it cannot be used, None where it can: by its header or, with `decode`, by all of it."""
+def inspect(files: ImageFiles, preprocessor: ImagePreprocessor, decode: bool = False) -> list[int | Fault]:
+    """For each file its number of pixels, or why it cannot be used: by its header or, with `decode`, by all of it."""
 
-    def find_fault(name: str) -> Fault | None:
+    def inspect_one(name: str) -> int | Fault:
         try:
             with files.open(name) as file:
-                (preprocessor.decode if decode else preprocessor.check)(file)
+                pixels = preprocessor.check(file)
+            if decode:
+                with files.open(name) as file:
+                    preprocessor.decode(file)
         except UnusableError as error:
             return Fault(str(error), error.parameter)
         except OSError as error:
             return Fault(error.strerror or str(error))
-        return None
+        return pixels
 
     with concurrent.futures.ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as threads:
-        return list(threads.map(find_fault, files.names))
+        return list(threads.map(inspect_one, files.names))

@@ -18,6 +18,7 @@ import numpy as np
 from absl import flags
 
 from fmdp.data.containers import Images, read_stored
+from fmdp.data.crops import DRAWS, RandomCrops
 from fmdp.data.decoding import LazyImages, ignore_metadata_warnings
 from fmdp.errors import InputError
 
@@ -34,6 +35,16 @@ def _coins(seed: int, epoch: int, size: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch, 1)).random(size) < 0.5
 
 
+@functools.lru_cache(maxsize=4)
+def _crop_draws(seed: int, epoch: int, size: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch, 3)).random((size, DRAWS))  # 2 sets images aside
+
+
+@functools.lru_cache(maxsize=4)
+def _quarter_turns(seed: int, epoch: int, size: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch, 4)).integers(0, 4, size)
+
+
 class ShuffledBatches(grain.sources.RandomAccessDataSource):
     """Batch k of an endless sequence over a set of images, in a new order every epoch.
 
@@ -41,30 +52,46 @@ class ShuffledBatches(grain.sources.RandomAccessDataSource):
     network. Each process reads its own rows of the global batch, so the sequence does not depend on their number.
     """
 
-    def __init__(self, images: Images, batch_size: int, seed: int, rows: np.ndarray, flip: bool = False):
-        """The given rows of batches of `batch_size` images from [n, H, W, C], shuffled (and flipped) by `seed`."""
-        self._images, self._batch_size, self._seed, self._rows, self._flip = images, batch_size, seed, rows, flip
+    def __init__(
+        self, images: Images, batch_size: int, seed: int, rows: np.ndarray, flip: bool = False, turn: bool = False
+    ):
+        """The given rows of batches of `batch_size` images from [n, H, W, C], shuffled (flipped, turned) by `seed`."""
+        self._images, self._batch_size, self._seed, self._rows = images, batch_size, seed, rows
+        self._flip, self._turn = flip, turn
 
     def __len__(self) -> int:
         return sys.maxsize // self._batch_size
 
     def __getitem__(self, k) -> np.ndarray:
-        index, flipped = self.records(k)
-        images = read_stored(self._images, index)
-        images[flipped] = images[flipped, :, ::-1]
+        index = self.records(k)
+        if isinstance(self._images, RandomCrops):
+            images = self._images.read_crops(index, self._drawn(_crop_draws, k))
+        else:
+            images = read_stored(self._images, index)
+        if self._flip:
+            flipped = self._drawn(_coins, k)
+            images[flipped] = images[flipped, :, ::-1]
+        if self._turn:
+            turns = self._drawn(_quarter_turns, k)
+            for count in range(1, 4):
+                images[turns == count] = np.rot90(images[turns == count], count, (1, 2))
         return images
 
-    def records(self, k) -> tuple[np.ndarray, np.ndarray]:
-        """The indices of the images in batch k, and whether each is flipped; [b] each."""
+    def records(self, k) -> np.ndarray:
+        """The indices of the images in batch k, [b]."""
+        return self._drawn(_order, k)
+
+    def _drawn(self, draw: Callable[[int, int, int], np.ndarray], k) -> np.ndarray:
+        """What `draw`, of a seed, an epoch and the number of images, has for each row of batch k, [b, ...]."""
         size = len(self._images)
         epochs, offsets = np.divmod(int(k) * self._batch_size + self._rows, size)
-        index, flipped = np.empty_like(offsets), np.zeros(len(offsets), bool)
-        for epoch in np.unique(epochs):
+        drawn = {epoch: draw(self._seed, epoch, size) for epoch in np.unique(epochs).tolist()}
+        one = next(iter(drawn.values()))
+        rows = np.empty((len(offsets), *one.shape[1:]), one.dtype)
+        for epoch, values in drawn.items():
             here = epochs == epoch
-            index[here] = _order(self._seed, int(epoch), size)[offsets[here]]
-            if self._flip:
-                flipped[here] = _coins(self._seed, int(epoch), size)[offsets[here]]
-        return index, flipped
+            rows[here] = values[offsets[here]]
+        return rows
 
 
 @contextlib.contextmanager
@@ -158,7 +185,7 @@ def _with_rows(rows: np.ndarray, images: np.ndarray) -> dict[str, np.ndarray]:
 
 def records(images: Images, batch_size: int, seed: int, k: int) -> np.ndarray:
     """The indices of the images in batch k (from 0) of `batches`, over all processes, [batch_size]."""
-    return ShuffledBatches(images, batch_size, seed, np.arange(batch_size)).records(k)[0]
+    return ShuffledBatches(images, batch_size, seed, np.arange(batch_size)).records(k)
 
 
 def batches(
@@ -169,6 +196,7 @@ def batches(
     processes: int = 1,
     flip: bool = False,
     workers: int = 0,
+    turn: bool = False,
 ) -> Batches:
     """An endless, resumable iterator over training batches.
 
@@ -182,14 +210,18 @@ def batches(
       process, processes: the share of this process.
       flip: turn each example left to right with probability one half, drawn anew for every epoch.
       workers: processes that decode images which are not kept in memory; 0 uses threads.
+      turn: turn each example by 0 to 3 quarter turns, all with the same probability, drawn anew for every epoch.
 
     Raises:
-      InputError: there are no images.
+      InputError: there are no images, or images that are not square are to be turned.
     """
     if len(images) == 0:
         raise InputError("the data source is empty: there is no image to train on")
+    height, width = images.shape[1:3]
+    if turn and height != width:
+        raise InputError(f"config.data.turn = True: images of {height}x{width} are not square: set it to False")
     rows = np.split(np.arange(batch_size, dtype=np.int32), processes)[process]
-    source = ShuffledBatches(images, batch_size, seed, rows, flip)
+    source = ShuffledBatches(images, batch_size, seed, rows, flip, turn)
     dataset = grain.MapDataset.source(source).map(functools.partial(_with_rows, rows))
     if not isinstance(images, LazyImages):
         return Batches(dataset, grain.ReadOptions(num_threads=1, prefetch_buffer_size=8), 0)

@@ -3,6 +3,7 @@
 import functools
 import pathlib
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 from absl import logging
@@ -10,7 +11,8 @@ from ml_collections import ConfigDict
 
 from fmdp.data import folder, idx, npz, synthetic, tfds, zip_archive
 from fmdp.data.containers import Examples, RawDataset
-from fmdp.data.decoding import FORMATS, Fault, ImageFiles, ImagePreprocessor, LazyImages, find_faults
+from fmdp.data.crops import RandomCrops
+from fmdp.data.decoding import FORMATS, Fault, ImageFiles, ImagePreprocessor, LazyImages, inspect
 from fmdp.data.sklearn_digits import digits
 from fmdp.data.splits import Split, hold_out, split
 from fmdp.errors import InputError
@@ -30,8 +32,10 @@ def load_split(config: ConfigDict) -> Split:
       InputError: the source is unknown, does not exist or cannot be read, or has too few images to split.
     """
     if config.source == "digits":
+        _require_pictures(config, "digits")
         return split(*digits(), config.test_share)
     if config.source in synthetic.TARGETS:
+        _require_pictures(config, config.source)
         return synthetic.draw_split(config)
     if config.source not in ("", *SOURCES):
         known = ", ".join(["digits", *SOURCES, *synthetic.TARGETS])
@@ -40,11 +44,19 @@ def load_split(config: ConfigDict) -> Split:
     if not config.path or not path.exists():
         remedy = f"{config.download_hint}, or name another path" if config.download_hint else "name a path that exists"
         raise InputError(f"config.data.path = {config.path!r} does not exist: {remedy}")
-    found = SOURCES[config.source or detect_source(path)](path, config)
+    source = config.source or detect_source(path)
+    _require_pictures(config, source)
+    found = SOURCES[source](path, config)
     height, width = found.train.images.shape[1:3]
     if config.size and (height, width) != (config.size, config.size):
         raise InputError(f"config.data.size = {config.size}, but {path} holds images of {height}x{width}: set it to 0")
     return hold_out(found, config.test_share, config.test_images)
+
+
+def _require_pictures(config: ConfigDict, source: str) -> None:
+    if config.get("crop") == "random" and source not in PICTURES:  # a library's own dictionary may lack it
+        needs = f"needs picture files, from one of {', '.join(PICTURES)}, and {source} has arrays"
+        raise InputError(f"config.data.crop = 'random': {needs}: set it to center")
 
 
 def detect_source(path: pathlib.Path) -> str:
@@ -65,6 +77,8 @@ def from_pictures(
 ) -> RawDataset:
     """The image files that `find` finds at a path, decoded when they are indexed, and kept where memory allows.
 
+    With config.crop = "random" they are `RandomCrops`, and whole pictures are kept.
+
     Raises:
       InputError: no image can be used, one cannot with config.strict, or config.size is not set.
     """
@@ -72,23 +86,33 @@ def from_pictures(
         raise InputError("config.data.size = 0: set the side length of the pictures in pixels, such as 64")
     preprocessor = ImagePreprocessor(size=config.size, channels=config.channels, max_pixels=config.max_pixels)
     files = [part for part in find(path) if part is not None]
-    needed = sum(len(part.names) for part in files) * config.size**2 * config.channels
-    kept = needed <= config.memory_gb * 1e9
+    usable = [select_usable(part, preprocessor, path, config.strict) for part in files]
+    make: Callable[..., LazyImages]
+    if config.crop == "random":
+        needed = sum(use.pixels for use in usable) * RandomCrops.bytes_per_pixel(config.channels)
+        make = functools.partial(RandomCrops, min_scale=config.min_scale)
+    else:
+        needed = sum(len(part.names) for part in files) * config.size**2 * config.channels
+        make = LazyImages
     parts: list[Examples] = []
-    left_out: list[str] = []
-    for part in files:
-        usable, faults = select_usable(part, preprocessor, path, config.strict)
-        left_out += faults
-        names = [part.names[i] for i in usable]
-        images = LazyImages(names=names, open=part.open, preprocessor=preprocessor, kept=kept)
-        parts.append(Examples(images, part.labels[usable], names))
-    return RawDataset(parts[0], parts[1] if parts[1:] else None, tuple(left_out))
+    for part, use in zip(files, usable, strict=True):
+        names = [part.names[i] for i in use.chosen]
+        images = make(names=names, open=part.open, preprocessor=preprocessor, kept=needed <= config.memory_gb * 1e9)
+        parts.append(Examples(images, part.labels[use.chosen], names))
+    left_out = tuple(line for use in usable for line in use.left_out)
+    return RawDataset(parts[0], parts[1] if parts[1:] else None, left_out)
 
 
-def select_usable(
-    files: ImageFiles, preprocessor: ImagePreprocessor, path: pathlib.Path, strict: bool
-) -> tuple[np.ndarray, list[str]]:
-    """The indices of the files at a path that can be used, and one line for each of the others, which a warning names.
+class Usable(NamedTuple):
+    """The indices of the files that can be used, their pixels together, and one line for each of the others."""
+
+    chosen: np.ndarray
+    pixels: int
+    left_out: list[str]
+
+
+def select_usable(files: ImageFiles, preprocessor: ImagePreprocessor, path: pathlib.Path, strict: bool) -> Usable:
+    """Which of the files at a path can be used; a warning names the others.
 
     Args:
       strict: decode every file now, and refuse all of them for one that cannot be used.
@@ -96,18 +120,20 @@ def select_usable(
     Raises:
       InputError: none can be used or, where `strict`, one cannot.
     """
-    faults = find_faults(files, preprocessor, decode=strict)
-    left_out = [f"{name!r}: {_reason(fault)}" for name, fault in zip(files.names, faults, strict=True) if fault]
+    found = inspect(files, preprocessor, decode=strict)
+    faults = {name: fault for name, fault in zip(files.names, found, strict=True) if isinstance(fault, Fault)}
+    left_out = [f"{name!r}: {_reason(fault)}" for name, fault in faults.items()]
     if strict and left_out:
         raise InputError(f"{path}: {left_out[0]}; remove it, or set config.data.strict to False")
-    if len(left_out) == len(faults):
+    if len(left_out) == len(found):
         first = f" ({left_out[0]})" if left_out else ""
         raise InputError(f"{path} holds no image that can be used{first}: files of {', '.join(FORMATS)} are")
     if left_out:
         more = f"; and {len(left_out) - MAX_NAMED} more" if len(left_out) > MAX_NAMED else ""
         listed = "; ".join(left_out[:MAX_NAMED]) + more
-        logging.warning("%s: %d of %d images left out: %s", path, len(left_out), len(faults), listed)
-    return np.flatnonzero([fault is None for fault in faults]), left_out
+        logging.warning("%s: %d of %d images left out: %s", path, len(left_out), len(found), listed)
+    pixels = [0 if isinstance(x, Fault) else x for x in found]
+    return Usable(np.flatnonzero(pixels), sum(pixels), left_out)
 
 
 def _reason(fault: Fault) -> str:
@@ -130,3 +156,6 @@ SOURCES: Mapping[str, Callable[[pathlib.Path, ConfigDict], RawDataset]] = {
     "tfds": lambda path, config: from_pictures(functools.partial(tfds.list_tfds, config.dataset), path, config),
 }
 """The sources of real images at config.path."""
+
+PICTURES = ("folder", "zip", "tfds")
+"""The sources among them that read picture files, of any sizes."""

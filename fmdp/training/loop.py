@@ -125,7 +125,8 @@ def _rollback(
 
 def _batches(config: ConfigDict, images: data.Images) -> Batches:
     share = jax.process_index(), jax.process_count()
-    return data.batches(images, config.train.batch_size, config.seed, *share, config.data.flip, config.data.workers)
+    options = {name: config.data[name] for name in ("flip", "turn", "workers")}
+    return data.batches(images, config.train.batch_size, config.seed, *share, **options)
 
 
 def _first_state(

@@ -1,6 +1,7 @@
 import jax
 import numpy as np
 import pytest
+import scipy.stats
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -110,6 +111,44 @@ def test_flips_are_drawn_for_every_example_and_epoch():
     for _ in range(5):
         one, parts = next(whole), [next(half) for half in halves]
         np.testing.assert_array_equal(one["image"], np.concatenate([part["image"] for part in parts]))
+
+
+def test_shuffling_and_flips_follow_numpys_generator():
+    """The batches of a seed never change, so that a run of any version resumes with the images it would have seen."""
+    wide = np.arange(20, dtype=np.float32).reshape(10, 1, 2, 1)
+    iterator = data.batches(wide, 5, seed=3, flip=True)
+    for epoch in range(3):
+        expected = wide[np.random.default_rng((3, epoch)).permutation(10)]
+        flipped = np.random.default_rng((3, epoch, 1)).random(10) < 0.5
+        expected[flipped] = expected[flipped, :, ::-1]
+        np.testing.assert_array_equal(np.concatenate([next(iterator)["image"] for _ in range(2)]), expected)
+
+
+def test_quarter_turns_are_drawn_for_every_example_and_epoch():
+    square = np.arange(40, dtype=np.float32).reshape(10, 2, 2, 1)
+
+    def images(seed=0, **options):
+        iterator = data.batches(square, 5, seed, **options)
+        return np.concatenate([next(iterator)["image"] for _ in range(80)])
+
+    plain, turned, flipped = images(), images(turn=True), images(turn=True, flip=True)
+    forms = np.stack([np.rot90(plain, count, (1, 2)) for count in range(4)])
+    same = (forms == turned).all((2, 3, 4))
+    assert (same.sum(0) == 1).all()
+    assert scipy.stats.chisquare(same.sum(1)).pvalue > 0.01
+    assert len({tuple(epoch) for epoch in same.argmax(0).reshape(40, 10)}) > 35
+    both = np.concatenate([forms, forms[..., ::-1, :]])
+    same = (both == flipped).all((2, 3, 4))
+    assert (same.sum(0) == 1).all()
+    assert scipy.stats.chisquare(same.sum(1)).pvalue > 0.01
+    np.testing.assert_array_equal(turned, images(turn=True))
+    assert not np.array_equal(turned, images(1, turn=True))
+    halves = [data.batches(square, 4, 0, process, 2, turn=True) for process in range(2)]
+    whole = data.batches(square, 4, 0, turn=True)
+    for _ in range(5):
+        np.testing.assert_array_equal(next(whole)["image"], np.concatenate([next(half)["image"] for half in halves]))
+    with pytest.raises(InputError, match=r"config\.data\.turn = True: images of 1x2 are not square"):
+        data.batches(np.zeros((4, 1, 2, 1), np.float32), 4, 0, turn=True)
 
 
 def test_bytes_stay_bytes_and_become_the_floats_that_division_gives():

@@ -174,6 +174,10 @@ def test_afhq_through_tensorflow_datasets_is_its_folder(prepared):
     assert sorted(there.train_labels) == sorted(here.train_labels) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     a, b = (next(data.batches(there.train, 6, 0, workers=workers)) for workers in (0, 1))
     np.testing.assert_array_equal(a["image"], b["image"])
+    cropped = data.load_split(settings(prepared / "prepared", source="tfds", crop="random", min_scale=1.0, **settled))
+    pictures = [bytes_of(1, 20, 3, seed=ord(kind) + i)[0] for kind in "cdw" for i in range(3)]
+    windows = {p[i : i + 16, j : j + 16].tobytes() for p in pictures for i in range(5) for j in range(5)}
+    assert {image.tobytes() for image in next(data.batches(cropped.train, 9, 0))["image"]} <= windows
 
 
 @pytest.mark.slow
