@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from fmdp.networks.unet import UNet, _affine_norm, _kernel, double, halve
+from fmdp.networks.resampling import double, halve
+from fmdp.networks.unet import UNet, _affine_norm, _kernel
 from fmdp.networks.weight_net import WeightNet
 from fmdp.pretrained.pytorch_unet import unet_from_state_dict, weight_net_from_state_dict
 
