@@ -67,12 +67,12 @@ def test_damaged_networks_are_loaded_or_refused(tmp_path):
     arrays, rng, loaded = released(), random.Random(0), 0
     path = tmp_path / "x.safetensors"
     save_file(arrays, path)
-    assert prior_files.from_file(path).image_shape == (8, 8, 1)
+    assert prior_files.from_file(path, "flow_map").image_shape == (8, 8, 1)
     for _ in range(CASES):
         save_file({name: np.ascontiguousarray(array) for name, array in damage(arrays, rng).items()}, path)
         try:
             with at_most(20):
-                assert prior_files.from_file(path).image_shape[2] > 0
+                assert prior_files.from_file(path, "flow_map").image_shape[2] > 0
             loaded += 1
         except InputError as error:
             assert one_line(str(error))  # noqa: PT017
@@ -84,4 +84,4 @@ def test_a_level_whose_width_is_no_multiple_is_named(tmp_path):
     for width in (1, 9):  # of four channels
         save_file(released() | {name: np.ones(width, np.float32)}, path)
         with pytest.raises(InputError, match=rf"conv.weight has 4 channels; \[4, {width}\] must be multiples"):
-            prior_files.from_file(path)
+            prior_files.from_file(path, "flow_map")
