@@ -189,11 +189,11 @@ def _read(folder: pathlib.Path, own: nn.Module | None) -> Prior:
 
 def _own_network(folder: pathlib.Path, name: str, own: nn.Module | None) -> nn.Module:
     """The caller's own network, if a folder holds weights of its class, which may have moved to another module."""
-    said = ascii(name)[1:-1][:100]
+    said, kind = (ascii(text)[1:-1][:100] for text in (name, name.rpartition(".")[2]))
     if "." not in name:
         raise InputError(f"{folder} holds {said!r}, which is part of fmdp: load it without network=")
     if own is None:
-        remedy = f"pass it to fmdp.load, network={said.rpartition('.')[2]}(...)"
+        remedy = f"pass it to fmdp.load, network={kind}(...)"
         raise InputError(f"{folder} holds a network that is not part of fmdp, {said}: {remedy}")
     if (given := type(own).__name__) != name.rpartition(".")[2]:
         raise InputError(f"{folder} holds a network {said}, and network= is a {given}: pass one of that class")
