@@ -490,6 +490,8 @@ def test_nonlinear_operators_are_restored(name):
 
 # Stored trajectories of the published program.
 
+ROUNDING = 2e-6 if jax.default_backend() == "cpu" else 2e-5
+
 PAIR = dict(
     inpainting_box=("box_inpainting", dict(size=5)),
     deblurring_gaussian=("gaussian_blur", dict(kernel_size=7, std=1.5)),
@@ -522,7 +524,9 @@ def test_reference_pnp(stored, task):
     for lookahead in (0.0, 0.3, 1.0):
         given = arrays[f"{task}/pnp_la{lookahead}/eps"]
         iterates = pair(jnp.asarray(arrays[f"{task}/y"]), jnp.asarray(given), lookahead)
-        np.testing.assert_allclose(iterates, arrays[f"{task}/pnp_la{lookahead}/x"], atol=2e-5)
+        expected = arrays[f"{task}/pnp_la{lookahead}/x"]
+        np.testing.assert_allclose(iterates, expected, atol=1.5 * ROUNDING)
+        np.testing.assert_allclose(iterates[-1], expected[-1], atol=ROUNDING)
 
 
 @pytest.mark.parametrize("task", PAIR)
@@ -539,7 +543,7 @@ def test_reference_dps_whose_norm_spans_both_images(stored, task):
     observation = Observation(y=y, operator=H, noise=GaussianNoise(sigma=0.05))
     start = jnp.asarray(arrays[f"{task}/dps_eta1/x0"]).reshape(32, 16, 3)
     run = jax.jit(lambda: dps.solve(target.average_field, observation, KEY, steps=20, eta=1.0, noise=start)[0])
-    np.testing.assert_allclose(run().reshape(2, 16, 16, 3), arrays[f"{task}/dps_eta1/x"], atol=2e-5)
+    np.testing.assert_allclose(run().reshape(2, 16, 16, 3), arrays[f"{task}/dps_eta1/x"], atol=ROUNDING)
 
 
 def test_reference_ot_ode(stored):
@@ -555,7 +559,7 @@ def test_reference_ot_ode(stored):
         observation = Observation(y=y, operator=made["inpainting_box"], noise=GaussianNoise(sigma=0.05))
         return ot_ode.solve(target.average_field, observation, KEY, steps=16, start=0.2, noise=noise)[0]
 
-    np.testing.assert_allclose(run(y, noise), expected, atol=2e-5)
+    np.testing.assert_allclose(run(y, noise), expected, atol=ROUNDING)
 
 
 class TheirPoisson:
