@@ -65,16 +65,17 @@ def load_npz(
         return {name: arrays[name] for name in arrays.files if wanted(name)}
 
 
-def gunzip(path: pathlib.Path) -> bytes:
-    """The unpacked content of a .gz file.
+def gunzip(file: pathlib.Path | io.BytesIO) -> bytes:
+    """The unpacked content of a .gz file. No more is unpacked than a file that is no decompression bomb can hold.
 
     Raises:
       InputError: it is a decompression bomb.
       OSError, EOFError, zlib.error: it cannot be read, or is damaged.
     """
-    packed = path.stat().st_size
-    with gzip.open(path) as file:
-        content = file.read(max(ALWAYS_ALLOWED, MAX_EXPANSION * packed) + 1)
+    packed = file.stat().st_size if isinstance(file, pathlib.Path) else len(file.getbuffer())
+    with gzip.open(file) as unpacked:
+        content = unpacked.read(max(ALWAYS_ALLOWED, MAX_EXPANSION * packed) + 1)
     if is_bomb(len(content), packed):
-        raise InputError(f"{path} unpacks to more than {MAX_EXPANSION} times its size: download it again")
+        name = file if isinstance(file, pathlib.Path) else "it"
+        raise InputError(f"{name} unpacks to more than {MAX_EXPANSION} times its size: download it again")
     return content

@@ -32,8 +32,14 @@ def make_backbone(name: str, options: Mapping) -> nn.Module:
 
 
 def backbone_options(network: nn.Module) -> dict[str, Any]:
-    """The name and the options of a backbone, as `make_backbone` takes them."""
-    (name,) = (name for name, kind in BACKBONES.items() if isinstance(network, kind))
+    """The name and the options of a backbone, as `make_backbone` takes them.
+
+    Of a network of one's own, which is not in BACKBONES, only the dotted name of its class.
+    """
+    kind = type(network)
+    name = next((name for name, known in BACKBONES.items() if known is kind), None)
+    if name is None:
+        return {"name": f"{kind.__module__}.{kind.__qualname__}"}
     fields = set(network.__dataclass_fields__) - {"parent", "name"}
     return {"name": name} | {key: getattr(network, key) for key in sorted(fields)}
 

@@ -4,11 +4,9 @@
 form of Karras et al. 2022 (arXiv 2206.00364), with the second time of a flow map in the embedding.
 """
 
-import functools
 import math
-import operator
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -18,6 +16,7 @@ import numpy as np
 from jax import Array, lax
 
 from fmdp.errors import InputError
+from fmdp.networks.resampling import double, halve, resampler
 from fmdp.parallel.precision import product_type
 from fmdp.types import PRNGKey, Time
 
@@ -44,41 +43,9 @@ def _positions(time: Array, channels: int) -> Array:
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
-# Resampling is a sum of a few shifted arrays. It is elementwise, so that XLA fuses it, unlike a depthwise convolution.
-
-
-def _pad(x: Array, width: int, axis: int) -> Array:
-    """Zeros before and after x along this axis, `width` of each."""
-    return lax.pad(x, jnp.zeros((), x.dtype), [(width, width, 0) if a == axis else (0, 0, 0) for a in range(x.ndim)])
-
-
-def halve(x: Array, taps: Sequence[float], axis: int) -> Array:
-    """y[i] = sum_k taps[k] x[2i + k - pad] along this axis, of even size, with pad = (len(taps) - 1) // 2."""
-    size, pad = x.shape[axis], (len(taps) - 1) // 2
-    x = _pad(x, pad, axis)
-    terms = (tap * lax.slice_in_dim(x, k, k + size - 1, 2, axis) for k, tap in enumerate(taps))
-    return functools.reduce(operator.add, terms)
-
-
-def double(x: Array, taps: Sequence[float], axis: int) -> Array:
-    """Twice the transpose of `halve` along this axis, so that constants are preserved."""
-    size, pad, reach = x.shape[axis], (len(taps) - 1) // 2, len(taps) // 2
-    padded = _pad(x, reach, axis)
-
-    def pixels(parity):
-        """The even or the odd elements of y[i] = 2 sum_j taps[i + pad - 2j] x[j]."""
-        starts = {k: reach + (parity + pad - k) // 2 for k in range(len(taps)) if (parity + pad - k) % 2 == 0}
-        terms = (2 * taps[k] * lax.slice_in_dim(padded, i, i + size, axis=axis) for k, i in starts.items())
-        return functools.reduce(operator.add, terms)
-
-    shape = (*x.shape[:axis], 2 * size, *x.shape[axis + 1 :])
-    return jnp.stack([pixels(0), pixels(1)], axis + 1).reshape(shape)
-
-
-@lru_cache
-def _resampler(step: Callable[[Array, Sequence[float], int], Array], taps: Sequence[float]) -> Callable[[Array], Array]:
-    taps = [tap / sum(taps) for tap in taps]
-    return jax.jit(lambda x: step(step(x, taps, 1), taps, 2))
+def _quarter_log(time: Array) -> Array:
+    """log(time + 1e-8) / 4, the embedding's argument in EDM (arXiv 2206.00364); times below 0 count as 0."""
+    return jnp.log(jnp.maximum(time, 0) + 1e-8) / 4
 
 
 def _group_mean(x: Array, groups: int) -> Array:
@@ -164,6 +131,7 @@ class Block(nn.Module):
     adaptive: bool = False
     dropout: float = 0.0
     dtype: str | None = None
+    additive: bool = False
 
     @nn.compact
     def __call__(self, x: Array, embedding: Array) -> Array:
@@ -179,7 +147,10 @@ class Block(nn.Module):
         h = GroupNorm(dtype, name="norm0")(x)
         h = conv("conv0")(resample(h))
         modulation = nn.Dense((1 + self.adaptive) * self.channels, kernel_init=_kernel, name="affine")(embedding)
-        h = GroupNorm(dtype, name="norm1")(h, *jnp.split(modulation, 1 + self.adaptive, axis=-1))
+        if self.additive:
+            h = GroupNorm(dtype, name="norm1")(h + modulation[:, None, None])
+        else:
+            h = GroupNorm(dtype, name="norm1")(h, *jnp.split(modulation, 1 + self.adaptive, axis=-1))
         h = nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))(h)
         h = conv("conv1", _zeros)(h)
         if self.resample or x.shape[-1] != self.channels:
@@ -223,6 +194,8 @@ class UNet(nn.Module):
       middle_attention: whether there is attention in the middle of the network, as in the released weights. Without it
         and with attention=(), the network is fully convolutional.
       remat: whether to recompute the blocks in the backward pass instead of storing their activations.
+      meanflow: whether the times enter as the released MeanFlow weights need it: the embedding takes log(1 - s) / 4 and
+        log(t - s) / 4 instead of s and t - s, and is added to the features before a norm instead of scaling them after.
 
     Raises:
       InputError: H or W is not such a multiple, or resampling is not a filter.
@@ -240,6 +213,7 @@ class UNet(nn.Module):
     dtype: str | None = None
     remat: bool = False
     middle_attention: bool = True
+    meanflow: bool = False
 
     @property
     def stride(self) -> int | None:
@@ -274,15 +248,18 @@ class UNet(nn.Module):
         dtype, precise = product_type(self.dtype), jnp.promote_types(x.dtype, jnp.float32)
         s, t = (jnp.broadcast_to(jnp.asarray(time, precise), batch).reshape(-1) for time in (s, t))
         h = x.reshape(-1, height, width, colours)
-        down, up = (_resampler(step, tuple(self.resampling)) for step in (halve, double))
+        down, up = (resampler(step, tuple(self.resampling)) for step in (halve, double))
 
-        later, first = (_positions(self.time_scale * time, 2 * self.channels) for time in (t - s, s))
+        embedded = (_quarter_log(t - s), _quarter_log(1 - s)) if self.meanflow else (t - s, s)
+        later, first = (_positions(self.time_scale * time, 2 * self.channels) for time in embedded)
         times = later + first
         for i in range(2):
             times = nn.silu(nn.Dense(4 * self.channels, kernel_init=_kernel, name=f"map_layer{i}")(times))
 
+        additive = self.meanflow and not self.adaptive
+
         def block(h, name, channels, attention=False, resample=None):
-            options = channels, attention, resample, self.adaptive, self.dropout, dtype
+            options = channels, attention, resample, self.adaptive, self.dropout, dtype, additive
             if self.is_initializing():
                 return Block(*options, name=name)(h, times)
             rngs = {"dropout": self.make_rng("dropout")} if self.has_rng("dropout") else {}

@@ -18,9 +18,9 @@ from fmdp import networks
 from fmdp.errors import InputError, translating
 from fmdp.flow.tiling import Tiling
 from fmdp.io.files import expand_path
-from fmdp.io.torch_files import read_state_dict
+from fmdp.io.torch_files import read_checkpoint
 from fmdp.io.weights import MODEL, REMEDY, WEIGHTS, read_weights, write_weights
-from fmdp.pretrained.pytorch_unet import unet_from_state_dict
+from fmdp.pretrained.pytorch_unet import unet_from_state_dict, unet_kind, unread_parts
 from fmdp.types import Time
 
 SHIPPED_WEIGHTS = pathlib.Path(__file__).parent / "weights"
@@ -73,7 +73,7 @@ class Prior:
         return cast(Array, self.network.apply({"params": self.params}, x, s, t))
 
 
-def load(path: str | os.PathLike) -> Prior:
+def load(path: str | os.PathLike, *, kind: str | None = None, network: nn.Module | None = None) -> Prior:
     """Load a trained average field.
 
     >>> prior = load("fashion_mnist")
@@ -83,18 +83,26 @@ def load(path: str | os.PathLike) -> Prior:
     Args:
       path: the name of a prior that ships with fmdp (`shipped` lists them), the workdir of a run, a folder with
         weights.safetensors and model.json, or a released checkpoint of the two-time U-Net.
+      kind: of the network in a released checkpoint that does not say so itself: "flow_map" or "meanflow".
+      network: that of a folder which `save` wrote with a network of your own. Its code is not in the folder, and no
+        name in a file is ever imported.
 
     Returns:
       The prior; its parameters are the average over training.
 
     Raises:
-      InputError: the checkpoint does not exist, is damaged, or has a newer format.
+      InputError: the checkpoint does not exist, is damaged, or has a newer format; or it needs a kind or a network that
+        was not given, or has its own.
     """
     folder = find_prior(path)
-    if folder.is_file():
-        return from_file(folder)
+    if folder.is_file() and network is None:
+        return from_file(folder, kind)
+    if kind is not None:
+        raise InputError(f"{folder} with kind={kind}: only a released checkpoint has a kind, leave it out")
     if (folder / MODEL).is_file():
-        return _read(folder)
+        return _read(folder, network)
+    if network is not None:
+        raise InputError(f"{folder} with a network: only a folder that holds one of your own takes it, leave it out")
     if (folder / "config.json").is_file():
         from fmdp.pretrained.workdir import prior_of_workdir  # imports all that training needs
 
@@ -123,17 +131,28 @@ def shipped() -> list[str]:
     return sorted(path.parent.name for path in SHIPPED_WEIGHTS.glob(f"*/{MODEL}"))
 
 
-def from_file(path: pathlib.Path) -> Prior:
+def from_file(path: pathlib.Path, kind: str | None = None) -> Prior:
     """The two-time U-Net in a released checkpoint (.pkl, .pt, .safetensors, .npz). Nothing in the file is executed.
 
+    Args:
+      path: of the file, which gzip may have compressed.
+      kind: of the network, "flow_map" or "meanflow", where the file does not say.
+
+    Returns:
+      The prior; its `about` has the kind, and under `left_out` the parts that were not read, with their sizes.
+
     Raises:
-      InputError: the file cannot be read, or its arrays do not belong to such a network.
+      InputError: the file cannot be read, does not say which kind of network it holds, or its arrays do not belong to
+        such a network.
     """
-    arrays = read_state_dict(path)
+    checkpoint = read_checkpoint(path)
     with translating(lambda why: f"{path}: {why}", InputError):
-        network, params = unet_from_state_dict(arrays)
+        left_out = unread_parts(checkpoint.arrays)
+        kind = unet_kind(checkpoint, kind)
+        network, params = unet_from_state_dict(checkpoint.arrays, kind)
     shape = (network.resolution, network.resolution, params["enc_0_conv"]["kernel"].shape[2])
-    return Prior(params=params, network=network, image_shape=shape, about=PriorMetadata(source=path.name))
+    about = PriorMetadata(source=path.name, kind=kind, left_out=left_out)
+    return Prior(params=params, network=network, image_shape=shape, about=about)
 
 
 def save(folder: pathlib.Path, prior: Prior, half: bool = False) -> None:
@@ -141,7 +160,8 @@ def save(folder: pathlib.Path, prior: Prior, half: bool = False) -> None:
 
     Args:
       folder: must not exist yet.
-      prior: what to write; its `about` goes into MODEL.
+      prior: what to write; its `about` goes into MODEL. Of a network of your own only the name of its class does, so
+        that `load` needs the network.
       half: round the weights to bfloat16, which halves the file.
 
     Raises:
@@ -165,13 +185,17 @@ def save(folder: pathlib.Path, prior: Prior, half: bool = False) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _read(folder: pathlib.Path) -> Prior:
-    """The prior in a folder that `save` or a training run wrote."""
+def _read(folder: pathlib.Path, own: nn.Module | None) -> Prior:
+    """The prior in a folder that `save` or a training run wrote, where needed with a network of the caller's own."""
     arrays, model, matched = read_weights(folder)
     options, image_shape = dict(model["network"]), model["image_shape"]
-    network = networks.make_backbone(str(options.pop("name", "")), options)
-    if not matched:
-        _check_shapes(arrays, network, image_shape, folder)
+    name = str(options.pop("name", ""))
+    is_own = own is not None or "." in name
+    network = _own_network(folder, name, own) if is_own else networks.make_backbone(name, options)
+    if is_own:
+        _check_shapes(arrays, network, image_shape, folder, "network=", "pass the network that was saved")
+    elif not matched:
+        _check_shapes(arrays, network, image_shape, folder, str(folder / MODEL), REMEDY)
     flat = jax.device_put({name: x.astype(np.float32) for name, x in arrays.items()})
     params = flax.traverse_util.unflatten_dict(flat, sep="/")
     about, tiling = PriorMetadata(model["about"]), model.get("tiling")
@@ -179,14 +203,33 @@ def _read(folder: pathlib.Path) -> Prior:
     return Prior(params=params, network=network, image_shape=image_shape, about=about, tiling=tiling)
 
 
-def _check_shapes(arrays: Mapping[str, Any], network: nn.Module, image_shape: tuple, folder: pathlib.Path) -> None:
-    """Raises InputError unless the arrays are the parameters of the network; tracing it takes about a second."""
+def _own_network(folder: pathlib.Path, name: str, own: nn.Module | None) -> nn.Module:
+    """The caller's own network, if a folder holds weights of its class, which may have moved to another module."""
+    said, kind = (ascii(text)[1:-1][:100] for text in (name, name.rpartition(".")[2]))
+    if "." not in name:
+        raise InputError(f"{folder} holds {said!r}, which is part of fmdp: load it without network=")
+    if own is None:
+        remedy = f"pass it to fmdp.load, network={kind}(...)"
+        raise InputError(f"{folder} holds a network that is not part of fmdp, {said}: {remedy}")
+    if (given := type(own).__name__) != name.rpartition(".")[2]:
+        raise InputError(f"{folder} holds a network {said}, and network= is a {given}: pass one of that class")
+    return own
+
+
+def _check_shapes(
+    arrays: Mapping[str, Any], network: nn.Module, image_shape: tuple, folder: pathlib.Path, source: str, remedy: str
+) -> None:
+    """Raises InputError unless the arrays are the parameters of the network; tracing it takes about a second.
+
+    The message says that `source` described the network, and what to do.
+    """
     image = jax.ShapeDtypeStruct(image_shape, jnp.float32)
     # A network may raise anything for images of an impossible shape.
-    with translating(lambda why: f"{folder / MODEL} does not describe a network ({why}): {REMEDY}", Exception):
+    what = f"{source} does not describe a network for images of shape {image_shape}"
+    with translating(lambda why: f"{what} ({why}): {remedy}", Exception):
         params = jax.eval_shape(network.init, jax.random.key(0), image, 0.0, 0.0)["params"]
     expected = flax.traverse_util.flatten_dict(params, sep="/")
     found, wanted = ({name: x.shape for name, x in tree.items()} for tree in (arrays, expected))
     if differing := sorted(name for name, _ in found.items() ^ wanted.items()):
         shapes = f"{differing[0]} has the shape {found.get(differing[0])}, not {wanted.get(differing[0])}"
-        raise InputError(f"{folder / WEIGHTS} does not belong to {MODEL} ({shapes}): {REMEDY}")
+        raise InputError(f"{folder / WEIGHTS} does not belong to {source} ({shapes}): {remedy}")

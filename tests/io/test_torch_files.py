@@ -1,3 +1,4 @@
+import gzip
 import io
 import pathlib
 import pickle
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from fmdp.errors import InputError
-from fmdp.io.torch_files import read_state_dict
+from fmdp.io.archives import is_bomb
+from fmdp.io.torch_files import read_checkpoint, read_state_dict
 from tests.support.bad_input import at_most
 from tests.support.generated import cases
 from tests.support.torch_files import (
@@ -76,6 +78,51 @@ def test_every_kind_of_file_gives_its_arrays(name, tmp_path):
 def test_safetensors(tmp_path):
     save_file({"a": ARRAYS["enc.conv.weight"]}, tmp_path / "x.safetensors")
     np.testing.assert_array_equal(read_state_dict(tmp_path / "x.safetensors")["a"], ARRAYS["enc.conv.weight"])
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_compressed_by_gzip_give_their_arrays(name, tmp_path):
+    found = read(tmp_path, gzip.compress(FILES[name](ARRAYS)), name)
+    assert set(found) == set(ARRAYS)
+    for key, array in found.items():
+        np.testing.assert_array_equal(array, ARRAYS[key])
+
+
+def test_gzip_that_is_damaged_or_a_bomb_is_one_line(tmp_path):
+    whole = gzip.compress(edm_pickle(ARRAYS))
+    wrong = bytearray(whole)
+    wrong[-8] ^= 1  # of the checksum
+    for content in (whole[:-20], whole[:40], whole[:3], bytes(wrong), gzip.compress(whole)):
+        with pytest.raises(InputError, match=r"damaged|neither a pickle") as refused:
+            read(tmp_path, content)
+        assert str(refused.value).isprintable()
+    with pytest.raises(InputError, match="unpacks to more than 200 times its size: download it again"):
+        read(tmp_path, gzip.compress(b"\x80" + b"\0" * 20_000_000))
+
+
+def test_a_zip_in_gzip_may_unpack_no_further_than_either(tmp_path):
+    """The zip unpacks to less than 200 times its size, and so does the gzip, but not one after the other."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", b"\0" * 40_000_000)
+        archive.writestr(zipfile.ZipInfo("archive/filler"), b"\0" * 4_000_000)
+    with zipfile.ZipFile(file) as archive:
+        assert not is_bomb(44_000_000, sum(member.compress_size for member in archive.infolist()))
+    packed = gzip.compress(file.getvalue())
+    assert not is_bomb(len(file.getvalue()), len(packed))
+    with pytest.raises(InputError, match="unpacks to more than 200 times its size"):
+        read(tmp_path, packed)
+
+
+def test_the_class_of_a_network_and_what_it_switches_on_are_read_as_text(tmp_path):
+    path = tmp_path / "x.pkl"
+    path.write_bytes(edm_pickle(ARRAYS, network_class="AMFPrecond", switches=("bin_spectrum",)))
+    found = read_checkpoint(path)
+    assert set(found.arrays) == set(ARRAYS)
+    assert (found.network_class, found.switches) == ("AMFPrecond", {"bin_spectrum"})
+    for name in ("x.pt", "x.npz"):
+        path.write_bytes(FILES[name](ARRAYS))
+        assert read_checkpoint(path)[1:] == ("", frozenset())
 
 
 def test_strides_and_offsets_are_honoured(tmp_path):
@@ -252,6 +299,7 @@ def test_odd_zips_are_one_line(oddity, tmp_path):
 
 with invented_modules():  # not to be met by the imports of other tests
     WHOLE = {name: make(ARRAYS) for name, make in FILES.items()}
+    WHOLE["x.pkl.gz"] = gzip.compress(WHOLE["x.pkl"])
 
 
 @cases(400)

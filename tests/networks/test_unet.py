@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from fmdp.networks.unet import UNet, _affine_norm, _kernel, double, halve
+from fmdp.networks.resampling import double, halve
+from fmdp.networks.unet import UNet, _affine_norm, _kernel
 from fmdp.networks.weight_net import WeightNet
 from fmdp.pretrained.pytorch_unet import unet_from_state_dict, weight_net_from_state_dict
 
@@ -264,6 +265,43 @@ def test_zero_at_first_and_dropout_only_with_a_key(tiny):
     )
     dropped = jax.jit(lambda key: network.apply({"params": params}, x, s, t, rngs={"dropout": key}))
     assert jnp.abs(dropped(jax.random.key(0)) - dropped(jax.random.key(1))).max() > 0.1
+
+
+def test_meanflow_takes_the_times_by_their_logarithms():
+    """With adaptive scales that is all: log(1 - s) / 4 is the first time, log(t - s) / 4 the later one."""
+    x, s, t = inputs()
+    adaptive = TINY.clone(adaptive=True)
+    params = {"params": randomised(adaptive)}
+    first, later = jnp.log(1 - s) / 4, jnp.log(t - s) / 4
+    expected = jax.jit(adaptive.apply)(params, x, first, first + later)
+    found = jax.jit(adaptive.clone(meanflow=True).apply)(params, x, s, t)
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_meanflow_adds_the_times_before_the_second_norm(tiny):
+    """Without a modulation both conditionings agree; a constant one is removed by a norm over all pixels of a group."""
+    params, _ = tiny
+    x, s, t = inputs()
+
+    def run(network, scale, bias):
+        def change(path, leaf):
+            return leaf if "affine" not in str(path) else bias * jnp.ones_like(leaf) if leaf.ndim == 1 else scale * leaf
+
+        changed = jax.tree_util.tree_map_with_path(change, params)
+        return jax.jit(network.apply)({"params": changed}, x, s, t)
+
+    meanflow = TINY.clone(meanflow=True)
+    np.testing.assert_allclose(run(meanflow, 0.0, 0.0), run(TINY, 0.0, 0.0), atol=1e-5)
+    np.testing.assert_allclose(run(meanflow, 0.0, 3.0), run(meanflow, 0.0, 0.0), atol=1e-3)
+    assert jnp.abs(run(TINY, 0.0, 3.0) - run(TINY, 0.0, 0.0)).max() > 0.1
+    assert jnp.abs(run(meanflow, 1.0, 0.0) - run(meanflow, 0.0, 0.0)).max() > 0.01
+
+
+def test_meanflow_is_finite_at_all_times(tiny):
+    params, _ = tiny
+    x, _, _ = inputs((5, 8, 8, 3))
+    s, t = jnp.array([0.0, 0.0, 0.5, 1.0, 1.0 + 1e-6]), jnp.array([0.0, 1.0, 0.5, 1.0, 1.0])
+    assert jnp.isfinite(jax.jit(TINY.clone(meanflow=True).apply)({"params": params}, x, s, t)).all()
 
 
 def test_time_scale_is_a_factor_of_the_times(tiny):

@@ -1,7 +1,9 @@
 import json
 import re
 import shutil
+import sys
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ from fmdp import networks
 from fmdp.cli.run import run_config
 from fmdp.errors import InputError
 from fmdp.io.run_dir import RunDir
+from fmdp.networks.mlp import MLP
 from fmdp.pretrained import prior as prior_files
 
 SHAPE = (4, 6, 1)
@@ -55,6 +58,94 @@ def test_half_takes_half_the_room(prior, tmp_path):
         sizes.append(sum(leaf.size for leaf in jax.tree.leaves(prior)) * (2 if half else 4))
         held = (tmp_path / str(half) / prior_files.WEIGHTS).stat().st_size
         assert sizes[-1] < held < sizes[-1] + 2000
+
+
+class Own(nn.Module):
+    """A network that fmdp does not know."""
+
+    width: int = 3
+
+    @nn.compact
+    def __call__(self, x, s, t):
+        h = nn.Dense(self.width, name="first")(x) + jnp.asarray(s + t)[..., None, None, None]
+        return nn.Dense(x.shape[-1], name="last")(jnp.sin(h))
+
+
+class Another(Own):
+    """Of the same arrays, under another name."""
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A prior with a network of one's own, and the folder that it is saved in."""
+    params = Own().init(jax.random.key(0), jnp.zeros(SHAPE), 0.0, 0.0)["params"]
+    about = prior_files.PriorMetadata(name="own")
+    prior = prior_files.Prior(params=params, network=Own(), image_shape=SHAPE, about=about)
+    prior_files.save(tmp_path / "own", prior)
+    return prior, tmp_path / "own"
+
+
+def test_a_network_of_ones_own_is_saved_by_name_and_loaded_with_the_network(own):
+    prior, folder = own
+    described = json.loads((folder / prior_files.MODEL).read_text())["network"]
+    assert described == {"name": f"{__name__}.Own"}
+    loaded = fmdp.load(folder, network=Own())
+    x = jax.random.normal(jax.random.key(1), (2, *SHAPE))
+    np.testing.assert_array_equal(loaded(x, jnp.full(2, 0.2), jnp.full(2, 0.6)), prior(x, 0.2, 0.6))
+    assert (loaded.about["name"], loaded.network) == ("own", Own())
+    edit(folder, lambda m: m["network"].update(name="notebook.of.mine.Own"))  # the class has moved
+    assert fmdp.load(folder, network=Own()).image_shape == SHAPE
+
+
+def test_a_network_that_derives_from_one_of_ours_is_ones_own(tmp_path):
+    class Derived(MLP):
+        pass
+
+    network = Derived(width=4, blocks=1)
+    params = network.init(jax.random.key(0), jnp.zeros(SHAPE), 0.5, 0.5)["params"]
+    about = prior_files.PriorMetadata()
+    prior = prior_files.Prior(params=params, network=network, image_shape=SHAPE, about=about)
+    prior_files.save(tmp_path / "derived", prior)
+    with pytest.raises(InputError, match=r"network=Derived\(\.\.\.\)"):
+        fmdp.load(tmp_path / "derived")
+    assert fmdp.load(tmp_path / "derived", network=network).network == network
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, r"own holds a network that is not part of fmdp, .*\.Own: pass it to fmdp\.load, network=Own\(\.\.\.\)"),
+        ({"network": Another()}, r"holds a network .*\.Own, and network= is a Another: pass one of that class"),
+        ({"network": Own(width=5)}, r"does not belong to network= \(.* has the shape .*\): pass the network that was"),
+        ({"network": Own(), "kind": "flow_map"}, "only a released checkpoint has a kind"),
+    ],
+)
+def test_a_network_of_ones_own_that_is_missing_or_another_is_one_line(own, given, message):
+    with pytest.raises(InputError, match=message) as refused:
+        fmdp.load(own[1], **given)
+    assert str(refused.value).isprintable()
+
+
+def test_no_name_in_a_file_is_imported(own, tmp_path, monkeypatch):
+    (tmp_path / "hostile_module.py").write_text(f"open({str(tmp_path / 'touched')!r}, 'w').close()")
+    monkeypatch.syspath_prepend(tmp_path)
+    edit(own[1], lambda m: m["network"].update(name="hostile_module.Own"))
+    with pytest.raises(InputError, match=r"hostile_module\.Own"):
+        fmdp.load(own[1])
+    fmdp.load(own[1], network=Own())
+    assert not (tmp_path / "touched").exists()
+    assert "hostile_module" not in sys.modules
+
+
+def test_a_network_is_given_only_where_one_is_missing(saved, tmp_path):
+    with pytest.raises(InputError, match="holds 'mlp', which is part of fmdp: load it without network="):
+        fmdp.load(saved, network=Own())
+    for path in (tmp_path / "x.npz", tmp_path / "run" / "config.json"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("{}")
+    for path in (tmp_path / "x.npz", tmp_path / "run"):
+        with pytest.raises(InputError, match="only a folder that holds one of your own takes it, leave it out"):
+            fmdp.load(path, network=Own())
 
 
 @pytest.mark.slow

@@ -1,40 +1,19 @@
 """Released U-Nets with arrays missing, renamed, of other shapes or kinds: each is loaded or ends in one line."""
 
 import random
-import re
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from fmdp import networks
 from fmdp.errors import InputError
 from fmdp.pretrained import prior as prior_files
 from tests.support.bad_input import at_most, one_line
+from tests.support.released import released
 
 CASES = 80
 SHAPES = [(0,), (1,), (2, 3), (5, 5, 3, 3), (1, 1, 1, 1), (0, 4, 3, 3), (), (70000, 1), (1,) * 9]
 SCALES = ["99999999x99999999", "0x0", "16x16", "8x9"]
-
-
-def released():
-    """The arrays of a tiny U-Net as a released file names them."""
-    network = networks.make_backbone(
-        "unet", dict(channels=4, multipliers=(1, 2), blocks=1, attention=(4,), resolution=8)
-    )
-    image = jax.ShapeDtypeStruct((8, 8, 1), jnp.float32)
-    params = jax.eval_shape(network.init, jax.random.key(0), image, 0.0, 0.0)["params"]
-    found, rng = {}, np.random.default_rng(0)
-    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-        first, *rest, kind = (key.key for key in path)
-        if match := re.fullmatch(r"(enc|dec)_(\d+)_(.*)", first):
-            part, level, block = match.groups()
-            first = f"{part}.{('8x8', '4x4')[int(level)]}_{block}"
-        name = ".".join([first, *rest, "bias" if kind == "bias" else "weight"])
-        found[name] = rng.normal(size=(*leaf.shape[:-3:-1], *leaf.shape[:-2])).astype(np.float32)
-    return found
 
 
 def damage(arrays, rng):
@@ -67,12 +46,12 @@ def test_damaged_networks_are_loaded_or_refused(tmp_path):
     arrays, rng, loaded = released(), random.Random(0), 0
     path = tmp_path / "x.safetensors"
     save_file(arrays, path)
-    assert prior_files.from_file(path).image_shape == (8, 8, 1)
+    assert prior_files.from_file(path, "flow_map").image_shape == (8, 8, 1)
     for _ in range(CASES):
         save_file({name: np.ascontiguousarray(array) for name, array in damage(arrays, rng).items()}, path)
         try:
             with at_most(20):
-                assert prior_files.from_file(path).image_shape[2] > 0
+                assert prior_files.from_file(path, "flow_map").image_shape[2] > 0
             loaded += 1
         except InputError as error:
             assert one_line(str(error))  # noqa: PT017
@@ -84,4 +63,4 @@ def test_a_level_whose_width_is_no_multiple_is_named(tmp_path):
     for width in (1, 9):  # of four channels
         save_file(released() | {name: np.ones(width, np.float32)}, path)
         with pytest.raises(InputError, match=rf"conv.weight has 4 channels; \[4, {width}\] must be multiples"):
-            prior_files.from_file(path)
+            prior_files.from_file(path, "flow_map")

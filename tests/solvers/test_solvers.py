@@ -90,6 +90,34 @@ def test_ot_ode_draws_from_the_posterior():
     np.testing.assert_allclose(lift @ lift.T, spread, atol=0.02)
 
 
+@pytest.mark.parametrize("sigma", [0.3, 0.05, 0.01, 0.001])
+def test_ot_ode_solves_its_linear_systems_at_every_noise_level(sigma):
+    """Against the same steps in numpy with a direct solve; the blur makes them badly conditioned."""
+    shape, steps, start, lam, mean = (16, 16, 1), 8, 0.2, 0.25, 0.1
+    target, n = Gaussian(np.full(shape, mean), lam), 256
+    operator = operators.make("gaussian_blur", shape, kernel_size=7, std=1.5)
+    observation = observe(operator, GaussianNoise(sigma=sigma), target.sample(KEY, 1)[0], jax.random.key(1))
+    noise = jax.random.normal(jax.random.key(2), shape)
+    H = np.asarray(jax.vmap(operator)(jnp.eye(n).reshape(n, *shape)), np.float64).reshape(n, n).T
+    y, x = np.ravel(observation.y).astype(np.float64), np.ravel(noise).astype(np.float64)
+    x = start * H.T @ y + (1 - start) * x
+    for t in start + (1 - start) / steps * np.arange(steps):
+        gain = (t * lam - (1 - t)) / ((1 - t) ** 2 + t**2 * lam)
+        v, spread = mean + gain * (x - t * mean), (1 - t) ** 2 + t**2
+        covariance = (1 - t) ** 2 / spread * H @ H.T + sigma**2 * np.eye(n)
+        misfit = np.linalg.solve(covariance, y - H @ (x + (1 - t) * v))
+        correction = (1 + (1 - t) * gain) * H.T @ misfit
+        x = x + (1 - start) / steps * (v + np.sqrt(t / spread) * (1 - t) / t * correction)
+    options = dict(steps=steps, start=start, noise=noise)
+
+    @jax.jit
+    def run(sigma):
+        known = Observation(y=observation.y, operator=operator, noise=GaussianNoise(sigma=sigma))
+        return ot_ode.solve(target.average_field, known, KEY, **options)[0]
+
+    np.testing.assert_allclose(np.ravel(run(sigma)), x, atol=5e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("steps", "spread"), [(1, 1.0), (8, 1.0), (8, 0.0)])
 def test_flower_draws_from_the_posterior_or_settles_on_its_mean(steps, spread):
@@ -462,6 +490,8 @@ def test_nonlinear_operators_are_restored(name):
 
 # Stored trajectories of the published program.
 
+ROUNDING = 2e-6 if jax.default_backend() == "cpu" else 2e-5
+
 PAIR = dict(
     inpainting_box=("box_inpainting", dict(size=5)),
     deblurring_gaussian=("gaussian_blur", dict(kernel_size=7, std=1.5)),
@@ -494,7 +524,9 @@ def test_reference_pnp(stored, task):
     for lookahead in (0.0, 0.3, 1.0):
         given = arrays[f"{task}/pnp_la{lookahead}/eps"]
         iterates = pair(jnp.asarray(arrays[f"{task}/y"]), jnp.asarray(given), lookahead)
-        np.testing.assert_allclose(iterates, arrays[f"{task}/pnp_la{lookahead}/x"], atol=2e-5)
+        expected = arrays[f"{task}/pnp_la{lookahead}/x"]
+        np.testing.assert_allclose(iterates, expected, atol=1.5 * ROUNDING)
+        np.testing.assert_allclose(iterates[-1], expected[-1], atol=ROUNDING)
 
 
 @pytest.mark.parametrize("task", PAIR)
@@ -511,7 +543,7 @@ def test_reference_dps_whose_norm_spans_both_images(stored, task):
     observation = Observation(y=y, operator=H, noise=GaussianNoise(sigma=0.05))
     start = jnp.asarray(arrays[f"{task}/dps_eta1/x0"]).reshape(32, 16, 3)
     run = jax.jit(lambda: dps.solve(target.average_field, observation, KEY, steps=20, eta=1.0, noise=start)[0])
-    np.testing.assert_allclose(run().reshape(2, 16, 16, 3), arrays[f"{task}/dps_eta1/x"], atol=2e-5)
+    np.testing.assert_allclose(run().reshape(2, 16, 16, 3), arrays[f"{task}/dps_eta1/x"], atol=ROUNDING)
 
 
 def test_reference_ot_ode(stored):
@@ -527,7 +559,7 @@ def test_reference_ot_ode(stored):
         observation = Observation(y=y, operator=made["inpainting_box"], noise=GaussianNoise(sigma=0.05))
         return ot_ode.solve(target.average_field, observation, KEY, steps=16, start=0.2, noise=noise)[0]
 
-    np.testing.assert_allclose(run(y, noise), expected, atol=2e-5)
+    np.testing.assert_allclose(run(y, noise), expected, atol=ROUNDING)
 
 
 class TheirPoisson:

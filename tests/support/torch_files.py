@@ -127,8 +127,11 @@ def inside(array):
     return Call("torch._utils", "_rebuild_tensor_v2", (loaded, 0, shape, contiguous(shape), False, {}))
 
 
-def module(arrays, source="raise SystemExit('executed')"):
-    """A module object with its source text beside it, and those inside it, as EDM's persistence writes them."""
+def module(arrays, source="raise SystemExit('executed')", network_class="AMFPrecond", switches=()):
+    """A module object with its source text beside it, and those inside it, as EDM's persistence writes them.
+
+    All of them have the attributes `switches`, which are True.
+    """
     parameters, inner = {}, {}
     for name, array in arrays.items():
         head, dot, rest = name.partition(".")
@@ -141,13 +144,15 @@ def module(arrays, source="raise SystemExit('executed')"):
         "training": False,
         "_parameters": parameters,
         "_buffers": {"unused": None},
-        "_modules": {name: module(part, source) for name, part in inner.items()},
+        "_modules": {name: module(part, source, "Inner", switches) for name, part in inner.items()},
+        **dict.fromkeys(switches, True),
     }
-    meta = {"type": "class", "version": 6, "module_src": source, "class_name": "Precond", "state": state}
+    meta = {"type": "class", "version": 6, "module_src": source, "class_name": network_class, "state": state}
     return Call("torch_utils.persistence", "_reconstruct_persistent_obj", (meta,))
 
 
-def edm_pickle(arrays, source="raise SystemExit('executed')"):
+def edm_pickle(arrays, source="raise SystemExit('executed')", network_class="AMFPrecond", switches=()):
     """A released snapshot: the averaged network among other things."""
     with invented_modules():
-        return pickle.dumps({"ema": module(arrays, source), "loss_fn": None, "dataset_kwargs": {"path": "x.zip"}}, 4)
+        ema = module(arrays, source, network_class, switches)
+        return pickle.dumps({"ema": ema, "loss_fn": None, "dataset_kwargs": {"path": "x.zip"}}, 4)

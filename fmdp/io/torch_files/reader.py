@@ -1,11 +1,13 @@
 """Checkpoint files of all common formats as named arrays."""
 
+import gzip
 import io
 import os
 import pathlib
 import struct
+import zlib
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError
@@ -15,21 +17,43 @@ from fmdp.errors import InputError, translating
 from fmdp.io import archives
 from fmdp.io.torch_files import safe_pickle
 from fmdp.io.torch_files.safe_pickle import as_text
-from fmdp.io.torch_files.tensors import DTYPES, named_arrays
+from fmdp.io.torch_files.tensors import DTYPES, named_arrays, network_class
 
 MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle in a file of torch.save from before it wrote zips
+GZIP = b"\x1f\x8b"
 FAULTS = (
     ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, EOFError, RecursionError, MemoryError,
-    struct.error, NotImplementedError, SafetensorError,
+    struct.error, NotImplementedError, SafetensorError, zlib.error, gzip.BadGzipFile,
 )  # fmt: skip
 
 
+class Checkpoint(NamedTuple):
+    """What a checkpoint file holds of a network.
+
+    Attributes:
+      arrays: by name.
+      network_class: the name of the network's class, which only pickles of modules hold; "" elsewhere. It is untrusted
+        text.
+      switches: the names of the attributes that are True in it, which may be untrusted text, too.
+    """
+
+    arrays: dict[str, np.ndarray]
+    network_class: str = ""
+    switches: frozenset[str] = frozenset()
+
+
 def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """The named arrays of a checkpoint file, without executing anything in it.
+    """The named arrays of a checkpoint file, as `read_checkpoint` reads them."""
+    return read_checkpoint(path).arrays
+
+
+def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
+    """The named arrays of a checkpoint file and the class of its network, without executing anything in it.
 
     Supported are files of torch.save (zips and the older streams), pickles of modules with their source text (as EDM
-    writes them), .safetensors, and .npz of named arrays; the first bytes decide which it is. If a checkpoint holds
-    several networks, the averaged one is taken. bfloat16 arrays have the type ml_dtypes.bfloat16.
+    writes them), .safetensors, and .npz of named arrays; the first bytes decide which it is. Each may be compressed by
+    gzip. If a checkpoint holds several networks, the averaged one is taken. bfloat16 arrays have the type
+    ml_dtypes.bfloat16.
 
     Raises:
       InputError: the file does not exist, has another format, is damaged, or refers to something that does not belong
@@ -42,38 +66,42 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
         translating(lambda why: f"{path}: {why}", InputError),
         translating(lambda why: f"it is damaged, or not a checkpoint ({why}): download it again", *FAULTS),
     ):
-        return _arrays(content)
+        unpacked = archives.gunzip(io.BytesIO(content)) if content.startswith(GZIP) else content
+        return _checkpoint(unpacked, len(content))
 
 
-def _arrays(content: bytes) -> dict[str, np.ndarray]:
+def _checkpoint(content: bytes, packed: int) -> Checkpoint:
+    """The checkpoint in these bytes, which were so many in the file."""
     if content.startswith(b"PK"):
-        return _zip(content)
+        return _zip(content, packed)
     if content[:1] == b"\x80":
         return _pickle(content)
     if content[8:9] == b"{":
-        return load_safetensors(content)
+        return Checkpoint(load_safetensors(content))
     raise InputError("it is neither a pickle, nor a zip of torch or NumPy, nor safetensors: name a checkpoint")
 
 
-def _zip(content: bytes) -> dict[str, np.ndarray]:
+def _zip(content: bytes, packed: int) -> Checkpoint:
     with archives.open_zip(io.BytesIO(content)) as file:
         members = file.namelist()
+        if archives.is_bomb(sum(member.file_size for member in file.infolist()), packed):
+            raise InputError(f"it unpacks to more than {archives.MAX_EXPANSION} times its size: download it again")
         read = partial(archives.read_member, file)
         pickled = [name for name in members if name.endswith("/data.pkl") or name == "data.pkl"]
         if not pickled:
-            return archives.load_npz(io.BytesIO(content))
+            return Checkpoint(archives.load_npz(io.BytesIO(content)))
         root = pickled[0].removesuffix("data.pkl")
         if f"{root}byteorder" in members and read(f"{root}byteorder") == b"big":
             raise InputError("it was saved on a big-endian machine, which is not supported")
         tree = safe_pickle.read_pickle(io.BytesIO(read(pickled[0])), [])
-        return named_arrays(tree, lambda key: read(f"{root}data/{key}"), _typed)
+        return Checkpoint(named_arrays(tree, lambda key: read(f"{root}data/{key}"), _typed), *network_class(tree))
 
 
-def _pickle(content: bytes) -> dict[str, np.ndarray]:
+def _pickle(content: bytes) -> Checkpoint:
     stream = io.BytesIO(content)
     first = safe_pickle.read_pickle(stream, [])
     tree, storages = _stream(stream) if first == MAGIC else (first, {})
-    return named_arrays(tree, storages.__getitem__, _typed)
+    return Checkpoint(named_arrays(tree, storages.__getitem__, _typed), *network_class(tree))
 
 
 def _stream(stream: io.BytesIO) -> tuple[Any, dict[str, bytes]]:

@@ -53,6 +53,33 @@ def named_arrays(tree: Any, storages: Storages, load_bytes: Callable[[bytes], An
     return found
 
 
+def network_class(tree: Any) -> tuple[str, frozenset[str]]:
+    """The name of the class that a network was pickled under, and which switches it has on.
+
+    Args:
+      tree: from `safe_pickle.read_pickle`.
+
+    Returns:
+      The name, or "" where the tree does not say; and the names of all attributes that are True in the network or in a
+      module directly inside it.
+    """
+    outer = _persistent(_network(tree))
+    name, state = outer.get("class_name"), outer.get("state")
+    modules = state.get("_modules") if isinstance(state, dict) else None
+    inner = [_persistent(module).get("state") for module in modules.values()] if isinstance(modules, dict) else []
+    states = [x for x in (state, *inner) if isinstance(x, dict)]
+    switched = {key for x in states for key, value in x.items() if value is True and isinstance(key, str)}
+    return name if isinstance(name, str) else "", frozenset(switched)
+
+
+def _persistent(tree: Any) -> dict:
+    """What a module object with its source text says of itself; {} for anything else."""
+    if not isinstance(tree, PickledCall) or not tree.name.endswith("persistence._reconstruct_persistent_obj"):
+        return {}
+    (meta,) = tree.arguments
+    return meta if isinstance(meta, dict) else {}
+
+
 def _network(tree: Any) -> Any:
     """The network in a checkpoint: the value of one of the usual keys, or the whole tree."""
     for _ in range(3):
@@ -69,8 +96,7 @@ def _leaves(tree: Any, prefix: str, depth: int, visits: Iterator[int]) -> Iterat
     """The entries that a state_dict would have: those of nested dicts, and parameters and buffers of modules."""
     if depth > MAX_DEPTH or next(visits) > MAX_ENTRIES:
         raise ValueError(f"it is nested more than {MAX_DEPTH} deep, or has more than {MAX_ENTRIES} entries")
-    if isinstance(tree, PickledCall) and tree.name.endswith("persistence._reconstruct_persistent_obj"):
-        (meta,) = tree.arguments
+    if meta := _persistent(tree):
         tree = meta["state"]
     elif isinstance(tree, PickledCall) and tree.name not in _REBUILT and isinstance(tree.state, dict):
         tree = tree.state
