@@ -94,7 +94,9 @@ EVALUATE = dict(
     baseline_steps=32,  # of their reverse diffusion
     inception="",  # for KID, FID, precision and recall: a path, "auto" to look for the weights, or empty
     lpips="",  # likewise for LPIPS
-    small_fid=False,  # FID even of fewer than 2,048 images
+    dists="",  # likewise for DISTS
+    vgg16="",  # likewise for the Fréchet distance, KID, precision and recall on VGG16's features
+    small_fid=False,  # Fréchet distances even of fewer images than features (2,048 of Inception, 512 of VGG16)
 )
 
 INVERSE = dict(

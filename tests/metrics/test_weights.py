@@ -30,11 +30,13 @@ def home(tmp_path, monkeypatch):
 def files(monkeypatch):
     """Stand-ins for AlexNet's published files: their digests are taken for the published ones; reads are counted."""
     source, reads = weights.SOURCES["lpips_alex"], []
+    package, torch = source.releases
     stand_ins = [
         file._replace(digest=hashlib.sha256(content).hexdigest()[:8])
-        for file, content in zip(source.files, CONTENTS.values(), strict=True)
+        for file, content in zip(torch.files, CONTENTS.values(), strict=True)
     ]
-    monkeypatch.setitem(weights.SOURCES, "lpips_alex", source._replace(files=stand_ins))
+    releases = [package, torch._replace(files=stand_ins)]
+    monkeypatch.setitem(weights.SOURCES, "lpips_alex", source._replace(releases=releases))
 
     def read(path):
         reads.append(path.name)
@@ -68,18 +70,18 @@ def test_published_files_are_converted_once(home, files, tmp_path):
 
 def test_weights_are_found_where_torch_keeps_them(home, files, monkeypatch, tmp_path):
     fill(home / ".cache" / "torch" / "hub" / "checkpoints")
-    assert len(weights.find_weights("lpips_alex", "auto")) == 2
+    assert len(weights.find_weights("lpips_alex", "auto").paths) == 2
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    assert weights.find_weights("lpips_alex", "auto") == []
+    assert weights.find_weights("lpips_alex", "auto") is None
     fill(tmp_path / "torch" / "hub" / "checkpoints")
-    assert len(weights.find_weights("lpips_alex", "auto")) == 2
+    assert len(weights.find_weights("lpips_alex", "auto").paths) == 2
 
 
 def test_one_publisher_s_name_is_as_good_as_the_other_s(home, tmp_path):
     (tmp_path / "weights-inception-2015-12-05-6726825d.pth").touch()
-    (path,) = weights.find_weights("inception", str(tmp_path))
-    assert weights.find_weights("inception", str(path)) == [path]
-    assert weights.find_weights("lpips_vgg", str(tmp_path)) == []
+    (path,) = weights.find_weights("inception", str(tmp_path)).paths
+    assert weights.find_weights("inception", str(path)).paths == [path]
+    assert weights.find_weights("lpips_vgg", str(tmp_path)) is None
 
 
 def test_a_file_that_is_not_the_published_one_is_refused_before_the_run(home, files, tmp_path):
@@ -123,7 +125,7 @@ def test_converted_weights_may_be_given_instead(home, tmp_path):
     validate_for_devices(settings, 1)
     given = weights.load_weights("lpips_alex", str(tmp_path))
     assert given.origin == "random"
-    assert same(given.params, weights.SOURCES["lpips_alex"].convert(ARRAYS))
+    assert same(given.params, weights.SOURCES["lpips_alex"].releases[1].convert(ARRAYS))
     assert weights.load_weights("lpips_vgg", str(tmp_path)) is None
 
 

@@ -12,11 +12,14 @@ import numpy as np
 from fmdp.metrics import weights
 
 STORED = json.loads(pathlib.Path(__file__).with_name("published.json").read_text())
-IMAGES = {"inception": (2, 353, 53, 3), "lpips_alex": (2, 45, 61, 3), "lpips_vgg": (2, 33, 39, 3)}
+VGG = (2, 33, 39, 3)
+IMAGES = {"inception": (2, 353, 53, 3), "lpips_alex": (2, 45, 61, 3), "lpips_vgg": VGG, "dists": VGG, "vgg16": VGG}
 
 
 def layout(network: str) -> dict[str, list[int]]:
     """The arrays of the published files of a network by name, with their shapes."""
+    if network in ("dists", "vgg16"):
+        return {name: shape for name, shape in layout("lpips_vgg").items() if not name.startswith("lin")}
     shapes = {}
     for name, shape in STORED[network]["kernels"].items():
         if network == "inception":
@@ -52,5 +55,5 @@ def write_random_weights(folder: pathlib.Path, *networks: str) -> None:
     """Leave random weights in a folder as `fmdp.metrics.weights` finds converted ones."""
     for name in networks:
         source = weights.SOURCES[name]
-        params = source.convert(random_arrays(name))
+        params = source.releases[-1].convert(random_arrays(name))  # in the layout of torch's files
         weights.save_weights(folder / f"{name}.npz", weights.Weights(source.network, params, "random"))

@@ -180,6 +180,8 @@ def _numpy(leaf: PickledCall) -> np.ndarray:
         fortran = order == "F"
     else:
         _, shape, dtype, fortran, content = tuple(leaf.state or ())  # of another length: a ValueError, as it should be
+    if min(shape, default=0) < 0:
+        raise ValueError(f"an array of shape {shape}")
     kind = np.dtype(as_text(dtype.arguments[0]))
     if isinstance(dtype.state, tuple) and dtype.state[1] in ("<", ">"):
         kind = kind.newbyteorder(dtype.state[1])
