@@ -63,13 +63,24 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
+def complete(name: str, baseline: str) -> Recipe:
+    """A recipe with what it leaves to the baseline."""
+    return PLAIN | RECIPES[baseline] | RECIPES[name]
+
+
+def configured(path: str, recipe: Recipe) -> Any:
+    """The configuration of a file with the values of a recipe."""
+    config = load_config(path)
+    config.update_from_flattened_dict(dict(recipe))
+    return config
+
+
 def step_costs(path: str, recipes: Mapping[str, Recipe], rounds: int) -> dict[str, dict[str, float]]:
     """The seconds and the lines of a training step of each recipe, timed in turn; of phases, the mean over them."""
     runs, lines = {}, {}
     shape, dtype = image_form(load_config(path))
     for name, recipe in recipes.items():
-        config = load_config(path)
-        config.update_from_flattened_dict(dict(recipe))
+        config = configured(path, recipe)
         for part, share in config.loss.phases or ((1.0, config.loss.diagonal_share),):
             config.loss.update(phases=(), diagonal_share=share)
             workload = Workload(config.copy_and_resolve_references(), shape, config.train.batch_size, 1, dtype=dtype)
@@ -141,7 +152,7 @@ def main() -> None:
     args, flags = parser.parse_known_args()
     args.out.mkdir(parents=True, exist_ok=True)
     names = dict.fromkeys([args.baseline, *args.recipes.split(",")])
-    recipes = {name: PLAIN | RECIPES[args.baseline] | RECIPES[name] for name in names}
+    recipes = {name: complete(name, args.baseline) for name in names}
     costs_file = args.out / "costs.json"
     if not costs_file.exists():
         costs_file.write_text(json.dumps(step_costs(args.config, recipes, args.rounds), indent=1))

@@ -2,8 +2,6 @@
 
 import runpy
 
-import pytest
-
 from configs import digits
 from fmdp.config.validation import validate
 from tests.docs.test_doctests import ROOT
@@ -11,8 +9,17 @@ from tests.docs.test_doctests import ROOT
 SCRIPT = runpy.run_path(str(ROOT / "docs" / "training" / "compare_recipes.py"))
 
 
-@pytest.mark.parametrize("name", SCRIPT["RECIPES"])
-def test_a_recipe_is_a_configuration_of_its_own(name):
-    config = SCRIPT["configured"](str(ROOT / "configs" / "digits.py"), SCRIPT["RECIPES"][name])
-    validate(config)
-    assert (config == digits.get_config()) == (name in ("baseline", "MeanFlow"))
+def test_every_recipe_is_a_configuration_of_its_own():
+    for baseline in ("MeanFlow", "LSD"):
+        recipes = {name: SCRIPT["complete"](name, baseline) for name in SCRIPT["RECIPES"]}
+        configs = [SCRIPT["configured"](str(ROOT / "configs" / "digits.py"), recipe) for recipe in recipes.values()]
+        for config in configs:
+            validate(config)
+        assert len({config.to_json() for config in configs}) == len(configs)
+
+
+def test_the_first_baseline_is_the_recipe_of_0_1_0():
+    config = SCRIPT["configured"](str(ROOT / "configs" / "digits.py"), SCRIPT["complete"]("MeanFlow", "MeanFlow"))
+    default = digits.get_config()
+    default.loss.times = "uniform"
+    assert config == default
