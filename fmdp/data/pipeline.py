@@ -84,7 +84,7 @@ class ShuffledBatches(grain.sources.RandomAccessDataSource):
     def _drawn(self, draw: Callable[[int, int, int], np.ndarray], k) -> np.ndarray:
         """What `draw`, of a seed, an epoch and the number of images, has for each row of batch k, [b, ...]."""
         size = len(self._images)
-        epochs, offsets = np.divmod(int(k) * self._batch_size + self._rows, size)
+        epochs, offsets = np.divmod(int(k) * self._batch_size + self._rows.astype(np.int64), size)
         drawn = {epoch: draw(self._seed, epoch, size) for epoch in np.unique(epochs).tolist()}
         one = next(iter(drawn.values()))
         rows = np.empty((len(offsets), *one.shape[1:]), one.dtype)

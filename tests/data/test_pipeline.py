@@ -31,6 +31,12 @@ def test_order_depends_on_the_seed_alone():
     assert not np.array_equal(a, c)
 
 
+def test_batches_beyond_two_billion_images():
+    iterator = data.batches(images(14), 7, seed=0)
+    iterator.set_state({"next_index": 2**31})
+    assert sorted(np.concatenate(rows(iterator, 2))) == list(range(14))
+
+
 def test_an_iterator_continues_from_a_saved_position():
     iterator = data.batches(images(10), 4, seed=0)
     rows(iterator, 3)
