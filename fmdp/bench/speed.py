@@ -225,8 +225,7 @@ def input_pipeline(workload: Workload) -> dict[str, Any]:
         images = data.load_split(config.data).train
     except InputError as error:
         return {"not_measured": str(error)}
-    options = {name: config.data[name] for name in ("flip", "turn", "workers")}
-    iterator = data.batches(images, workload.size, 0, **options)
+    iterator = data.batches(images, workload.size, 0, **data.batch_options(config.data))
     place = data_parallel.make_train_mode(config.parallel.mode, devices).place_batch
     steps = max(workload.rounds, 50)
     batch, ahead = place(next(iterator)), data.placed_ahead(iterator, place, sys.maxsize)

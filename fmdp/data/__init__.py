@@ -2,7 +2,7 @@
 
 from fmdp.data.containers import Images, UInt8Images, read_stored, to_float
 from fmdp.data.decoding import ImagePreprocessor, LazyImages
-from fmdp.data.pipeline import batches, placed_ahead, records
+from fmdp.data.pipeline import batch_options, batches, placed_ahead, records
 from fmdp.data.sources import digits, load_split
 from fmdp.data.splits import Split, pin_split, set_aside, split
 from fmdp.data.synthetic import DRAWING_SEED, TARGETS
@@ -15,6 +15,7 @@ __all__ = [
     "LazyImages",
     "Split",
     "UInt8Images",
+    "batch_options",
     "batches",
     "digits",
     "load_split",

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import grain
 import numpy as np
 from absl import flags
+from ml_collections import ConfigDict
 
 from fmdp.data.containers import Images, read_stored
 from fmdp.data.crops import DRAWS, RandomCrops
@@ -229,6 +230,11 @@ def batches(
         threads = min(8, os.cpu_count() or 1)
         return Batches(dataset, grain.ReadOptions(num_threads=threads, prefetch_buffer_size=8), 0)
     return Batches(dataset, grain.ReadOptions(num_threads=1, prefetch_buffer_size=2), workers)
+
+
+def batch_options(config: ConfigDict) -> dict[str, Any]:
+    """What config.data asks of `batches`, as keyword arguments."""
+    return {name: config[name] for name in ("flip", "turn", "workers")}
 
 
 def placed_ahead(

@@ -125,8 +125,7 @@ def _rollback(
 
 def _batches(config: ConfigDict, images: data.Images) -> Batches:
     share = jax.process_index(), jax.process_count()
-    options = {name: config.data[name] for name in ("flip", "turn", "workers")}
-    return data.batches(images, config.train.batch_size, config.seed, *share, **options)
+    return data.batches(images, config.train.batch_size, config.seed, *share, **data.batch_options(config.data))
 
 
 def _first_state(
