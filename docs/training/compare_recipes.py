@@ -56,6 +56,13 @@ RECIPES: dict[str, Recipe] = {
     "late + share .75": {"loss.times": "late", "loss.diagonal_share": 0.75},
     "late + Huber + share .75": {"loss.times": "late", "loss.huber": 0.1, "loss.diagonal_share": 0.75},
     "late + diagonal first": {"loss.times": "late", "loss.phases": ((0.5, 1.0), (0.5, 0.25))},
+    "logit-normal + share .75": {"loss.times": "logit_normal", "loss.diagonal_share": 0.75},
+    "improved + share .75": {"loss.off_diagonal": "improved_meanflow", "loss.diagonal_share": 0.75},
+    "improved + late + share .75": {
+        "loss.off_diagonal": "improved_meanflow",
+        "loss.times": "late",
+        "loss.diagonal_share": 0.75,
+    },
     "improved + logit-normal + share .75": {
         "loss.off_diagonal": "improved_meanflow",
         "loss.times": "logit_normal",
