@@ -76,16 +76,24 @@ def complete(name: str, baseline: str) -> Recipe:
     return PLAIN | RECIPES[baseline] | RECIPES[name]
 
 
-def configured(path: str, recipe: Recipe) -> Any:
-    """The configuration of a file with the values of a recipe."""
+def configured(path: str, recipe: Recipe, flags: Sequence[str] = ()) -> Any:
+    """The configuration of a file with the values of a recipe and of flags."""
     config = load_config(path)
-    config.update_from_flattened_dict(dict(recipe))
+    given = (flag.removeprefix("--config.").split("=", 1) for flag in flags)
+    config.update_from_flattened_dict(dict(recipe) | {key: literal(value) for key, value in given})
     return config
 
 
-def step_cost(path: str, recipe: Recipe, rounds: int) -> dict[str, float]:
+def literal(text: str) -> Any:
+    """The value of a flag: JSON, or else the text itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def step_cost(config: Any, rounds: int) -> dict[str, float]:
     """The median seconds and the lines of a training step; of phases, the mean over them."""
-    config = configured(path, recipe)
     shape, dtype = image_form(config)
     seconds, lines = 0.0, 0
     for part, share in config.loss.phases or ((1.0, config.loss.diagonal_share),):
@@ -121,7 +129,7 @@ def train(path: str, recipe: Recipe, steps: int, seed: int, workdir: pathlib.Pat
         subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True)
 
 
-def measures(path: str, workdir: pathlib.Path) -> dict[str, float]:
+def measures(config: Any, workdir: pathlib.Path) -> dict[str, float]:
     """What the table says of a run, with the noise level behind the name."""
     summary = json.loads((workdir / "summary.json").read_text())
     row: dict[str, float] = {}
@@ -135,12 +143,12 @@ def measures(path: str, workdir: pathlib.Path) -> dict[str, float]:
     with (workdir / "metrics.jsonl").open() as lines:
         norms = [x["gradient_norm"] for x in map(json.loads, lines) if "gradient_norm" in x]
     row["spikes"] = float(np.quantile(norms, 0.95) / np.median(norms))
-    return row | sample_distances(path, workdir)
+    return row | sample_distances(config, workdir)
 
 
-def sample_distances(path: str, workdir: pathlib.Path) -> dict[str, float]:
+def sample_distances(config: Any, workdir: pathlib.Path) -> dict[str, float]:
     """MMD^2 between the held-out images and as many samples, made in one step and in four."""
-    prior, config = fmdp.load(workdir), load_config(path)
+    prior = fmdp.load(workdir)
     real = np.asarray(data.to_float(data.read_stored(data.load_split(config.data).test, slice(2000))))
     vectors = real.reshape(len(real), -1)
     width = median_distance(vectors)
@@ -167,7 +175,8 @@ def main() -> None:
     parser.add_argument("--time", choices=list(RECIPES), help="time the steps of this recipe, and print the result")
     args, flags = parser.parse_known_args()
     if args.time:
-        print(json.dumps(step_cost(args.config, complete(args.time, args.baseline), args.rounds)))
+        config = configured(args.config, complete(args.time, args.baseline), flags)
+        print(json.dumps(step_cost(config, args.rounds)))
         return
     args.out.mkdir(parents=True, exist_ok=True)
     names = dict.fromkeys([args.baseline, *args.recipes.split(",")])
@@ -181,7 +190,7 @@ def main() -> None:
     def run(name: str, seed: int) -> dict[str, float]:
         workdir = args.out / f"{name.replace(' ', '_')}-{seed}"
         train(args.config, recipes[name], round(budget / costs[name]["seconds"]), seed, workdir, flags)
-        row = measures(args.config, workdir)
+        row = measures(configured(args.config, recipes[name], flags), workdir)
         print(name, seed, json.dumps({key: round(x, 5) for key, x in row.items()}), flush=True)
         return row
 
