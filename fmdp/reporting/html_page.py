@@ -1,28 +1,23 @@
 """The report page of a run: report.html, one self-contained file with its numbers and pictures."""
 
-import base64
-import io
-import json
 import math
 import pathlib
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
-from PIL import Image
 
 from fmdp.evaluation.summary import Summary
 from fmdp.io.files import atomic_write
 from fmdp.reporting.panels import OMITTED, Curve, Panel, Plane, build_panels, set_scales
 from fmdp.reporting.pictures import Pictures
+from fmdp.reporting.templating import TEMPLATES, data_uri
 
 WIDTH, HEIGHT = 600, 420  # of a plane, in units of its SVG
 LEFT, RIGHT, TOP, BOTTOM = 84, 18, 38, 58
 APART = 26.0  # smallest distance between ticks
 ROUND = [0.0, *(sign * m * 10.0**e for m in (1, 5, 2) for e in range(6, -9, -1) for sign in (1, -1))]
 """Candidate ticks of logarithmic axes. Where there is no room for all, the earlier ones take precedence."""
-LOSSLESS = 96  # pixels a side; larger pictures become JPEG, so that the page stays small
 MEASURES = {
     "kernel_distance": "kernel distance",
     "frechet_distance": "Fréchet distance",
@@ -62,19 +57,8 @@ def render_page(summary: Summary, pictures: Pictures) -> str:
     """
     views = [_lay_out(panel) for panel in build_panels(summary, pictures)]
     levels = [index for index, view in enumerate(views) if view["group"] == "Denoising"]
-    environment = Environment(
-        loader=PackageLoader("fmdp.reporting"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["pretty"] = lambda value: json.dumps(value, indent=1, ensure_ascii=False)
-    environment.tests["finite"] = lambda value: (
-        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    )
     size = {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "foot": HEIGHT - BOTTOM}
-    return environment.get_template("report.html.j2").render(
+    return TEMPLATES.get_template("report.html.j2").render(
         title=summary.config,
         facts=_facts(summary),
         views=views,
@@ -166,17 +150,6 @@ def _rows(view: Panel) -> list[dict[str, Any]]:
         }
         for i in range(len(view.clean))
     ]
-
-
-def data_uri(picture: np.ndarray) -> str:
-    """A uint8 picture [H, W] or [H, W, 3] as a data URI."""
-    lossless = max(picture.shape[:2]) <= LOSSLESS
-    file = io.BytesIO()
-    if lossless:
-        Image.fromarray(picture).save(file, "PNG", optimize=True)
-    else:
-        Image.fromarray(picture).save(file, "JPEG", quality=88)
-    return f"data:image/{'png' if lossless else 'jpeg'};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _draw(plane: Plane, positions: list[str]) -> dict[str, Any]:

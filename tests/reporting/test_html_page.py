@@ -322,7 +322,8 @@ def contrast(one, other):
 
 
 def test_contrast_is_that_of_wcag_aa():
-    text = resources.files("fmdp").joinpath("reporting/templates/report.html.j2").read_text()
+    folder = resources.files("fmdp").joinpath("reporting/templates")
+    text = "".join(folder.joinpath(name).read_text() for name in ("base.html.j2", "report.html.j2"))
     colours = re.findall(r"--([a-z]+): light-dark\((#\w{6}), (#\w{6})\)", text)
     named = {name: pair for name, *pair in colours if name != "c"}
     lines = [pair for name, *pair in colours if name == "c"]
