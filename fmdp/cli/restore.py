@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from fmdp import load
 from fmdp.cli import provenance
+from fmdp.cli.deprecated import warn_degraded
 from fmdp.data.decoding import UnusableError
 from fmdp.errors import InputError, ParameterError, printable, translating
 from fmdp.evaluation.calibration import Calibration
@@ -33,12 +34,13 @@ MAX_VALUE = 200  # characters of a flag's value that a message repeats
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "restore: a shipped prior by name, a run's folder, or a file.")
 INPUT = flags.DEFINE_string("input", None, "restore: an image, or a folder of images.")
-OUTPUT = flags.DEFINE_string("output", None, "restore: the folder for the restored images.")
-OPERATOR = flags.DEFINE_string("operator", "denoising", "restore: the operator that degrades the images, by name.")
+OUTPUT = flags.DEFINE_string("output", None, "restore: the folder for results; by default `restored` beside the input.")
+OPERATOR = flags.DEFINE_string("operator", "denoising", "restore: the operator that degraded the images, by name.")
 OPERATOR_ARG = flags.DEFINE_multi_string(
     "operator_arg", [], "restore: a parameter of the operator, as NAME=VALUE; mask and kernel name image files."
 )
-DEGRADED = flags.DEFINE_bool("already_degraded", False, "restore: the images are degraded; do not degrade them again.")
+DEGRADE = flags.DEFINE_bool("degrade", None, "restore: the images are clean; degrade them first, and report the error.")
+ALREADY = flags.DEFINE_bool("already_degraded", None, "restore: the default since version 0.2; leave it out.")
 SIGMA = flags.DEFINE_float("sigma", None, "restore: standard deviation of the noise; 1 is half the range of pixels.")
 LOOKAHEAD = flags.DEFINE_float(
     "lookahead", None, "restore: from 0 (the default: minimum error) to 1 (perfect perception)."
@@ -64,7 +66,7 @@ PRECISION = flags.DEFINE_enum(
 FLAG_OF: dict[str, flags.FlagHolder] = {
     "operator": OPERATOR,
     "parameters": OPERATOR_ARG,
-    "degraded": DEGRADED,
+    "degraded": DEGRADE,
     "sigma": SIGMA,
     "lookaheads": LOOKAHEAD,
     "num_samples": NUM_SAMPLES,
@@ -82,6 +84,10 @@ FLAG_OF: dict[str, flags.FlagHolder] = {
 def describe_flag(parameter: str) -> str:
     """The flag of a parameter of the library as it stands on the command line, such as --sigma=0.1."""
     flag = FLAG_OF[parameter]
+    if flag is DEGRADE:
+        return f"{'with' if degrades() else 'without'} --degrade"
+    if flag is OUTPUT and flag.value is None:
+        return f"--output={image_files.default_output(pathlib.Path(INPUT.value))}"
     if flag.value is None or flag.value == [] or isinstance(flag.value, bool):
         return f"--{flag.name}"
     values = flag.value if isinstance(flag.value, list) else [flag.value]
@@ -111,7 +117,8 @@ def run_restore() -> None:
     Raises:
       InputError: flags that are missing or exclude each other, or that cannot be used.
     """
-    checkpoint, source, output = (_required_path(flag) for flag in (CHECKPOINT, INPUT, OUTPUT))
+    checkpoint, source = (_required_path(flag) for flag in (CHECKPOINT, INPUT))
+    output = image_files.default_output(source) if OUTPUT.value is None else expand_path(OUTPUT.value)
     chosen = [flag.name for flag in (LOOKAHEAD, BUDGET) if flag.value is not None] + ["sweep"] * ALL.value
     if len(chosen) > 1:
         raise InputError(f"--{chosen[0]} and --{chosen[1]} exclude each other: keep one")
@@ -120,6 +127,8 @@ def run_restore() -> None:
             raise InputError(f"--{flag.name} is of plug-and-play, and denoising is one evaluation: leave it out")
     count = len(image_files.find_images(source, output))  # before anything slow
     request = request_from_flags()
+    if DEGRADE.value is None:
+        warn_degraded(ALREADY.value, OPERATOR.value != "denoising" or request.sigma is not None)
     if BUDGET.value is not None:
         lookahead = lookahead_for_budget(BUDGET.value, request, prior_files.find_prior(checkpoint))
         request = dataclasses.replace(request, lookaheads=(lookahead,))
@@ -180,17 +189,24 @@ def describe_result(restored: Restored, request: Request) -> list[str]:
     return lines
 
 
+def degrades() -> bool:
+    """Whether the images are clean and degraded first; version 0.1.0 said so by --noalready_degraded."""
+    return bool(DEGRADE.value) or ALREADY.value is False
+
+
 def request_from_flags() -> Request:
     """What the flags ask for.
 
     Raises:
       InputError: a flag cannot be used.
     """
+    if DEGRADE.value and ALREADY.value:
+        raise InputError("--degrade and --already_degraded exclude each other: keep one")
     with naming_flags():
         return Request(
             operator=OPERATOR.value,
             parameters=parse_operator_args(OPERATOR_ARG.value),
-            degraded=DEGRADED.value,
+            degraded=not degrades(),
             sigma=SIGMA.value,
             lookaheads=SWEEP if ALL.value else (LOOKAHEAD.value or 0.0,),
             num_samples=NUM_SAMPLES.value,
@@ -204,7 +220,7 @@ def request_from_flags() -> Request:
 
 def _required_path(flag: flags.FlagHolder) -> pathlib.Path:
     if flag.value is None:
-        raise InputError(f"--{flag.name} is missing: --mode=restore needs --checkpoint, --input and --output")
+        raise InputError(f"--{flag.name} is missing: --mode=restore needs --checkpoint and --input")
     return expand_path(flag.value)
 
 

@@ -30,8 +30,8 @@ class Request:
       operator: a name in `operators.OPERATORS`, or an operator of your own (`operators.from_function`). "denoising"
         is one evaluation of the field, everything else plug-and-play.
       parameters: of a named operator, by name.
-      degraded: whether the image is the measurement; otherwise it is the clean image, which is measured first, so that
-        the error is known.
+      degraded: whether the image is the measurement, as a picture of your own is. With False it is a clean image,
+        which is degraded first, so that the error is known.
       sigma: standard deviation of the noise on the [-1, 1] scale. None stands for 0.05 where noise is added, and for an
         estimate where a degraded image is denoised. Plug-and-play scales its data step by `gain` instead.
       lookaheads: relative ones, from 0 to 1. Denoising goes from minimum error to perfect perception; within
@@ -50,7 +50,7 @@ class Request:
 
     operator: str | Operator = "denoising"
     parameters: dict[str, Any] = field(default_factory=dict)
-    degraded: bool = False
+    degraded: bool = True
     sigma: float | None = None
     lookaheads: tuple[float, ...] = (0.0,)
     num_samples: int = 1
@@ -78,9 +78,9 @@ class Request:
             array, taker = ("kernel", "motion_blur") if self.operator == "motion_blur" else ("mask", "brush_inpainting")
             if self.parameters.get(array) is None:
                 remedy = f"{self.name} would draw another {array}: pass {array}=... to the operator {taker}"
-                raise self.error("parameters", remedy)
+                raise self.error("degraded", f"{remedy}, or have a clean image degraded")
         if self.degraded and self.operator in NOT_IMAGES:
-            raise self.error("degraded", f"{self.name} does not measure an image: give the clean image instead")
+            raise self.error("degraded", f"{self.name} does not measure an image: have a clean image degraded")
 
     @property
     def name(self) -> str:
