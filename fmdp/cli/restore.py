@@ -14,17 +14,16 @@ from tqdm import tqdm
 
 from fmdp import load
 from fmdp.cli import provenance
+from fmdp.cli.budget import lookahead_for_budget
 from fmdp.cli.deprecated import warn_degraded
 from fmdp.data.decoding import UnusableError
 from fmdp.errors import InputError, ParameterError, printable, translating
-from fmdp.evaluation.calibration import Calibration
-from fmdp.flow.interpolant import time_of_sigma
-from fmdp.io.files import expand_path, read_json
+from fmdp.io.files import expand_path
 from fmdp.parallel.precision import PRECISIONS
 from fmdp.pretrained import prior as prior_files
 from fmdp.reporting.contact_sheet import draw_sheet
 from fmdp.restoration import image_files
-from fmdp.restoration.request import Request
+from fmdp.restoration.request import GRAY_LEVELS, MAX_SIGMA, Request
 from fmdp.restoration.restore import Restored
 from fmdp.types import SizedField
 
@@ -41,7 +40,8 @@ OPERATOR_ARG = flags.DEFINE_multi_string(
 )
 DEGRADE = flags.DEFINE_bool("degrade", None, "restore: the images are clean; degrade them first, and report the error.")
 ALREADY = flags.DEFINE_bool("already_degraded", None, "restore: the default since version 0.2; leave it out.")
-SIGMA = flags.DEFINE_float("sigma", None, "restore: standard deviation of the noise; 1 is half the range of pixels.")
+SIGMA = flags.DEFINE_float("sigma", None, "restore: standard deviation of the noise, where black to white is 2.")
+SIGMA_255 = flags.DEFINE_float("sigma_255", None, "restore: instead of --sigma, where black to white is 255.")
 LOOKAHEAD = flags.DEFINE_float(
     "lookahead", None, "restore: from 0 (the default: minimum error) to 1 (perfect perception)."
 )
@@ -84,6 +84,8 @@ FLAG_OF: dict[str, flags.FlagHolder] = {
 def describe_flag(parameter: str) -> str:
     """The flag of a parameter of the library as it stands on the command line, such as --sigma=0.1."""
     flag = FLAG_OF[parameter]
+    if flag is SIGMA and SIGMA_255.value is not None:
+        flag = SIGMA_255
     if flag is DEGRADE:
         return f"{'with' if degrades() else 'without'} --degrade"
     if flag is OUTPUT and flag.value is None:
@@ -181,7 +183,7 @@ def describe_result(restored: Restored, request: Request) -> list[str]:
         psnr = ", ".join(f"{value:.2f}" for value in facts["psnr"])
         lines.append(f"PSNR {psnr} dB at lookahead {', '.join(f'{r:.3g}' for r in request.lookaheads)}")
     if facts["sigma_estimated"]:
-        lines.append(f"noise estimated: --sigma={facts['sigma']:.4f}")
+        lines.append(f"noise estimated: --sigma={facts['sigma']:.4f}, which is --sigma_255={facts['sigma_255']:.2f}")
     if facts["tiles"] > 1:
         height, width, _ = facts["tile"]
         how = f"with margins of {facts['margin']}" if "margin" in facts else "the size trained on"
@@ -192,6 +194,23 @@ def describe_result(restored: Restored, request: Request) -> list[str]:
 def degrades() -> bool:
     """Whether the images are clean and degraded first; version 0.1.0 said so by --noalready_degraded."""
     return bool(DEGRADE.value) or ALREADY.value is False
+
+
+def sigma_from_flags() -> float | None:
+    """The noise level on the [-1, 1] scale.
+
+    Raises:
+      InputError: both flags are given, or one in the unit of the other.
+    """
+    given, levels = SIGMA.value, SIGMA_255.value
+    if given is not None and levels is not None:
+        raise InputError("--sigma and --sigma_255 exclude each other: keep one")
+    if given is not None and MAX_SIGMA < given <= 255:
+        remedy = f"for {given:g} of 255 give --sigma_255={given:g} or --sigma={given / GRAY_LEVELS:.3g}"
+        raise InputError(f"--sigma={given:g}: the scale from black to white is 2; {remedy}")
+    if levels is not None and levels > (most := MAX_SIGMA * GRAY_LEVELS):
+        raise InputError(f"--sigma_255={levels:g}: must be at most {most:g}, twice the range from black to white")
+    return given if levels is None else levels / GRAY_LEVELS
 
 
 def request_from_flags() -> Request:
@@ -207,7 +226,7 @@ def request_from_flags() -> Request:
             operator=OPERATOR.value,
             parameters=parse_operator_args(OPERATOR_ARG.value),
             degraded=not degrades(),
-            sigma=SIGMA.value,
+            sigma=sigma_from_flags(),
             lookaheads=SWEEP if ALL.value else (LOOKAHEAD.value or 0.0,),
             num_samples=NUM_SAMPLES.value,
             steps=STEPS.value,
@@ -256,22 +275,3 @@ def parse_operator_arg(text: str) -> tuple[str, Any]:
         with contextlib.suppress(ValueError, RecursionError):
             return name, read(value)
     return name, value
-
-
-def lookahead_for_budget(decibels: float, request: Request, checkpoint: pathlib.Path) -> float:
-    """The lookahead at which denoising gives up that many decibels, by the calibration of a run.
-
-    Raises:
-      InputError: there is no calibration for this, or more decibels than any lookahead gives up.
-    """
-    if request.operator != "denoising" or request.sigma is None:
-        raise InputError(f"--budget_db={decibels:g}: only --operator=denoising with --sigma is calibrated: set both")
-    path = checkpoint / "calibration.json"
-    if not path.is_file():
-        raise InputError(f"--budget_db={decibels:g}: {checkpoint} holds no calibration.json, as a measured run does")
-    calibration = Calibration.from_dict(read_json(path))
-    levels = [level.noise_level for level in calibration.levels]
-    least, most = (level / (1 - level) for level in (levels[0], levels[-1]))
-    if not least * (1 - 1e-6) <= request.sigma <= most * (1 + 1e-6):
-        raise InputError(f"--sigma={request.sigma:g}: this checkpoint is calibrated from {least:.3g} to {most:.3g}")
-    return calibration.knob_for_loss(1 - float(time_of_sigma(request.sigma)), decibels)

@@ -142,7 +142,15 @@ def test_masks_and_kernels_are_pictures(tmp_path):
         (dict(operator="phase_retrieval"), "without --degrade: phase_retrieval does not measure an image"),
         (dict(budget_db=0.5, operator="hdr"), "--budget_db=0.5: only --operator=denoising with --sigma is calibrated"),
         (dict(budget_db=9.0, sigma=0.1), "a budget of 9 dB cannot be spent"),
-        (dict(budget_db=0.1, sigma=9.0), "--sigma=9: this checkpoint is calibrated from 0.0526 to 0.429"),
+        (dict(budget_db=0.1, sigma=3.0), "--sigma=3: this checkpoint is calibrated from 0.0526 to 0.429"),
+        (dict(sigma=0.1, sigma_255=25.0), "--sigma and --sigma_255 exclude each other: keep one"),
+        (
+            dict(sigma=25.0),
+            "--sigma=25: the scale from black to white is 2; for 25 of 255 give --sigma_255=25 or --sigma=0.196",
+        ),
+        (dict(sigma=1e6), "--sigma=1000000.0: must be at most 4, which is 510 of 255"),
+        (dict(sigma_255=600.0), "--sigma_255=600: must be at most 510, twice the range from black to white"),
+        (dict(sigma_255=-1.0), "--sigma_255=-1.0: must be positive"),
         (dict(operator_arg=["size"]), "--operator_arg=size: write NAME=VALUE"),
         (
             dict(operator_arg=["size=3", "size=4"], operator="box_inpainting"),
@@ -209,7 +217,9 @@ def refusal(checkpoint, pictures, tmp_path, changes):
 def test_what_is_said_about_an_image_names_flags(checkpoint, pictures, tmp_path, capsys):
     common = dict(checkpoint=str(checkpoint), input=str(pictures), output=str(tmp_path / "out"))
     run(**common)
-    assert "a.png: noise estimated: --sigma=0." in capsys.readouterr().out
+    facts = json.loads((tmp_path / "out" / "a.json").read_text())
+    both = f"--sigma={facts['sigma']:.4f}, which is --sigma_255={facts['sigma'] * 255 / 2:.2f}"
+    assert f"a.png: noise estimated: {both}\n" in capsys.readouterr().out
     run(**common, operator="box_inpainting", operator_arg=["size=2"], steps=2, sigma=0.3)
     assert "a.png: --sigma=0.3: the noise level has no effect" in capsys.readouterr().out
     run(**common | dict(degrade=True, operator="box_inpainting"), operator_arg=["size=2"], steps=2)
@@ -244,6 +254,13 @@ def test_a_clean_picture_is_degraded_on_request(checkpoint, pictures, tmp_path, 
     assert "a.png: PSNR " in capsys.readouterr().out
     given, noisy = (np.asarray(Image.open(path), float) for path in (pictures / "a.png", output / "a_measured.png"))
     assert (noisy - given).std() / 127.5 == pytest.approx(0.1, rel=0.3)
+
+
+def test_noise_in_levels_of_255(checkpoint, pictures, tmp_path):
+    run(checkpoint=str(checkpoint), input=str(pictures), output=str(tmp_path / "out"), sigma_255=25.0, degrade=True)
+    facts = json.loads((tmp_path / "out" / "a.json").read_text())
+    assert facts["sigma"] == pytest.approx(2 * 25 / 255)
+    assert facts["sigma_255"] == pytest.approx(25)
 
 
 @pytest.mark.parametrize(

@@ -222,6 +222,7 @@ def flag_values():
     names = ["checkpoint", "input", "output", "operator", "operator_arg", "degrade", "sigma", "lookahead"]
     names += [
         "already_degraded",
+        "sigma_255",
         "budget_db",
         "sweep",
         "num_samples",
