@@ -1,4 +1,4 @@
-"""Flags of version 0.1.0 under the names they have now, with one line for each that is used."""
+"""Flags of version 0.1.0 under the names and defaults they have now, with one line for each that is used."""
 
 import re
 import sys
@@ -27,3 +27,18 @@ def rename_flags(argv: Sequence[str]) -> list[str]:
 def warn_renamed(old: str, new: str) -> None:
     """Report the use of an old name."""
     print(f"fmdp: {old} is deprecated and will be removed in the next version: use {new}", file=sys.stderr)
+
+
+def warn_degraded(already: bool | None, describes_damage: bool) -> None:
+    """Report what --mode=restore meant before version 0.2 to a command without --degrade, where it may rely on it.
+
+    Args:
+      already: the value of --already_degraded, None where it is not given.
+      describes_damage: whether the command names an operator or a noise level.
+    """
+    if already is not None:
+        remedy = "this is now the default, leave it out" if already else "use --degrade"
+        print(f"fmdp: --already_degraded={already}: {remedy}", file=sys.stderr)
+    elif describes_damage:
+        line = "pictures count as measured since version 0.2: --degrade degrades clean ones first"
+        print(f"fmdp: {line}", file=sys.stderr)

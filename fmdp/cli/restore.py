@@ -14,16 +14,16 @@ from tqdm import tqdm
 
 from fmdp import load
 from fmdp.cli import provenance
+from fmdp.cli.budget import lookahead_for_budget
+from fmdp.cli.deprecated import warn_degraded
 from fmdp.data.decoding import UnusableError
 from fmdp.errors import InputError, ParameterError, printable, translating
-from fmdp.evaluation.calibration import Calibration
-from fmdp.flow.interpolant import time_of_sigma
-from fmdp.io.files import expand_path, read_json
+from fmdp.io.files import expand_path
 from fmdp.parallel.precision import PRECISIONS
 from fmdp.pretrained import prior as prior_files
 from fmdp.reporting.contact_sheet import draw_sheet
 from fmdp.restoration import image_files
-from fmdp.restoration.request import Request
+from fmdp.restoration.request import GRAY_LEVELS, MAX_SIGMA, Request
 from fmdp.restoration.restore import Restored
 from fmdp.types import SizedField
 
@@ -33,13 +33,15 @@ MAX_VALUE = 200  # characters of a flag's value that a message repeats
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "restore: a shipped prior by name, a run's folder, or a file.")
 INPUT = flags.DEFINE_string("input", None, "restore: an image, or a folder of images.")
-OUTPUT = flags.DEFINE_string("output", None, "restore: the folder for the restored images.")
-OPERATOR = flags.DEFINE_string("operator", "denoising", "restore: the operator that degrades the images, by name.")
+OUTPUT = flags.DEFINE_string("output", None, "restore: the folder for results; by default `restored` beside the input.")
+OPERATOR = flags.DEFINE_string("operator", "denoising", "restore: the operator that degraded the images, by name.")
 OPERATOR_ARG = flags.DEFINE_multi_string(
     "operator_arg", [], "restore: a parameter of the operator, as NAME=VALUE; mask and kernel name image files."
 )
-DEGRADED = flags.DEFINE_bool("already_degraded", False, "restore: the images are degraded; do not degrade them again.")
-SIGMA = flags.DEFINE_float("sigma", None, "restore: standard deviation of the noise; 1 is half the range of pixels.")
+DEGRADE = flags.DEFINE_bool("degrade", None, "restore: the images are clean; degrade them first, and report the error.")
+ALREADY = flags.DEFINE_bool("already_degraded", None, "restore: the default since version 0.2; leave it out.")
+SIGMA = flags.DEFINE_float("sigma", None, "restore: standard deviation of the noise, where black to white is 2.")
+SIGMA_255 = flags.DEFINE_float("sigma_255", None, "restore: instead of --sigma, where black to white is 255.")
 LOOKAHEAD = flags.DEFINE_float(
     "lookahead", None, "restore: from 0 (the default: minimum error) to 1 (perfect perception)."
 )
@@ -64,7 +66,7 @@ PRECISION = flags.DEFINE_enum(
 FLAG_OF: dict[str, flags.FlagHolder] = {
     "operator": OPERATOR,
     "parameters": OPERATOR_ARG,
-    "degraded": DEGRADED,
+    "degraded": DEGRADE,
     "sigma": SIGMA,
     "lookaheads": LOOKAHEAD,
     "num_samples": NUM_SAMPLES,
@@ -82,6 +84,12 @@ FLAG_OF: dict[str, flags.FlagHolder] = {
 def describe_flag(parameter: str) -> str:
     """The flag of a parameter of the library as it stands on the command line, such as --sigma=0.1."""
     flag = FLAG_OF[parameter]
+    if flag is SIGMA and SIGMA_255.value is not None:
+        flag = SIGMA_255
+    if flag is DEGRADE:
+        return f"{'with' if degrades() else 'without'} --degrade"
+    if flag is OUTPUT and flag.value is None:
+        return f"--output={image_files.default_output(pathlib.Path(INPUT.value))}"
     if flag.value is None or flag.value == [] or isinstance(flag.value, bool):
         return f"--{flag.name}"
     values = flag.value if isinstance(flag.value, list) else [flag.value]
@@ -111,7 +119,8 @@ def run_restore() -> None:
     Raises:
       InputError: flags that are missing or exclude each other, or that cannot be used.
     """
-    checkpoint, source, output = (_required_path(flag) for flag in (CHECKPOINT, INPUT, OUTPUT))
+    checkpoint, source = (_required_path(flag) for flag in (CHECKPOINT, INPUT))
+    output = image_files.default_output(source) if OUTPUT.value is None else expand_path(OUTPUT.value)
     chosen = [flag.name for flag in (LOOKAHEAD, BUDGET) if flag.value is not None] + ["sweep"] * ALL.value
     if len(chosen) > 1:
         raise InputError(f"--{chosen[0]} and --{chosen[1]} exclude each other: keep one")
@@ -120,6 +129,8 @@ def run_restore() -> None:
             raise InputError(f"--{flag.name} is of plug-and-play, and denoising is one evaluation: leave it out")
     count = len(image_files.find_images(source, output))  # before anything slow
     request = request_from_flags()
+    if DEGRADE.value is None:
+        warn_degraded(ALREADY.value, OPERATOR.value != "denoising" or request.sigma is not None)
     if BUDGET.value is not None:
         lookahead = lookahead_for_budget(BUDGET.value, request, prior_files.find_prior(checkpoint))
         request = dataclasses.replace(request, lookaheads=(lookahead,))
@@ -172,12 +183,34 @@ def describe_result(restored: Restored, request: Request) -> list[str]:
         psnr = ", ".join(f"{value:.2f}" for value in facts["psnr"])
         lines.append(f"PSNR {psnr} dB at lookahead {', '.join(f'{r:.3g}' for r in request.lookaheads)}")
     if facts["sigma_estimated"]:
-        lines.append(f"noise estimated: --sigma={facts['sigma']:.4f}")
+        lines.append(f"noise estimated: --sigma={facts['sigma']:.4f}, which is --sigma_255={facts['sigma_255']:.2f}")
     if facts["tiles"] > 1:
         height, width, _ = facts["tile"]
         how = f"with margins of {facts['margin']}" if "margin" in facts else "the size trained on"
         lines.append(f"restored in {facts['tiles']} overlapping tiles of {height}x{width}, {how}")
     return lines
+
+
+def degrades() -> bool:
+    """Whether the images are clean and degraded first; version 0.1.0 said so by --noalready_degraded."""
+    return bool(DEGRADE.value) or ALREADY.value is False
+
+
+def sigma_from_flags() -> float | None:
+    """The noise level on the [-1, 1] scale.
+
+    Raises:
+      InputError: both flags are given, or one in the unit of the other.
+    """
+    given, levels = SIGMA.value, SIGMA_255.value
+    if given is not None and levels is not None:
+        raise InputError("--sigma and --sigma_255 exclude each other: keep one")
+    if given is not None and MAX_SIGMA < given <= 255:
+        remedy = f"for {given:g} of 255 give --sigma_255={given:g} or --sigma={given / GRAY_LEVELS:.3g}"
+        raise InputError(f"--sigma={given:g}: the scale from black to white is 2; {remedy}")
+    if levels is not None and levels > (most := MAX_SIGMA * GRAY_LEVELS):
+        raise InputError(f"--sigma_255={levels:g}: must be at most {most:g}, twice the range from black to white")
+    return given if levels is None else levels / GRAY_LEVELS
 
 
 def request_from_flags() -> Request:
@@ -186,12 +219,14 @@ def request_from_flags() -> Request:
     Raises:
       InputError: a flag cannot be used.
     """
+    if DEGRADE.value and ALREADY.value:
+        raise InputError("--degrade and --already_degraded exclude each other: keep one")
     with naming_flags():
         return Request(
             operator=OPERATOR.value,
             parameters=parse_operator_args(OPERATOR_ARG.value),
-            degraded=DEGRADED.value,
-            sigma=SIGMA.value,
+            degraded=not degrades(),
+            sigma=sigma_from_flags(),
             lookaheads=SWEEP if ALL.value else (LOOKAHEAD.value or 0.0,),
             num_samples=NUM_SAMPLES.value,
             steps=STEPS.value,
@@ -204,7 +239,7 @@ def request_from_flags() -> Request:
 
 def _required_path(flag: flags.FlagHolder) -> pathlib.Path:
     if flag.value is None:
-        raise InputError(f"--{flag.name} is missing: --mode=restore needs --checkpoint, --input and --output")
+        raise InputError(f"--{flag.name} is missing: --mode=restore needs --checkpoint and --input")
     return expand_path(flag.value)
 
 
@@ -240,22 +275,3 @@ def parse_operator_arg(text: str) -> tuple[str, Any]:
         with contextlib.suppress(ValueError, RecursionError):
             return name, read(value)
     return name, value
-
-
-def lookahead_for_budget(decibels: float, request: Request, checkpoint: pathlib.Path) -> float:
-    """The lookahead at which denoising gives up that many decibels, by the calibration of a run.
-
-    Raises:
-      InputError: there is no calibration for this, or more decibels than any lookahead gives up.
-    """
-    if request.operator != "denoising" or request.sigma is None:
-        raise InputError(f"--budget_db={decibels:g}: only --operator=denoising with --sigma is calibrated: set both")
-    path = checkpoint / "calibration.json"
-    if not path.is_file():
-        raise InputError(f"--budget_db={decibels:g}: {checkpoint} holds no calibration.json, as a measured run does")
-    calibration = Calibration.from_dict(read_json(path))
-    levels = [level.noise_level for level in calibration.levels]
-    least, most = (level / (1 - level) for level in (levels[0], levels[-1]))
-    if not least * (1 - 1e-6) <= request.sigma <= most * (1 + 1e-6):
-        raise InputError(f"--sigma={request.sigma:g}: this checkpoint is calibrated from {least:.3g} to {most:.3g}")
-    return calibration.knob_for_loss(1 - float(time_of_sigma(request.sigma)), decibels)

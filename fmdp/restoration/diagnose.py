@@ -8,7 +8,7 @@ import numpy as np
 from fmdp.flow.interpolant import time_of_sigma
 from fmdp.metrics.distortion import psnr
 from fmdp.restoration.prepare import Prepared
-from fmdp.restoration.request import Request
+from fmdp.restoration.request import GRAY_LEVELS, Request
 from fmdp.restoration.solve import Solution
 from fmdp.restoration.tiles import Tiles
 
@@ -17,7 +17,8 @@ def diagnose(prepared: Prepared, solution: Solution, request: Request, tiles: Ti
     """The facts about a restoration, as plain JSON.
 
     Returns:
-      sigma, sigma_estimated: the noise, where it was asked for; s: its time, where the image is denoised.
+      sigma, sigma_255, sigma_estimated: the noise, on the [-1, 1] scale and in levels of 255, where it was asked for;
+        s: its time, where the image is denoised.
       evaluations: of the field; data_residual: [lookaheads, samples], the root mean square of y - H(x) at the end.
       tiles, tile: how many tiles, and their shape (H, W, C); margin: half of their overlap, where it is not half a
         tile.
@@ -27,7 +28,7 @@ def diagnose(prepared: Prepared, solution: Solution, request: Request, tiles: Ti
     """
     facts: dict[str, Any] = {"sigma_estimated": prepared.sigma_estimated, "evaluations": solution.evaluations}
     if request.denoises or not request.degraded:
-        facts["sigma"] = prepared.sigma
+        facts["sigma"], facts["sigma_255"] = prepared.sigma, prepared.sigma * GRAY_LEVELS
     if request.denoises:
         facts["s"] = float(time_of_sigma(prepared.sigma))
     if solution.residual is not None:

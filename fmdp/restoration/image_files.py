@@ -24,6 +24,7 @@ from fmdp.restoration.restore import Restored, restore
 from fmdp.restoration.tiles import choose_tiles
 from fmdp.types import SizedField
 
+DEFAULT_OUTPUT = "restored"  # a folder
 MAX_STEM_BYTES = 200  # of an image's name without its ending; most disks take names of 255
 PREPROCESSOR = ImagePreprocessor(size=1, channels=3, max_pixels=MAX_PIXELS)
 
@@ -38,8 +39,16 @@ class Outcome(NamedTuple):
     error: Exception | None = None
 
 
+def default_output(source: pathlib.Path) -> pathlib.Path:
+    """Where results go unless another folder is named: the folder `restored` beside the image, or beside its folder."""
+    named = source.resolve() if source.name in ("", "..") else source
+    return named.parent / DEFAULT_OUTPUT
+
+
 def find_images(source: pathlib.Path, output: pathlib.Path) -> list[pathlib.Path]:
     """The images to restore: one file, or those in a folder and its subfolders, as `folder.list_names` finds them.
+
+    Results in the subfolder `restored`, where those of single images in the folder go, are left out.
 
     Raises:
       ParameterError: there are none, or the output folder is a file or where the images are.
@@ -58,6 +67,8 @@ def find_images(source: pathlib.Path, output: pathlib.Path) -> list[pathlib.Path
     if _is_inside(output, source):
         raise _output_error(output, "it lies inside the folder of the images: name a folder elsewhere")
     found = [source / name for name in folder.list_names(source)]
+    if any(map(_is_result, (source / DEFAULT_OUTPUT).glob("*.json"))):
+        found = [path for path in found if not path.is_relative_to(source / DEFAULT_OUTPUT)]
     if not found:
         raise _source_error(source, f"it holds no images: files of {', '.join(sorted(SUFFIXES))} are")
     return found
@@ -192,13 +203,18 @@ def _check_target(target: pathlib.Path, output: pathlib.Path, request: Request, 
     """Raises InputError where files would leave the output folder, or replace any but an earlier restoration."""
     if not _is_inside(target.parent, output):
         raise _output_error(output, f"{target.parent} leads out of it: name another folder")
-    try:
-        ours = "lookaheads" in read_json(target.with_name(f"{target.name}.json"))
-    except InputError:
-        ours = False
+    ours = _is_result(target.with_name(f"{target.name}.json"))
     for file in (target.with_name(target.name + ending) for ending in file_endings(request)):
         if os.path.realpath(file) in sources or (os.path.lexists(file) and not ours):
             raise _output_error(output, f"{file} is not from restoring: name another folder, or remove the file")
+
+
+def _is_result(path: pathlib.Path) -> bool:
+    """Whether a JSON file describes a restoration."""
+    try:
+        return "lookaheads" in read_json(path)
+    except InputError:
+        return False
 
 
 def _out_of_memory(error: Exception) -> UnusableError | None:

@@ -13,6 +13,8 @@ from fmdp.operators import Operator
 
 MAX_COUNT = 100_000  # samples or steps
 MAX_FLOAT = float(np.finfo(np.float32).max)
+GRAY_LEVELS = 127.5  # of 255, for 1 on the [-1, 1] scale
+MAX_SIGMA = 4.0  # twice the range from black to white, the noise level .8; beyond it, other units are meant
 NOT_IMAGES = ("phase_retrieval",)  # operators whose measurements are not images
 
 
@@ -30,10 +32,11 @@ class Request:
       operator: a name in `operators.OPERATORS`, or an operator of your own (`operators.from_function`). "denoising"
         is one evaluation of the field, everything else plug-and-play.
       parameters: of a named operator, by name.
-      degraded: whether the image is the measurement; otherwise it is the clean image, which is measured first, so that
-        the error is known.
-      sigma: standard deviation of the noise on the [-1, 1] scale. None stands for 0.05 where noise is added, and for an
-        estimate where a degraded image is denoised. Plug-and-play scales its data step by `gain` instead.
+      degraded: whether the image is the measurement, as a picture of your own is. With False it is a clean image,
+        which is degraded first, so that the error is known.
+      sigma: standard deviation of the noise on the [-1, 1] scale, at most `MAX_SIGMA` for named operators. None stands
+        for 0.05 where noise is added, and for an estimate where a degraded image is denoised. Plug-and-play scales its
+        data step by `gain` instead.
       lookaheads: relative ones, from 0 to 1. Denoising goes from minimum error to perfect perception; within
         plug-and-play, where the lookahead sets the denoiser of every step, these end points are only a trend.
       num_samples: restorations by plug-and-play from independent noise.
@@ -50,7 +53,7 @@ class Request:
 
     operator: str | Operator = "denoising"
     parameters: dict[str, Any] = field(default_factory=dict)
-    degraded: bool = False
+    degraded: bool = True
     sigma: float | None = None
     lookaheads: tuple[float, ...] = (0.0,)
     num_samples: int = 1
@@ -72,15 +75,21 @@ class Request:
                 raise self.error("parameters" if known else "operator", str(error)) from error
         elif self.parameters:
             raise self.error("parameters", f"{self.name} has its own: leave them out")
+        image_measured = isinstance(self.operator, str) and self.operator not in NOT_IMAGES
+        if self.sigma is not None and self.sigma > MAX_SIGMA and image_measured:
+            converted = f"for {self.sigma:g} of 255 give sigma={self.sigma / GRAY_LEVELS:.3g}"
+            most = f"must be at most {MAX_SIGMA:g}, which is {MAX_SIGMA * GRAY_LEVELS:g} of 255"
+            remedy = f"the scale from black to white is 2; {converted}" if self.sigma <= 255 else most
+            raise self.error("sigma", remedy)
         if self.num_samples > 1 and self.denoises:
             raise self.error("num_samples", "denoising is deterministic: leave it out")
         if self.degraded and self.operator in operators.RANDOM_OPERATORS:
             array, taker = ("kernel", "motion_blur") if self.operator == "motion_blur" else ("mask", "brush_inpainting")
             if self.parameters.get(array) is None:
                 remedy = f"{self.name} would draw another {array}: pass {array}=... to the operator {taker}"
-                raise self.error("parameters", remedy)
+                raise self.error("degraded", f"{remedy}, or have a clean image degraded")
         if self.degraded and self.operator in NOT_IMAGES:
-            raise self.error("degraded", f"{self.name} does not measure an image: give the clean image instead")
+            raise self.error("degraded", f"{self.name} does not measure an image: have a clean image degraded")
 
     @property
     def name(self) -> str:

@@ -1,4 +1,4 @@
-"""Restoring one image of any size, degraded already or by us, at several lookaheads, with several samples."""
+"""Restoring one image of any size, measured or degraded by us, at several lookaheads, with several samples."""
 
 from typing import Any, NamedTuple
 
@@ -50,8 +50,8 @@ def restore(prior: SizedField, image: ArrayLike, request: Request = DENOISING) -
     Args:
       prior: from `fmdp.load`, or another pytree that is a field and has an `image_shape`.
       image: [H, W, 1 or 3] or, in gray, [H, W], of floating-point numbers in [-1, 1], such as `image_files.read_image`
-        returns. For an image degraded by an operator of your own, its measurement.
-      request: what to do; denoising unless it says otherwise.
+        returns. It is the measurement, unless `request.degraded` is False.
+      request: what to do; by default the image is denoised, and its noise is estimated.
 
     Raises:
       InputError: the request cannot be met for this image, or plug-and-play diverges.

@@ -55,7 +55,7 @@ def test_a_folder_from_the_command_line(checkpoint, pictures, tmp_path):
     out = tmp_path / "out"
     process = command(
         "--mode=restore", f"--checkpoint={checkpoint}", f"--input={pictures}", f"--output={out}", "--sweep",
-        "--operator=box_inpainting", "--operator_arg=size=3", "--steps=3", "--sigma=0.1",
+        "--operator=box_inpainting", "--operator_arg=size=3", "--steps=3", "--sigma=0.1", "--degrade",
     )  # fmt: skip
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 0, stderr
@@ -138,9 +138,19 @@ def test_masks_and_kernels_are_pictures(tmp_path):
         (dict(checkpoint=None), "--checkpoint is missing"),
         (dict(checkpoint="nobody"), "no checkpoint 'nobody': name a folder of one, or one of"),
         (dict(lookahead=0.5, sweep=True), "--lookahead and --sweep exclude each other"),
+        (dict(degrade=True, already_degraded=True), "--degrade and --already_degraded exclude each other: keep one"),
+        (dict(operator="phase_retrieval"), "without --degrade: phase_retrieval does not measure an image"),
         (dict(budget_db=0.5, operator="hdr"), "--budget_db=0.5: only --operator=denoising with --sigma is calibrated"),
         (dict(budget_db=9.0, sigma=0.1), "a budget of 9 dB cannot be spent"),
-        (dict(budget_db=0.1, sigma=9.0), "--sigma=9: this checkpoint is calibrated from 0.0526 to 0.429"),
+        (dict(budget_db=0.1, sigma=3.0), "--sigma=3: this checkpoint is calibrated from 0.0526 to 0.429"),
+        (dict(sigma=0.1, sigma_255=25.0), "--sigma and --sigma_255 exclude each other: keep one"),
+        (
+            dict(sigma=25.0),
+            "--sigma=25: the scale from black to white is 2; for 25 of 255 give --sigma_255=25 or --sigma=0.196",
+        ),
+        (dict(sigma=1e6), "--sigma=1000000.0: must be at most 4, which is 510 of 255"),
+        (dict(sigma_255=600.0), "--sigma_255=600: must be at most 510, twice the range from black to white"),
+        (dict(sigma_255=-1.0), "--sigma_255=-1.0: must be positive"),
         (dict(operator_arg=["size"]), "--operator_arg=size: write NAME=VALUE"),
         (
             dict(operator_arg=["size=3", "size=4"], operator="box_inpainting"),
@@ -161,12 +171,13 @@ def test_flags_that_cannot_be_used_are_one_line(checkpoint, pictures, tmp_path, 
 PARAMETERS = {
     "operator": (dict(operator="blur"), "--operator=blur: unknown operator 'blur', did you mean"),
     "parameters": (
-        dict(operator="random_inpainting", operator_arg=["ratio=0.5"], already_degraded=True),
-        "--operator_arg=ratio=0.5: random_inpainting would draw another mask: pass mask=... to the operator brush_inp",
+        dict(operator="hdr", operator_arg=["scale=-1"]),
+        "--operator_arg=scale=-1: hdr: scale=-1: pass a number above 0",
     ),
     "degraded": (
-        dict(operator="phase_retrieval", already_degraded=True),
-        "--already_degraded: phase_retrieval does not measure an image: give the clean image instead",
+        dict(operator="random_inpainting", operator_arg=["ratio=0.5"]),
+        "without --degrade: random_inpainting would draw another mask: pass mask=... to the operator brush_inpainting, "
+        "or have a clean image degraded",
     ),
     "sigma": (dict(sigma=-1.0), "--sigma=-1.0: must be positive, on the [-1, 1] scale"),
     "lookaheads": (dict(lookahead=1.5), "--lookahead=1.5: must be from 0 (minimum error) to 1 (perfect perception)"),
@@ -204,14 +215,69 @@ def refusal(checkpoint, pictures, tmp_path, changes):
 
 
 def test_what_is_said_about_an_image_names_flags(checkpoint, pictures, tmp_path, capsys):
-    common = dict(checkpoint=str(checkpoint), input=str(pictures), output=str(tmp_path / "out"), already_degraded=True)
+    common = dict(checkpoint=str(checkpoint), input=str(pictures), output=str(tmp_path / "out"))
     run(**common)
-    assert "a.png: noise estimated: --sigma=0." in capsys.readouterr().out
+    facts = json.loads((tmp_path / "out" / "a.json").read_text())
+    both = f"--sigma={facts['sigma']:.4f}, which is --sigma_255={facts['sigma'] * 255 / 2:.2f}"
+    assert f"a.png: noise estimated: {both}\n" in capsys.readouterr().out
     run(**common, operator="box_inpainting", operator_arg=["size=2"], steps=2, sigma=0.3)
     assert "a.png: --sigma=0.3: the noise level has no effect" in capsys.readouterr().out
-    run(**common | dict(already_degraded=False, operator="box_inpainting"), operator_arg=["size=2"], steps=2)
+    run(**common | dict(degrade=True, operator="box_inpainting"), operator_arg=["size=2"], steps=2)
     (tmp_path / "out" / "a.json").unlink()
     with pytest.raises(SystemExit):
         run(**common)
     said = capsys.readouterr().out
     assert f"a.png: --output={tmp_path}/out: {tmp_path}/out/a.png is not from restoring: name another folder" in said
+
+
+def test_a_picture_counts_as_measured_and_its_result_goes_beside_it(checkpoint, pictures, tmp_path, capsys):
+    before = (pictures / "a.png").read_bytes()
+    run(checkpoint=str(checkpoint), input=str(pictures / "a.png"))
+    said = capsys.readouterr()
+    assert said.err.count("fmdp:") == 0
+    assert said.out.splitlines()[-1] == f"1 restored, 0 not; results in {pictures}/restored"
+    given, measured = (np.asarray(Image.open(pictures / name)) for name in ("a.png", "restored/a_measured.png"))
+    np.testing.assert_array_equal(measured, given)
+    facts = json.loads((pictures / "restored" / "a.json").read_text())
+    assert facts["degraded"]
+    assert facts["sigma_estimated"]
+    assert "psnr" not in facts
+    assert (pictures / "a.png").read_bytes() == before
+    run(checkpoint=str(checkpoint), input=str(pictures))  # without the results of its picture
+    assert capsys.readouterr().out.splitlines()[-1] == f"1 restored, 1 not; results in {tmp_path}/restored"
+    assert {path.name for path in (tmp_path / "restored").iterdir()} == {"a.png", "a_measured.png", "a.json"}
+
+
+def test_a_clean_picture_is_degraded_on_request(checkpoint, pictures, tmp_path, capsys):
+    output = tmp_path / "out"
+    run(checkpoint=str(checkpoint), input=str(pictures), output=str(output), degrade=True, sigma=0.1)
+    assert "a.png: PSNR " in capsys.readouterr().out
+    given, noisy = (np.asarray(Image.open(path), float) for path in (pictures / "a.png", output / "a_measured.png"))
+    assert (noisy - given).std() / 127.5 == pytest.approx(0.1, rel=0.3)
+
+
+def test_noise_in_levels_of_255(checkpoint, pictures, tmp_path):
+    run(checkpoint=str(checkpoint), input=str(pictures), output=str(tmp_path / "out"), sigma_255=25.0, degrade=True)
+    facts = json.loads((tmp_path / "out" / "a.json").read_text())
+    assert facts["sigma"] == pytest.approx(2 * 25 / 255)
+    assert facts["sigma_255"] == pytest.approx(25)
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        (dict(already_degraded=True), "--already_degraded=True: this is now the default, leave it out"),
+        (dict(already_degraded=False, sigma=0.1), "--already_degraded=False: use --degrade"),
+        (dict(sigma=0.1), "pictures count as measured since version 0.2: --degrade degrades clean ones first"),
+        (dict(operator="hdr", steps=2), "pictures count as measured since version 0.2"),
+        (dict(sigma=0.1, degrade=False), ""),
+        (dict(sigma=0.1, degrade=True), ""),
+    ],
+)
+def test_what_old_commands_meant_is_said_in_one_line(checkpoint, pictures, tmp_path, capsys, changes, line):
+    run(checkpoint=str(checkpoint), input=str(pictures), output=str(tmp_path / "out"), **changes)
+    said = [text for text in capsys.readouterr().err.splitlines() if text.startswith("fmdp:")]
+    assert len(said) == bool(line)
+    assert all(line in text for text in said)
+    degraded = json.loads((tmp_path / "out" / "a.json").read_text())["degraded"]
+    assert degraded is not (changes.get("degrade") is True or changes.get("already_degraded") is False)

@@ -57,7 +57,7 @@ def ended(tmp_path_factory):
 
     def used(order):
         workdir = folder / "digits" / order
-        restore = ["--mode=restore", f"--input={folder / 'picture.png'}", f"--checkpoint={workdir}"]
+        restore = ["--mode=restore", f"--input={folder / 'picture.png'}", f"--checkpoint={workdir}", "--degrade"]
         steps = ("--operator=random_inpainting", "--steps=3", "--num_samples=2")
         return {
             f"inverse {order}": ["--mode=inverse", *DIGITS, *RUNS[order], TASK[order], f"--workdir={workdir}"],

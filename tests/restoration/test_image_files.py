@@ -1,4 +1,5 @@
 import json
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -67,7 +68,14 @@ def test_a_folder_of_mixed_files(tmp_path, capsys):
 @pytest.mark.slow
 def test_several_samples_leave_their_mean_and_spread(tmp_path):
     save(tmp_path / "x.png", np.full((8, 8), 90, np.uint8))
-    request = Request(operator="box_inpainting", parameters={"size": 4}, num_samples=4, steps=20, lookaheads=(1.0,))
+    request = Request(
+        operator="box_inpainting",
+        parameters={"size": 4},
+        degraded=False,
+        num_samples=4,
+        steps=20,
+        lookaheads=(1.0,),
+    )
     restore_all(PRIOR, request, tmp_path / "x.png", tmp_path / "out")
     spread = load(tmp_path / "out" / "x_std.png")
     assert spread[2:6, 2:6].mean() > 3 * spread[:2].mean()
@@ -95,6 +103,32 @@ def test_folders_that_cannot_be_used(tmp_path):
             restore_all(PRIOR, Request(), photo, output)
     assert list(tmp_path.iterdir()) == [photo]
     assert photo.read_bytes() == before
+
+
+def test_results_go_beside_the_input_unless_told_otherwise(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    for source, wanted in [
+        ("photo.jpg", "restored"),
+        ("../photo.jpg", "../restored"),
+        ("photos/", "restored"),
+        ("/a/photos", "/a/restored"),
+        (".", f"{tmp_path}/restored"),
+        ("..", f"{tmp_path.parent}/restored"),
+    ]:
+        assert str(image_files.default_output(pathlib.Path(source))) == wanted
+
+
+def test_results_in_the_folder_are_no_input(tmp_path):
+    for name in ("a.png", "restored/b.png"):
+        flat(tmp_path / "in" / name)
+    found = image_files.find_images(tmp_path / "in", tmp_path / "out")
+    assert [path.name for path in found] == ["a.png", "b.png"]  # a folder of your own of that name
+    photo = tmp_path / "in" / "a.png"
+    assert restore_all(PRIOR, Request(sigma=0.1), photo, image_files.default_output(photo)) == (1, [])
+    assert image_files.find_images(tmp_path / "in", tmp_path / "out") == [photo]
+    with pytest.raises(InputError, match="it lies inside the folder of the images"):
+        image_files.find_images(tmp_path / "in" / "restored", image_files.default_output(photo))
 
 
 def flat(path):

@@ -18,6 +18,11 @@ from fmdp.restoration.request import Request
         (dict(lookaheads=(0.5, float("nan"))), "Request(lookaheads=(0.5, nan)): must be from 0"),
         (dict(lookaheads=()), "Request(lookaheads=()): must be a tuple of numbers"),
         (dict(sigma=-1.0), "Request(sigma=-1.0): must be positive"),
+        (
+            dict(sigma=25.0),
+            "Request(sigma=25.0): the scale from black to white is 2; for 25 of 255 give sigma=0.196",
+        ),
+        (dict(sigma=300.0), "Request(sigma=300.0): must be at most 4, which is 510 of 255"),
         (dict(gain=0.0), "Request(gain=0.0): must be positive"),
         (dict(operator="hdr", gain=float("nan")), "Request(gain=nan): must be positive"),
         (dict(operator="hdr", steps=0), "Request(steps=0): must be an integer from 1 to 100000"),
@@ -35,11 +40,12 @@ from fmdp.restoration.request import Request
         (dict(operator="decimation"), "Request(parameters={}): decimation: missing parameter 'factor'"),
         (
             dict(operator="phase_retrieval", degraded=True),
-            "Request(degraded=True): phase_retrieval does not measure an image: give the clean image",
+            "Request(degraded=True): phase_retrieval does not measure an image: have a clean image degraded",
         ),
         (
             dict(operator="random_inpainting", parameters={"ratio": 0.5}, degraded=True),
-            "random_inpainting would draw another mask: pass mask=... to the operator brush_inpainting",
+            "Request(degraded=True): random_inpainting would draw another mask: pass mask=... to the operator "
+            "brush_inpainting, or have a clean image degraded",
         ),
         (
             dict(operator="motion_blur", degraded=True),
@@ -56,7 +62,7 @@ def test_values_that_cannot_be_used_are_one_line(changes, message):
         Request(**changes)
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
-    assert refused.value.parameter in changes or refused.value.parameter == "parameters"
+    assert refused.value.parameter in changes or refused.value.parameter in ("parameters", "degraded")
 
 
 def test_a_changed_copy_is_checked():
@@ -65,6 +71,13 @@ def test_a_changed_copy_is_checked():
         request.sigma = -1.0
     with pytest.raises(InputError, match=r"Request\(sigma=-1.0\)"):
         dataclasses.replace(request, sigma=-1.0)
+
+
+def test_noise_may_be_strong_and_that_of_other_measurements_has_its_own_scale():
+    assert Request(sigma=4.0).sigma == 4
+    assert Request(operator="phase_retrieval", degraded=False, sigma=25.0).sigma == 25
+    sums = operators.from_function(lambda x: x.sum(0), (8, 8, 1), linear=True)
+    assert Request(operator=sums, sigma=25.0).sigma == 25
 
 
 def unchecked(**changes):

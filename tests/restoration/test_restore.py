@@ -33,7 +33,14 @@ def test_denoising_any_size_is_the_closed_form(size):
 @pytest.mark.slow
 def test_what_is_hidden_is_filled_in_and_what_is_seen_is_kept():
     x = 0.5 * picture(10, 8)
-    request = Request(operator="box_inpainting", parameters={"size": 4}, sigma=0.01, lookaheads=(1.0,), num_samples=16)
+    request = Request(
+        operator="box_inpainting",
+        parameters={"size": 4},
+        degraded=False,
+        sigma=0.01,
+        lookaheads=(1.0,),
+        num_samples=16,
+    )
     restored = restore(PRIOR, x, request)
     seen = np.ones_like(x, bool)
     seen[3:7, 2:6] = False
@@ -58,17 +65,18 @@ def test_colour_and_gray_meet():
     request = Request(operator="colorization", degraded=True, sigma=0.05, steps=10)
     assert restore(COLOUR, picture(8, 8), request).images.shape[-1] == 3
     with pytest.raises(InputError, match="colorization: needs 3 channels"):
-        restore(PRIOR, picture(8, 8), Request(operator="colorization"))
+        restore(PRIOR, picture(8, 8), Request(operator="colorization", degraded=False))
     x = picture(8, 8, 3)
     luma = x @ np.float32([[0.299], [0.587], [0.114]])
-    np.testing.assert_allclose(restore(PRIOR, x, Request(sigma=0.1)).clean, luma, atol=1e-6)
+    np.testing.assert_allclose(restore(PRIOR, x, Request(degraded=False, sigma=0.1)).clean, luma, atol=1e-6)
 
 
 @pytest.mark.slow
 def test_a_small_picture_is_enlarged_and_an_odd_one_cropped():
     request = Request(operator="super_resolution", parameters={"factor": 2}, degraded=True, sigma=0.05, steps=5)
     assert restore(PRIOR, picture(6, 5), request).images.shape == (1, 1, 12, 10, 1)
-    restored = restore(PRIOR, picture(9, 7), Request(operator="decimation", parameters={"factor": 2}, steps=5))
+    request = Request(operator="decimation", parameters={"factor": 2}, degraded=False, steps=5)
+    restored = restore(PRIOR, picture(9, 7), request)
     assert restored.clean.shape == (8, 6, 1)
     assert restored.facts["notes"][0] == "cropped from 9x7 to 8x6, which 2 divides"
 
@@ -77,7 +85,7 @@ def test_a_small_picture_is_enlarged_and_an_odd_one_cropped():
 def test_an_operator_of_your_own_measures_pictures_of_its_size():
     rows = operators.from_function(lambda x: x[::2, :, 0], (12, 9, 1), linear=True, name="even_rows")
     x = 0.5 * picture(12, 9)
-    request = Request(operator=rows, sigma=0.01, num_samples=8)
+    request = Request(operator=rows, degraded=False, sigma=0.01, num_samples=8)
     restored = restore(PRIOR, x, request)
     assert restored.measured.shape == (6, 9)
     assert restored.facts["tiles"] == 2 * 2
@@ -88,7 +96,7 @@ def test_an_operator_of_your_own_measures_pictures_of_its_size():
     named = operators.from_function(lambda x: x[::2], (12, 9, 1), linear=True, name="my_inpainting")
     assert restore(PRIOR, x[::2], Request(operator=named, degraded=True, steps=2)).images.shape[2:] == (12, 9, 1)
     for given, changes, message in [
-        (picture(8, 8), {}, "even_rows takes images of shape (12, 9, 1), got (8, 8, 1)"),
+        (picture(8, 8), dict(degraded=False), "even_rows takes images of shape (12, 9, 1), got (8, 8, 1)"),
         (picture(8, 8), dict(degraded=True), "y has shape (8, 8, 1) but even_rows"),
     ]:
         with pytest.raises(InputError) as refused:

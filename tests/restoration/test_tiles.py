@@ -55,7 +55,7 @@ def test_a_picture_smaller_than_the_coarsest_level_is_continued_by_reflection():
 @pytest.mark.slow
 def test_plug_and_play_takes_the_same_tiles():
     """One step at s = 0, whose data step starts from zero, is one denoising of noise."""
-    request = Request(operator="box_inpainting", parameters={"size": 3}, sigma=0.1, steps=2, lookaheads=(0.0, 1.0))
+    request = Request(operator="box_inpainting", parameters={"size": 3}, steps=2, lookaheads=(0.0, 1.0))
     restored = restore(TINY, 0.5 * picture(20, 27), request)
     assert restored.images.shape == (2, 1, 20, 27, 3)
     assert restored.facts["tiles"] == 2 * 3

@@ -219,8 +219,10 @@ def test_any_value_of_any_key_is_accepted_or_refused_by_name(key, value):
 
 def flag_values():
     """NAME=VALUE of any flag of ours and any key of the configuration, with values that fit and that do not."""
-    names = ["checkpoint", "input", "output", "operator", "operator_arg", "already_degraded", "sigma", "lookahead"]
+    names = ["checkpoint", "input", "output", "operator", "operator_arg", "degrade", "sigma", "lookahead"]
     names += [
+        "already_degraded",
+        "sigma_255",
         "budget_db",
         "sweep",
         "num_samples",
