@@ -7,6 +7,9 @@ INSTALLED := .venv/installed
 
 demo: $(INSTALLED)
 	$(BIN)/python -m fmdp.main --config=configs/digits.py
+	$(BIN)/python -m fmdp.main --mode=restore --checkpoint=photos --input=docs/astronaut.png --output=runs/photograph \
+	  --degrade --sigma_255=50 --sweep
+	@echo "Open runs/digits/report.html and runs/photograph/astronaut.html in a browser, and move the sliders."
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile

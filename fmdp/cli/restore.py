@@ -21,7 +21,7 @@ from fmdp.errors import InputError, ParameterError, printable, translating
 from fmdp.io.files import expand_path
 from fmdp.parallel.precision import PRECISIONS
 from fmdp.pretrained import prior as prior_files
-from fmdp.reporting.contact_sheet import draw_sheet
+from fmdp.reporting.restoration_page import draw_overview
 from fmdp.restoration import image_files
 from fmdp.restoration.request import GRAY_LEVELS, MAX_SIGMA, Request
 from fmdp.restoration.restore import Restored
@@ -48,7 +48,7 @@ LOOKAHEAD = flags.DEFINE_float(
 BUDGET = flags.DEFINE_float(
     "budget_db", None, "restore: instead of --lookahead, the decibels to give up for perception."
 )
-ALL = flags.DEFINE_bool("sweep", False, f"restore: all lookaheads of {SWEEP}, and a contact sheet.")
+ALL = flags.DEFINE_bool("sweep", False, f"restore: all lookaheads of {SWEEP}, and a page with a slider.")
 NUM_SAMPLES = flags.DEFINE_integer(
     "num_samples", 1, "restore: samples by plug-and-play; their mean and spread are written."
 )
@@ -158,7 +158,7 @@ def restore_folder(
       How many were restored, and one line for each that could not be.
     """
     done, faults = 0, []
-    outcomes = image_files.restore_files(prior, request, source, output, made_by, draw_sheet)
+    outcomes = image_files.restore_files(prior, request, source, output, made_by, draw_overview)
     with tqdm(outcomes, total=count, unit="image") as bar:
         for outcome in bar:
             if outcome.error is None:

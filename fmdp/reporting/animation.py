@@ -20,8 +20,12 @@ COLOURS = 128
 
 def write_gif(path: pathlib.Path, panel: Panel) -> None:
     """Draw the marker moving along the first curve of a panel's first plane, and the restored images changing."""
-    frames = _frames(panel)
-    palette = frames[-1].quantize(COLOURS)
+    save_gif(path, _frames(panel))
+
+
+def save_gif(path: pathlib.Path, frames: list[Image.Image], colours: int = COLOURS) -> None:
+    """Write the frames as an animation that rests on the first and the last one; all share the palette of the last."""
+    palette = frames[-1].quantize(colours)
     indexed = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     durations = [PAUSE, *[FRAME] * (len(frames) - 2), PAUSE][: len(frames)]
     with atomic_write(path) as temporary:

@@ -4,12 +4,19 @@ import pathlib
 
 from fmdp.data.containers import to_uint8
 from fmdp.io.files import atomic_write
+from fmdp.reporting.contact_sheet import draw_sheet
 from fmdp.reporting.templating import TEMPLATES, data_uri
 from fmdp.restoration.image_files import is_image
 from fmdp.restoration.request import Request
 from fmdp.restoration.restore import Restored
 
 QUALITY = 95  # of JPEG, which must show the noise
+
+
+def draw_overview(target: pathlib.Path, restored: Restored, request: Request) -> None:
+    """Write NAME.html and NAME_sheet.png of a picture that was restored at several lookaheads; target ends in NAME."""
+    write_restoration_page(target.with_name(f"{target.name}.html"), restored, request)
+    draw_sheet(target.with_name(f"{target.name}_sheet.png"), restored, request)
 
 
 def write_restoration_page(path: pathlib.Path, restored: Restored, request: Request) -> None:

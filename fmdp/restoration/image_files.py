@@ -28,7 +28,7 @@ DEFAULT_OUTPUT = "restored"  # a folder
 MAX_STEM_BYTES = 200  # of an image's name without its ending; most disks take names of 255
 PREPROCESSOR = ImagePreprocessor(size=1, channels=3, max_pixels=MAX_PIXELS)
 
-DrawSheet = Callable[[pathlib.Path, Restored, Request], None]
+DrawOverview = Callable[[pathlib.Path, Restored, Request], None]
 
 
 class Outcome(NamedTuple):
@@ -97,9 +97,9 @@ def output_paths(
 
 
 def file_endings(request: Request) -> list[str]:
-    """What the names of an image's files end in: image and spread of each lookahead, and three for all of them."""
+    """What the names of an image's files end in: image and spread of each lookahead, and four for all of them."""
     images = [name + ending for name in _lookahead_names(request) for ending in (".png", "_std.png")]
-    return [*images, "_measured.png", "_sheet.png", ".json"]
+    return [*images, "_measured.png", "_sheet.png", ".html", ".json"]
 
 
 def read_image(path: pathlib.Path) -> np.ndarray:
@@ -123,7 +123,7 @@ def restore_files(
     source: pathlib.Path,
     output: pathlib.Path,
     made_by: dict[str, Any],
-    draw_sheet: DrawSheet | None = None,
+    draw_overview: DrawOverview | None = None,
 ) -> Iterator[Outcome]:
     """Restore the images of the source into the output folder, one with each step of the iteration.
 
@@ -135,7 +135,7 @@ def restore_files(
       prior: as for `restore`.
       source, output: as for `find_images`.
       made_by: what else each JSON file says, such as the checkpoint.
-      draw_sheet: writes NAME_sheet.png, a contact sheet, where there are several lookaheads.
+      draw_overview: writes NAME.html and NAME_sheet.png where there are several lookaheads; its path is that of NAME.
 
     Raises:
       InputError: there are no images, the prior takes no such tiles, the folders cannot be used, or the disk is full.
@@ -149,7 +149,7 @@ def restore_files(
             began = time.monotonic()
             restored = restore(prior, read_image(path), request)
             seconds = time.monotonic() - began
-            write_result(target, path, restored, request, made_by | {"seconds": seconds}, draw_sheet)
+            write_result(target, path, restored, request, made_by | {"seconds": seconds}, draw_overview)
         except (UnusableError, InputError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
             if is_disk_full(error):
                 room = f"no room in {output}, {done} restored before {path}"
@@ -166,7 +166,7 @@ def write_result(
     restored: Restored,
     request: Request,
     made_by: dict[str, Any],
-    draw_sheet: DrawSheet | None = None,
+    draw_overview: DrawOverview | None = None,
 ) -> None:
     """Write all files of one restored image; the JSON file comes last."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -179,8 +179,8 @@ def write_result(
             _save(target.with_name(f"{target.name}{name}_std.png"), 2 * spread[..., None] / max(largest[-1], 1e-12) - 1)
     if is_image(restored.measured):
         _save(target.with_name(f"{target.name}_measured.png"), restored.measured)
-    if draw_sheet and len(request.lookaheads) > 1:
-        draw_sheet(target.with_name(f"{target.name}_sheet.png"), restored, request)
+    if draw_overview and len(request.lookaheads) > 1:
+        draw_overview(target, restored, request)
     unused = ("num_samples", "steps", "gain") if request.denoises else ()
     asked = {name: value for name, value in vars(request).items() if name not in unused}
     settings: dict[str, Any] = {"input": path.name} | asked | {"operator": request.name} | made_by | restored.facts

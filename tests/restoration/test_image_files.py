@@ -51,7 +51,7 @@ def test_a_folder_of_mixed_files(tmp_path, capsys):
     assert any("an empty file" in line for line in faults)
     made = {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
     stems = ["digit_png", "digit_bmp", "deep", "palette", "sub/photo"]
-    endings = ["_r0.00.png", "_r1.00.png", "_measured.png", "_sheet.png", ".json"]
+    endings = ["_r0.00.png", "_r1.00.png", "_measured.png", "_sheet.png", ".html", ".json"]
     assert made == {stem + ending for stem in stems for ending in endings}
     assert load(output / "sub" / "photo_r0.00.png").shape == (14, 8)
     assert "converted to gray" in json.loads((output / "sub" / "photo.json").read_text())["notes"][0]

@@ -6,7 +6,7 @@ from PIL import Image
 
 from fmdp.cli.restore import restore_folder
 from fmdp.config.defaults import default_config
-from fmdp.reporting.contact_sheet import draw_sheet
+from fmdp.reporting.restoration_page import draw_overview
 from fmdp.restoration import image_files
 from fmdp.restoration.request import Request
 from tests.support.bad_input import at_most
@@ -41,6 +41,6 @@ def restored(root, output, request=REQUEST, seconds=60):
 
 def restore_all(prior, request, root, output):
     """How many images of a folder the library restores, and what is wrong with each of the others."""
-    outcomes = list(image_files.restore_files(prior, request, root, output, {"checkpoint": "none"}, draw_sheet))
+    outcomes = list(image_files.restore_files(prior, request, root, output, {"checkpoint": "none"}, draw_overview))
     errors = [f"{outcome.path}: {outcome.error}" for outcome in outcomes if outcome.error]
     return len(outcomes) - len(errors), errors
