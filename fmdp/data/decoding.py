@@ -132,6 +132,16 @@ class ImagePreprocessor:
         return image
 
 
+def has_transparent_pixels(file: BufferedIOBase) -> bool:
+    """Whether an image, whose size was checked, has pixels that are not opaque.
+
+    Raises:
+      UnusableError: it is not an image, or damaged.
+    """
+    with damage_as_unusable(), _read_header(file) as image:
+        return image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] < 255
+
+
 def _read_header(file: BufferedIOBase) -> Image.Image:
     """The image of one of `FORMATS`, with only its header read.
 
