@@ -165,6 +165,13 @@ def test_masks_and_kernels_are_pictures(tmp_path):
         (dict(operator="hdr", operator_arg=["scale=" + "[" * 10**5]), "hdr: scale='[["),
         (dict(operator="hdr", operator_arg=["scale=NaN"]), "scale=nan: pass a finite number"),
         (dict(input="~nobody_of_this_name/x"), "'~nobody_of_this_name/x' cannot be a file"),
+        *(
+            ({name: address}, f"{address!r} is an address, and only files on this machine are read and written: copy")
+            for name in ("input", "output", "checkpoint")
+            for address in ("gs://bucket/a.png", "s3://bucket/a.png", "https://host/a.png")
+        ),
+        (dict(operator_arg=["mask=gs://b/m.png"]), "--operator_arg=mask=gs://b/m.png: 'gs://b/m.png' is an address"),
+        (dict(input="C:\\me\\a.png"), "is a path of Windows, and this is another system: name the file's path here"),
         (dict(output="x" * 5000), "cannot be a file (File name too long)"),
         (dict(checkpoint="x" * 5000), "cannot be a file (File name too long)"),
     ],
