@@ -12,6 +12,7 @@ import sys
 import jax
 
 from fmdp.errors import InputError
+from fmdp.io.files import expand_path
 from fmdp.pretrained import prior as prior_files
 
 
@@ -24,8 +25,9 @@ def convert(source: pathlib.Path, out: pathlib.Path, half: bool = False, kind: s
       The prior that was written.
 
     Raises:
-      InputError: the source cannot be read, or the folder exists.
+      InputError: the source cannot be read, or the folder exists or cannot be one.
     """
+    out = expand_path(out)
     if out.exists():
         raise InputError(f"{out} exists: name a folder that does not, or remove it")
     prior = prior_files.load(source, kind=kind)

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 from absl import flags
 from tqdm import tqdm
 
@@ -23,6 +22,7 @@ from fmdp.parallel.precision import PRECISIONS
 from fmdp.pretrained import prior as prior_files
 from fmdp.reporting.restoration_page import draw_overview
 from fmdp.restoration import image_files
+from fmdp.restoration.mask_files import read_mask
 from fmdp.restoration.request import GRAY_LEVELS, MAX_SIGMA, Request
 from fmdp.restoration.restore import Restored
 from fmdp.types import SizedField
@@ -89,7 +89,7 @@ def describe_flag(parameter: str) -> str:
     if flag is DEGRADE:
         return f"{'with' if degrades() else 'without'} --degrade"
     if flag is OUTPUT and flag.value is None:
-        return f"--output={image_files.default_output(pathlib.Path(INPUT.value))}"
+        return f"--output={image_files.default_output(pathlib.Path(str(INPUT.value)))}"
     if flag.value is None or flag.value == [] or isinstance(flag.value, bool):
         return f"--{flag.name}"
     values = flag.value if isinstance(flag.value, list) else [flag.value]
@@ -184,6 +184,8 @@ def describe_result(restored: Restored, request: Request) -> list[str]:
         lines.append(f"PSNR {psnr} dB at lookahead {', '.join(f'{r:.3g}' for r in request.lookaheads)}")
     if facts["sigma_estimated"]:
         lines.append(f"noise estimated: --sigma={facts['sigma']:.4f}, which is --sigma_255={facts['sigma_255']:.2f}")
+    if "hidden" in facts:
+        lines.append(f"{facts['hidden']:.1%} of the pixels are hidden")
     if facts["tiles"] > 1:
         height, width, _ = facts["tile"]
         how = f"with margins of {facts['margin']}" if "margin" in facts else "the size trained on"
@@ -269,8 +271,10 @@ def parse_operator_arg(text: str) -> tuple[str, Any]:
         raise InputError(f"--operator_arg={text}: write NAME=VALUE, such as size=9")
     if name in ARRAYS:
         with translating(lambda why: f"--operator_arg={text}: {why}", OSError, UnusableError, InputError):
+            if name == "mask":
+                return name, read_mask(expand_path(value))
             levels = (image_files.read_image(expand_path(value))[..., 0] + 1) / 2
-        return name, np.round(levels) if name == "mask" else levels / max(levels.sum(), 1e-6)
+        return name, levels / max(levels.sum(), 1e-6)
     for read in (json.loads, float):  # .5 is a number, though not in JSON
         with contextlib.suppress(ValueError, RecursionError):
             return name, read(value)

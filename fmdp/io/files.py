@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import pathlib
+import re
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +13,9 @@ from typing import Any
 import jax
 
 from fmdp.errors import InputError, translating
+
+ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://|(file|gs|https?|s3):/", re.IGNORECASE)  # pathlib makes one slash of two
+WINDOWS_PATH = re.compile(r"[a-z]:[\\/]|\\\\", re.IGNORECASE)
 
 
 @contextlib.contextmanager
@@ -56,12 +60,18 @@ def expand_path(text: str | os.PathLike) -> pathlib.Path:
     """The path that a user named, with ~ expanded.
 
     Raises:
-      InputError: no file can have this name.
+      InputError: no file can have this name, or it is an address (gs://, https://) or a path of another system.
     """
+    named = os.fspath(text)
+    if ADDRESS.match(named):
+        remedy = "only files on this machine are read and written: copy it here, and name its path"
+        raise InputError(f"{named[:100]!r} is an address, and {remedy}")
     message = "{!r} cannot be a file ({}): name another"
     with translating(lambda why: message.format(str(text)[:100], why), OSError, RuntimeError, ValueError):
         path = pathlib.Path(text).expanduser()
-        path.exists()
+        exists = path.exists()
+    if os.name != "nt" and not exists and WINDOWS_PATH.match(named):
+        raise InputError(f"{named[:100]!r} is a path of Windows, and this is another system: name the file's path here")
     return path
 
 

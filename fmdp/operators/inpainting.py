@@ -1,4 +1,4 @@
-"""Inpainting: pixels hidden by a box, at random, or under brush strokes. Hidden pixels are measured as zero (grey)."""
+"""Inpainting: pixels hidden by a box, at random, or under brush strokes. Hidden pixels are measured as zero (gray)."""
 
 from functools import partial
 from typing import Annotated, Any
@@ -26,6 +26,29 @@ class Inpainting(Operator):
         """The seen pixels, zero elsewhere: of the shape of x."""
         return self.mask * x
 
+    @property
+    def hidden_share(self) -> float:
+        """The share of the pixels that are hidden, in [0, 1]; the mask may not be traced."""
+        return float(np.mean(np.asarray(self.mask) == 0))
+
+
+def mask_fault(mask: Any) -> str:
+    """What a mask should be instead of these numbers; "" if it can be used.
+
+    True, 1 or 255 stand for observed pixels, and False or 0 for hidden ones. There must be some of each.
+    """
+    if mask is None:
+        return ""
+    values = np.asarray(mask, float)
+    largest = values.max(initial=0)
+    if largest not in (0, 1, 255) or ((values != 0) & (values != largest)).any():
+        found = np.unique(values)
+        shown = ", ".join(f"{value:.4g}" for value in found[:3])
+        return f"1 (or 255) for observed pixels and 0 for hidden ones, not {shown}{', ...' * (len(found) > 3)}"
+    if values.size and values.min() == largest:
+        return f"one that hides some pixels and not others: it hides {0 if largest else 100} %"
+    return ""
+
 
 def box_inpainting(image_shape, key, size: int) -> Operator:
     """Hides the centred square of the given side."""
@@ -51,19 +74,21 @@ def brush_inpainting(
     key,
     strokes: Annotated[int, Range(1, 256)] = 4,
     width: Annotated[float, Range(0, 256, excluded=0)] = 0.08,
-    mask: ArrayLike | None = None,
+    mask: Annotated[ArrayLike | None, mask_fault] = None,
 ) -> Operator:
     """Hides the pixels under random brush strokes, or those outside a given mask.
 
     Args:
       strokes: their number; each has 8 segments of changing direction.
       width: of a stroke, as a share of the shorter side.
-      mask: [H, W] or [H, W, 1], 1 where the pixel is seen; replaces the strokes.
+      mask: [H, W] or [H, W, 1], True, 1 or 255 where the pixel is observed and False or 0 where it is hidden; replaces
+        the strokes.
     """
     height, columns, _ = image_shape
     if mask is not None:
         if np.shape(mask) not in ((height, columns), (height, columns, 1)):
             raise InputError(f"brush_inpainting: the mask has shape {np.shape(mask)}: pass {(height, columns)}")
+        mask = mask if isinstance(mask, jax.core.Tracer) else np.asarray(mask) != 0
         mask = jnp.asarray(mask, float).reshape(height, columns, 1)
     else:
         mask = _brush(key, height, columns, strokes, width * min(height, columns))

@@ -102,6 +102,7 @@ def _fault(parameter: inspect.Parameter, value: Any) -> str:
         return kind_fault(value, kind) or next((limit.fault(value) for limit in limits), "")
     try:
         fine = value is None or (not isinstance(value, str | bytes) and np.abs(np.asarray(value, float)) < MAX_NUMBER)
-        return "" if np.all(fine) else "an array of finite numbers"
+        checks = [check for check in getattr(parameter.annotation, "__metadata__", ()) if callable(check)]
+        return next((check(value) for check in checks), "") if np.all(fine) else "an array of finite numbers"
     except (ValueError, TypeError, OverflowError):
         return "an array of finite numbers"

@@ -165,8 +165,9 @@ def save(folder: pathlib.Path, prior: Prior, half: bool = False) -> None:
       half: round the weights to bfloat16, which halves the file.
 
     Raises:
-      InputError: the folder exists.
+      InputError: the folder exists, or cannot be one.
     """
+    folder = expand_path(folder)
     if folder.exists():
         raise InputError(f"{folder} exists: name a folder that does not, or remove it")
     flat = flax.traverse_util.flatten_dict(prior.params, sep="/")

@@ -7,6 +7,7 @@ import numpy as np
 
 from fmdp.flow.interpolant import time_of_sigma
 from fmdp.metrics.distortion import psnr
+from fmdp.operators.inpainting import Inpainting
 from fmdp.restoration.prepare import Prepared
 from fmdp.restoration.request import GRAY_LEVELS, Request
 from fmdp.restoration.solve import Solution
@@ -20,6 +21,7 @@ def diagnose(prepared: Prepared, solution: Solution, request: Request, tiles: Ti
       sigma, sigma_255, sigma_estimated: the noise, on the [-1, 1] scale and in levels of 255, where it was asked for;
         s: its time, where the image is denoised.
       evaluations: of the field; data_residual: [lookaheads, samples], the root mean square of y - H(x) at the end.
+      hidden: the share of the pixels that the mask hides, where there is one.
       tiles, tile: how many tiles, and their shape (H, W, C); margin: half of their overlap, where it is not half a
         tile.
       psnr: [lookaheads] in dB, of the mean of the samples, where the clean image is known; psnr_of_samples:
@@ -33,6 +35,8 @@ def diagnose(prepared: Prepared, solution: Solution, request: Request, tiles: Ti
         facts["s"] = float(time_of_sigma(prepared.sigma))
     if solution.residual is not None:
         facts["data_residual"] = np.asarray(solution.residual).tolist()
+    if isinstance(prepared.operator, Inpainting):
+        facts["hidden"] = prepared.operator.hidden_share
     facts |= {"tiles": tiles.count(prepared.canvas), "tile": list(tiles.shape)}
     if tiles.margin is not None:
         facts["margin"] = tiles.margin

@@ -15,6 +15,7 @@ from fmdp.flow.tiling import Shape
 from fmdp.io.archives import MAX_PIXELS
 from fmdp.operators import Operator
 from fmdp.operators.color import REC_601, luma
+from fmdp.operators.inpainting import Inpainting
 from fmdp.operators.noise import GaussianNoise, observe
 from fmdp.restoration.request import Request
 from fmdp.restoration.tiles import Tiles
@@ -25,7 +26,6 @@ MIN_SIGMA = 1 / 255  # below it, 8 bits cannot hold the noise
 CLIPPED_SHARE = 0.05  # of the pixels at black or white, above which an estimate of the noise may be too low
 MAX_ABS_VALUE = 10.0  # of an image in [-1, 1] with its noise; larger values are on another scale, such as 0 to 255
 DOWNSCALING_OPERATORS = ("super_resolution", "decimation")  # by `factor` along each axis
-MASKING_OPERATORS = ("box_inpainting", "random_inpainting", "brush_inpainting")
 
 
 class Note(NamedTuple):
@@ -77,7 +77,7 @@ def prepare(image: ArrayLike, request: Request, tiles: Tiles) -> Prepared:
         measured = observe(operator, GaussianNoise(sigma=sigma), jnp.asarray(fitted), noise_key).y
     else:
         measured = jax.device_put(fitted)  # unlike jnp.asarray, it compiles nothing for a new size
-        if request.operator in MASKING_OPERATORS:
+        if isinstance(operator, Inpainting):
             measured = operator(measured)  # hidden pixels were not measured, whatever their values are
         sigma, estimated = _noise_level(fitted, request, given.shape[2:] == (3,) and tile[2] == 1, notes)
     shape = operator.image_shape
@@ -153,7 +153,10 @@ def _fit_to_operator(
         factor = request.parameters["factor"]
         notes.append(Note(f"cropped from {height}x{width} to {shape[0]}x{shape[1]}, which {factor} divides"))
         image = image[: shape[0], : shape[1]]
-    return operators.make(request.operator, shape, key, **request.parameters), image
+    operator = operators.make(request.operator, shape, key, **request.parameters)
+    if isinstance(operator, Inpainting) and (hidden := operator.hidden_share) in (0, 1):
+        raise request.error("parameters", f"they hide {hidden:.0%} of {shape[0]}x{shape[1]} pixels: hide some of them")
+    return operator, image
 
 
 def _fit_channels(image: np.ndarray, wanted: int, request: Request, notes: list[Note]) -> np.ndarray:

@@ -121,10 +121,15 @@ def test_a_budget_becomes_a_lookahead(checkpoint, pictures, tmp_path):
 
 
 def test_masks_and_kernels_are_pictures(tmp_path):
-    Image.fromarray(np.array([[0, 255], [90, 200]], np.uint8)).save(tmp_path / "m.png")
+    Image.fromarray(np.array([[0, 255], [90, 200]], np.uint8)).resize((20, 20), 0).save(tmp_path / "m.png")
+    with pytest.raises(InputError) as refused:
+        restore_command.parse_operator_arg(f"mask={tmp_path / 'm.png'}")
+    remedy = "50% of its pixels are gray: paint observed pixels white and hidden ones black"
+    assert str(refused.value) == f"--operator_arg=mask={tmp_path}/m.png: {remedy}"
+    Image.fromarray(np.array([[0, 255], [10, 250]], np.uint8)).save(tmp_path / "m.png")
     name, mask = restore_command.parse_operator_arg(f"mask={tmp_path / 'm.png'}")
     assert name == "mask"
-    np.testing.assert_array_equal(mask, [[0, 1], [0, 1]])
+    np.testing.assert_array_equal(mask, [[False, True], [False, True]])
     _, kernel = restore_command.parse_operator_arg(f"kernel={tmp_path / 'm.png'}")
     assert kernel.sum() == pytest.approx(1)
     assert restore_command.parse_operator_arg("size=9") == ("size", 9)
@@ -160,6 +165,13 @@ def test_masks_and_kernels_are_pictures(tmp_path):
         (dict(operator="hdr", operator_arg=["scale=" + "[" * 10**5]), "hdr: scale='[["),
         (dict(operator="hdr", operator_arg=["scale=NaN"]), "scale=nan: pass a finite number"),
         (dict(input="~nobody_of_this_name/x"), "'~nobody_of_this_name/x' cannot be a file"),
+        *(
+            ({name: address}, f"{address!r} is an address, and only files on this machine are read and written: copy")
+            for name in ("input", "output", "checkpoint")
+            for address in ("gs://bucket/a.png", "s3://bucket/a.png", "https://host/a.png")
+        ),
+        (dict(operator_arg=["mask=gs://b/m.png"]), "--operator_arg=mask=gs://b/m.png: 'gs://b/m.png' is an address"),
+        (dict(input="C:\\me\\a.png"), "is a path of Windows, and this is another system: name the file's path here"),
         (dict(output="x" * 5000), "cannot be a file (File name too long)"),
         (dict(checkpoint="x" * 5000), "cannot be a file (File name too long)"),
     ],
@@ -254,6 +266,25 @@ def test_a_clean_picture_is_degraded_on_request(checkpoint, pictures, tmp_path, 
     assert "a.png: PSNR " in capsys.readouterr().out
     given, noisy = (np.asarray(Image.open(path), float) for path in (pictures / "a.png", output / "a_measured.png"))
     assert (noisy - given).std() / 127.5 == pytest.approx(0.1, rel=0.3)
+
+
+def test_a_mask_hides_what_it_says_and_the_share_is_reported(checkpoint, pictures, tmp_path, capsys):
+    seen = np.full((8, 8), 255, np.uint8)
+    seen[:2, :3] = 0
+    common = dict(checkpoint=str(checkpoint), input=str(pictures / "a.png"), operator="brush_inpainting", steps=2)
+    for name, picture in {"bytes": seen, "ones": seen // 255, "bits": seen > 0}.items():
+        Image.fromarray(picture).save(tmp_path / f"{name}.png")
+        run(**common, output=str(tmp_path / name), operator_arg=[f"mask={tmp_path / name}.png"])
+        assert "a.png: 9.4% of the pixels are hidden\n" in capsys.readouterr().out
+        assert json.loads((tmp_path / name / "a.json").read_text())["hidden"] == 6 / 64
+        given, measured = (
+            np.asarray(Image.open(path)) for path in (common["input"], tmp_path / name / "a_measured.png")
+        )
+        np.testing.assert_array_equal(measured[seen > 0], given[seen > 0])
+        assert (np.abs(measured[seen == 0] - 127.5) <= 0.5).all()  # zero
+    with pytest.raises(SystemExit):
+        run(**common | dict(operator="box_inpainting"), operator_arg=["size=8"], output=str(tmp_path / "all"))
+    assert "--operator_arg=size=8: they hide 100% of 8x8 pixels: hide some of them" in capsys.readouterr().out
 
 
 def test_noise_in_levels_of_255(checkpoint, pictures, tmp_path):

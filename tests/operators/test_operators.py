@@ -129,6 +129,13 @@ def test_masks():
     assert set(np.unique(brush)) == {0.0, 1.0}
     given = operators.make("brush_inpainting", (9, 6, 1), mask=MASK)
     np.testing.assert_array_equal(given(jnp.ones((9, 6, 1)))[..., 0], MASK)
+    assert given.hidden_share == pytest.approx(4 / 54)
+    for mask in (MASK > 0, 255 * MASK, (255 * MASK).astype(np.uint8), jnp.asarray(MASK, int), (255 * MASK).tolist()):
+        same = operators.make("brush_inpainting", (9, 6, 1), mask=mask)
+        np.testing.assert_array_equal(same.mask, given.mask)
+    batch = jnp.stack([MASK, 1 - MASK])
+    masks = jax.vmap(lambda mask: operators.make("brush_inpainting", (9, 6, 1), mask=mask).mask)(batch)
+    np.testing.assert_array_equal(masks[..., 0], batch)
 
 
 def test_random_parts_come_from_the_key():
@@ -294,7 +301,18 @@ BAD = [
     ("colorization", (8, 8, 1), {}, "needs 3 channels"),
     ("box_inpainting", (8, 6, 3), dict(size=7), "size=7 does not fit into 8x6"),
     ("random_inpainting", (8, 8, 3), dict(ratio=1.0), "ratio=1.0: pass a number that is at least 0 and below 1"),
-    ("brush_inpainting", (8, 8, 3), dict(mask=np.ones((8, 7))), r"mask has shape \(8, 7\): pass \(8, 8\)"),
+    ("brush_inpainting", (8, 8, 3), dict(mask=np.eye(8, 7)), r"mask has shape \(8, 7\): pass \(8, 8\)"),
+    (
+        "brush_inpainting",
+        (8, 8, 3),
+        dict(mask=3 * np.eye(8)),
+        r"pass 1 \(or 255\) for observed .* hidden ones, not 0, 3",
+    ),
+    ("brush_inpainting", (8, 8, 3), dict(mask=np.eye(8) - 1), "not -1, 0"),
+    ("brush_inpainting", (8, 8, 3), dict(mask=np.arange(64).reshape(8, 8)), r"not 0, 1, 2, \.\.\."),
+    ("brush_inpainting", (8, 8, 3), dict(mask=0.5 * np.eye(8)), "not 0, 0.5"),
+    ("brush_inpainting", (8, 8, 3), dict(mask=np.zeros((8, 8))), "and not others: it hides 100 %"),
+    ("brush_inpainting", (8, 8, 3), dict(mask=np.ones((8, 8), bool)), "and not others: it hides 0 %"),
     ("hdr", (8, 8, 3), dict(scale=0.0), "scale=0.0: pass a number above 0"),
     ("phase_retrieval", (8, 8, 3), dict(oversampling=-1.0), "oversampling=-1.0: pass a number from 0 to 64"),
     ("decimation", (8, 8, 3), dict(factor=2.0), "decimation: factor=2.0: pass a whole number"),

@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from fmdp.data.decoding import UnusableError
+from fmdp.restoration.mask_files import read_mask
+
+SEEN = np.ones((20, 30), bool)
+SEEN[5:9, 10:20] = False
+
+
+def written(tmp_path, pixels, mode=None, suffix=".png", **options):
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    path = tmp_path / f"mask{suffix}"
+    (image.convert(mode) if mode else image).save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("pixels", "mode", "suffix"),
+    [
+        (SEEN, None, ".png"),
+        (SEEN.astype(np.uint8), None, ".png"),
+        (SEEN.astype(np.uint8) * 255, None, ".png"),
+        (SEEN.astype(np.uint8) * 255, "RGB", ".png"),
+        (SEEN.astype(np.uint8) * 255, "RGBA", ".png"),
+        (SEEN.astype(np.uint8) * 255, "P", ".gif"),
+        (SEEN.astype(np.uint8) * 255, "RGB", ".jpg"),
+        (SEEN.astype(np.uint16) * 65535, None, ".tif"),
+    ],
+)
+def test_white_is_observed_and_black_is_hidden(tmp_path, pixels, mode, suffix):
+    mask = read_mask(written(tmp_path, pixels, mode, suffix))
+    assert mask.dtype == bool
+    np.testing.assert_array_equal(mask, SEEN)
+
+
+def test_soft_edges_are_divided_in_the_middle(tmp_path):
+    large = Image.fromarray(SEEN.astype(np.uint8) * 255).resize((120, 80), Image.Resampling.NEAREST)
+    soft = large.resize((60, 40), Image.Resampling.BICUBIC, box=(1, 1, 119, 79))
+    levels = np.asarray(soft)
+    assert len(np.unique(levels)) > 2
+    np.testing.assert_array_equal(read_mask(written(tmp_path, soft)), levels > 127)
+
+
+def with_hole(level):
+    alpha = Image.fromarray(SEEN.astype(np.uint8) * 255)
+    image = Image.new("L", alpha.size, level)
+    image.putalpha(alpha)
+    return image
+
+
+def labels(low, high):
+    return np.where(SEEN, high, low).astype(np.uint8)
+
+
+REMEDY = ": paint observed pixels white and hidden ones black"
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (labels(0, 3), "its values go from 0 to 3 instead of 0 to 255"),
+        (labels(0, 128), "its values go from 0 to 128 instead of 0 to 255"),
+        (labels(100, 255), "its values go from 100 to 255 instead of 0 to 255"),
+        (labels(0, 0), "it hides 100 % of the pixels"),
+        (labels(1, 1), "it hides 0 % of the pixels"),
+        (labels(255, 255), "it hides 0 % of the pixels"),
+        (np.random.default_rng(0).integers(0, 256, (20, 30), np.uint8), "of its pixels are gray"),
+        (np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8), "it is in colour"),
+        (Image.merge("RGB", [Image.fromarray(labels(a, b)) for a, b in [(255, 0), (0, 0), (0, 0)]]), "it is in colour"),
+        (with_hole(255), "it has transparent pixels, which could mean either"),
+        (with_hole(0), "it has transparent pixels, which could mean either"),
+    ],
+)
+def test_pictures_that_do_not_say_what_is_hidden_are_refused(tmp_path, pixels, message):
+    with pytest.raises(UnusableError) as refused:
+        read_mask(written(tmp_path, pixels))
+    assert message in str(refused.value)
+    assert str(refused.value).endswith(REMEDY)
