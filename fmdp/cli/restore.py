@@ -19,10 +19,13 @@ from fmdp.errors import InputError, ParameterError, printable, translating
 from fmdp.evaluation.calibration import Calibration
 from fmdp.flow.interpolant import time_of_sigma
 from fmdp.io.files import expand_path, read_json
+from fmdp.io.levels import Range
 from fmdp.parallel.precision import PRECISIONS
 from fmdp.pretrained import prior as prior_files
 from fmdp.reporting.contact_sheet import draw_sheet
 from fmdp.restoration import image_files
+from fmdp.restoration.output_formats import OUTPUT_FORMATS
+from fmdp.restoration.picture_files import read_plane
 from fmdp.restoration.request import Request
 from fmdp.restoration.restore import Restored
 from fmdp.types import SizedField
@@ -57,6 +60,13 @@ TILE = flags.DEFINE_integer("tile", None, "restore: pixels a side of the tiles, 
 MEMORY = flags.DEFINE_float(
     "memory_gb", None, "restore: for tiles at once, on each GPU or on the CPU; by default half of what is free."
 )
+WHITE_LEVEL = flags.DEFINE_float(
+    "white_level", None, "restore: the number of white in files of more than 8 bits; estimated unless given."
+)
+BLACK_LEVEL = flags.DEFINE_float("black_level", None, "restore: the number of black there; 0 unless given.")
+OUTPUT_FORMAT = flags.DEFINE_enum(
+    "output_format", "png", list(OUTPUT_FORMATS), "restore: 8 bits, 16 bits, or floats from -1 to 1."
+)
 PRECISION = flags.DEFINE_enum(
     "precision", "default", PRECISIONS, "restore: of products and convolutions. Other modes take config.precision."
 )
@@ -73,6 +83,7 @@ FLAG_OF: dict[str, flags.FlagHolder] = {
     "seed": SEED,
     "tile": TILE,
     "memory_gb": MEMORY,
+    "range": WHITE_LEVEL,
     "source": INPUT,
     "output": OUTPUT,
 }
@@ -147,7 +158,8 @@ def restore_folder(
       How many were restored, and one line for each that could not be.
     """
     done, faults = 0, []
-    outcomes = image_files.restore_files(prior, request, source, output, made_by, draw_sheet)
+    form = OUTPUT_FORMATS[OUTPUT_FORMAT.value]
+    outcomes = image_files.restore_files(prior, request, source, output, made_by, draw_sheet, form)
     with tqdm(outcomes, total=count, unit="image") as bar:
         for outcome in bar:
             if outcome.error is None:
@@ -199,7 +211,16 @@ def request_from_flags() -> Request:
             seed=SEED.value,
             tile=TILE.value,
             memory_gb=MEMORY.value,
+            range=_stated_range(),
         )
+
+
+def _stated_range() -> Range | None:
+    if WHITE_LEVEL.value is None:
+        if BLACK_LEVEL.value is not None:
+            raise InputError(f"--black_level={BLACK_LEVEL.value:g} alone: set --white_level, too")
+        return None
+    return (BLACK_LEVEL.value or 0.0, WHITE_LEVEL.value)
 
 
 def _required_path(flag: flags.FlagHolder) -> pathlib.Path:
@@ -234,7 +255,7 @@ def parse_operator_arg(text: str) -> tuple[str, Any]:
         raise InputError(f"--operator_arg={text}: write NAME=VALUE, such as size=9")
     if name in ARRAYS:
         with translating(lambda why: f"--operator_arg={text}: {why}", OSError, UnusableError, InputError):
-            levels = (image_files.read_image(expand_path(value))[..., 0] + 1) / 2
+            levels = read_plane(expand_path(value))
         return name, np.round(levels) if name == "mask" else levels / max(levels.sum(), 1e-6)
     for read in (json.loads, float):  # .5 is a number, though not in JSON
         with contextlib.suppress(ValueError, RecursionError):

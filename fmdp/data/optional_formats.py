@@ -9,16 +9,23 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fmdp.data.unusable import UnusableError, damage_as_unusable
+from fmdp.io.archives import MAX_PIXELS
 from fmdp.io.levels import Range
 
 TIFF_PREFIXES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 class Numbers(NamedTuple):
-    """The numbers of a picture, [H, W], [H, W, 1 or 3] or planes [n, H, W], and black and white where they are told."""
+    """The numbers of a picture, [H, W], [H, W, 1 or 3] or planes [n, H, W].
+
+    Attributes:
+      range: black and white, where the file tells them.
+      pages: in the file, of which this is the first.
+    """
 
     values: np.ndarray
     range: Range | None = None
+    pages: int = 1
 
 
 class Format(NamedTuple):
@@ -27,15 +34,15 @@ class Format(NamedTuple):
     name: str
     library: str
     module: str
-    read: Callable[[Any, io.BufferedIOBase], Numbers]
+    read: Callable[[Any, io.BytesIO], Numbers]
 
 
-def _read_fits(fits: Any, file: io.BufferedIOBase) -> Numbers:
+def _read_fits(fits: Any, file: io.BytesIO) -> Numbers:
     """The first HDU with data, in the order of its rows."""
     return Numbers(np.asarray(fits.getdata(file)))
 
 
-def _read_dicom(pydicom: Any, file: io.BufferedIOBase) -> Numbers:
+def _read_dicom(pydicom: Any, file: io.BytesIO) -> Numbers:
     """The stored values. Their bits tell white, if they have no sign."""
     header = pydicom.dcmread(file)
     values, colours = np.asarray(header.pixel_array), str(header.get("PhotometricInterpretation", ""))
@@ -47,20 +54,24 @@ def _read_dicom(pydicom: Any, file: io.BufferedIOBase) -> Numbers:
     return Numbers(white - values if colours == "MONOCHROME1" else values, (0, white))
 
 
-def _read_heif(pillow_heif: Any, file: io.BufferedIOBase) -> Numbers:
+def _read_heif(pillow_heif: Any, file: io.BytesIO) -> Numbers:
     """The first picture, of 8 bits."""
     return Numbers(np.asarray(pillow_heif.open_heif(file).to_pillow().convert("RGB")), (0, 255))
 
 
-def _read_raw(rawpy: Any, file: io.BufferedIOBase) -> Numbers:
+def _read_raw(rawpy: Any, file: io.BytesIO) -> Numbers:
     """Developed with the white balance of the camera, at 16 bits, with the gamma of sRGB's time, not brightened."""
     with rawpy.imread(file) as raw:
         return Numbers(raw.postprocess(output_bps=16, use_camera_wb=True, no_auto_bright=True), (0, 0xFFFF))
 
 
-def _read_tiff(tifffile: Any, file: io.BufferedIOBase) -> Numbers:
+def _read_tiff(tifffile: Any, file: io.BytesIO) -> Numbers:
     """The first page."""
-    return Numbers(np.asarray(tifffile.imread(file, key=0)))
+    with tifffile.TiffFile(file) as tiff:
+        page = tiff.pages[0]
+        if np.prod(page.shape, dtype=float) > 3 * MAX_PIXELS:
+            raise UnusableError(f"its shape {page.shape} is more than {MAX_PIXELS:,} pixels")
+        return Numbers(np.asarray(page.asarray()), pages=len(tiff.pages))
 
 
 FITS = Format("FITS", "astropy", "astropy.io.fits", _read_fits)
@@ -117,7 +128,8 @@ def read_optional(form: Format, file: io.BufferedIOBase) -> Numbers:
         remedy = f"pip install {form.library}, or save it as .npy"
         raise UnusableError(f"a {form.name} file, which needs the library {form.library}: {remedy}") from error
     with damage_as_unusable():
-        return form.read(module, file)
+        file.seek(0)
+        return form.read(module, io.BytesIO(file.read()))  # libraries want a name of open files, and ours have none
 
 
 def require_not_converted(path: pathlib.Path) -> None:

@@ -49,8 +49,8 @@ def restore(prior: SizedField, image: ArrayLike, request: Request = DENOISING) -
 
     Args:
       prior: from `fmdp.load`, or another pytree that is a field and has an `image_shape`.
-      image: [H, W, 1 or 3] or, in gray, [H, W], of floating-point numbers in [-1, 1], such as `image_files.read_image`
-        returns. For an image degraded by an operator of your own, its measurement.
+      image: [H, W, 1 or 3] or, in gray, [H, W], such as `image_files.read_image` returns: bytes, numbers in [-1, 1], or
+        numbers in `request.range`. For an image degraded by an operator of your own, its measurement.
       request: what to do; denoising unless it says otherwise.
 
     Raises:
