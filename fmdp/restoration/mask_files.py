@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 
 from fmdp.data.decoding import UnusableError, has_transparent_pixels, open_file
-from fmdp.restoration.image_files import PREPROCESSOR
+from fmdp.restoration.picture_files import PREPROCESSOR
 
 SOFT = 32  # of 255: what lies farther from black and white than that is gray, and not an error of JPEG
 MAX_GRAY_SHARE = 0.2  # of the pixels, for soft edges
