@@ -31,7 +31,7 @@ SWEEP = (0.0, 0.25, 0.5, 0.75, 1.0)
 ARRAYS = ("mask", "kernel")  # parameters of operators that are given as image files
 MAX_VALUE = 200  # characters of a flag's value that a message repeats
 
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "restore: a shipped prior by name, a run's folder, or a file.")
+CHECKPOINT = flags.DEFINE_string("checkpoint", None, "restore, benchmark: a prior by name, a run's folder, or a file.")
 INPUT = flags.DEFINE_string("input", None, "restore: an image, or a folder of images.")
 OUTPUT = flags.DEFINE_string("output", None, "restore: the folder for the restored images.")
 OPERATOR = flags.DEFINE_string("operator", "denoising", "restore: the operator that degrades the images, by name.")
