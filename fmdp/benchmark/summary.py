@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fmdp.benchmark.measure import Made, Row
+from fmdp.benchmark.measure import LOOKAHEAD, Made
 from fmdp.benchmark.pictures import Picture
 from fmdp.benchmark.records import Record
-from fmdp.evaluation.results import Number
+from fmdp.evaluation.results import Measures, Number
 
 MEASURES = ("psnr", "ssim", "lpips_alex", "dists")
 
@@ -29,7 +29,9 @@ class Means:
 class Result:
     """One method at one noise level: over all pictures, and over those that were measured in full.
 
-    `every` is None for methods that ran on the latter only, and `full` where there are none of them.
+    `every` is None for methods that ran on the latter only, and `full` where there are none of them. `change` is over
+    these, too: the difference from t = s on the same picture, whose standard error the pictures' own spread does not
+    enlarge.
     """
 
     sigma: Number
@@ -37,6 +39,7 @@ class Result:
     lookahead: Number | None = None
     every: Means | None = None
     full: Means | None = None
+    change: Means | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,34 +76,42 @@ def summarise(records: Mapping[Picture, Record], left_out: Mapping[Picture, str]
 
 
 def _results(every: Sequence[Record], full: Sequence[Record]) -> list[Result]:
-    by_key = _by_key(every)
-    in_full = _by_key(full)
+    by_key, in_full = _by_key(every), _by_key(full)
     keys = list(dict.fromkeys([*in_full, *by_key]))  # the order of a picture measured in full
     keys.sort(key=lambda key: key[0])
-    return [
-        Result(
-            sigma=sigma,
-            method=made.method,
-            lookahead=made.lookahead,
-            every=_means(by_key[sigma, made], ("psnr",)) if len(by_key[sigma, made]) == len(every) else None,
-            full=_means(in_full[sigma, made], MEASURES) if (sigma, made) in in_full else None,
+    found = []
+    for sigma, made in keys:
+        rows, few = by_key[sigma, made], in_full.get((sigma, made), [])
+        best = in_full.get((sigma, Made(LOOKAHEAD, 0)), [])
+        found.append(
+            Result(
+                sigma=sigma,
+                method=made.method,
+                lookahead=made.lookahead,
+                every=_means([{"psnr": row["psnr"]} for row in rows]) if len(rows) == len(every) else None,
+                full=_means(few) if few else None,
+                change=_means([_difference(*pair) for pair in zip(few, best, strict=True)]) if few else None,
+            )
         )
-        for sigma, made in keys
-    ]
-
-
-def _by_key(records: Sequence[Record]) -> dict[tuple[Number, Made], list[Row]]:
-    found: dict[tuple[Number, Made], list[Row]] = {}
-    for record in records:
-        for row in record.rows:
-            found.setdefault((row.sigma, Made(row.method, row.lookahead)), []).append(row)
     return found
 
 
-def _means(rows: Sequence[Row], measures: Sequence[str]) -> Means:
+def _difference(row: Measures, other: Measures) -> Measures:
+    return {name: value - other[name] for name, value in row.items()}
+
+
+def _by_key(records: Sequence[Record]) -> dict[tuple[Number, Made], list[Measures]]:
+    found: dict[tuple[Number, Made], list[Measures]] = {}
+    for record in records:
+        for row in record.rows:
+            found.setdefault((row.sigma, Made(row.method, row.lookahead)), []).append(row.measures)
+    return found
+
+
+def _means(rows: Sequence[Measures]) -> Means:
     found: dict[str, Number] = {}
-    for name in measures:
-        values = np.array([row.measures[name] for row in rows if name in row.measures])
+    for name in MEASURES:
+        values = np.array([row[name] for row in rows if name in row])
         if not len(values):
             continue
         found[name] = float(values.mean())

@@ -120,8 +120,8 @@ def draw_strips(path: pathlib.Path, dataset: str, crops: Mapping[str, Mapping[st
         for axis in line[len(columns[name]) :]:
             axis.remove()
         line[0].set_ylabel(verbatim(f"{name[-24:]}\nsigma {sigma}"), fontsize=7)
-    size = f"{CROP}x{CROP} pixels" if rows else ""
-    figure.suptitle(f"{verbatim(dataset)}: the {size} with most detail of some pictures", fontsize=10)
+    where = f"where each picture has most detail, at most {CROP}x{CROP} pixels"
+    figure.suptitle(f"{verbatim(dataset)}: {where}", fontsize=10)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=110)
 

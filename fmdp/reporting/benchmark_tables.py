@@ -21,7 +21,8 @@ Noise is Gaussian of a known sigma, added to whole pictures and not clipped. Eac
 depends on the seed and its name alone. PSNR is that of the clipped estimate, not rounded, averaged over the pictures.
 SSIM takes the clipped estimate. LPIPS (version 0.1, AlexNet) and DISTS take the estimate as an eight-bit file gives it
 back. ± is the standard error of the mean over the pictures. All methods have the same pictures and the same noise, so
-differences between methods are more certain than that; the standard deviations are in `benchmark.json`.
+differences between methods are more certain than that. `benchmark.json` has their standard errors (`change`), and all
+standard deviations.
 
 The flow map's r is its lookahead: r = 0 is t = s, the estimate of least error; r = 1 is t = 1, which looks most like a
 photograph. The chord blends the pictures of these two ends, (1 - r) of the first and r of the second."""

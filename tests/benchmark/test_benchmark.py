@@ -207,7 +207,7 @@ def test_the_flags_of_restoring_but_the_checkpoint_are_refused():
 def test_means_and_spreads():
     def record(psnr, **more):
         rows = [Row(sigma=15.0, method="lookahead", lookahead=0.0, measures={"psnr": psnr} | more)]
-        rows += [Row(sigma=15.0, method="wavelets", measures={"psnr": 1.0})] if more else []
+        rows += [Row(sigma=15.0, method="wavelets", measures={"psnr": psnr - 2})] if more else []
         return Record(sha256="", in_full=bool(more), size=[1, 1], seconds=1.0, backend="cpu", rows=rows)
 
     pictures = [Picture("set", name, None, index) for index, name in enumerate("abc")]
@@ -216,6 +216,8 @@ def test_means_and_spreads():
     best, wavelets = of.results
     assert (best.every.pictures, best.full.pictures, wavelets.every, wavelets.full.pictures) == (3, 2, None, 2)
     assert best.every.measures == pytest.approx({"psnr": 33, "psnr_std": 3, "psnr_sem": np.sqrt(3)})
+    assert wavelets.change.measures == {"psnr": -2, "psnr_std": 0, "psnr_sem": 0}
+    assert best.change.measures["ssim_sem"] == 0
     assert best.full.measures["ssim"] == pytest.approx(0.6)
     assert best.full.measures["ssim_sem"] == pytest.approx(0.1)
     (one,) = summarise({pictures[1]: record(33.0)}, {})
