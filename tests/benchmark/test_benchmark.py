@@ -24,12 +24,14 @@ from fmdp.benchmark.pictures import (
 )
 from fmdp.benchmark.published import PICTURES, PUBLISHED, published_psnr
 from fmdp.benchmark.records import Record, Records
-from fmdp.benchmark.summary import summarise
+from fmdp.benchmark.rivals import RIVALS
+from fmdp.benchmark.summary import Means, Result, SetResult, summarise
 from fmdp.cli import benchmark
 from fmdp.config.validation import validate
 from fmdp.errors import InputError
 from fmdp.io.run_dir import RunDir
 from fmdp.pretrained import prior as prior_files
+from fmdp.reporting.benchmark_figures import draw_planes
 from tests.support.tiny_unet import TINY
 
 
@@ -223,6 +225,21 @@ def test_means_and_spreads():
     (one,) = summarise({pictures[1]: record(33.0)}, {})
     assert one.results[0].every.measures == {"psnr": 33.0}
     assert one.results[0].full is None
+
+
+def test_the_plane_shows_what_has_learned_distances(tmp_path):
+    def result(method, psnr, lpips, lookahead=None):
+        full = Means(pictures=2, measures={"psnr": psnr, "lpips_alex": lpips})
+        return Result(sigma=15.0, method=method, lookahead=lookahead, full=full)
+
+    results = [result("lookahead", 33.0 - r, 0.2 - r / 10, r) for r in (0.0, 0.5, 1.0)]
+    results += [result("chord", 32.5, 0.17, 0.5), result("noisy", 24.0, 0.5)]
+    results += [result(name, 31.0, 0.3) for name in RIVALS]
+    of = SetResult(name="a$b_c", pictures=8, in_full=2, seconds=1.0, results=results)
+    assert draw_planes(tmp_path / "plane.png", [of])
+    assert (tmp_path / "plane.png").stat().st_size > 10_000
+    assert not draw_planes(tmp_path / "none.png", [SetResult(name="a", pictures=8, in_full=0, seconds=1.0, results=[])])
+    assert not (tmp_path / "none.png").exists()
 
 
 def test_records_of_another_file_or_extent_are_not_used(tmp_path):

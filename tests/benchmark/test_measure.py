@@ -5,6 +5,8 @@ import importlib
 import sys
 import types
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,7 +14,9 @@ from fmdp.benchmark import rivals
 from fmdp.benchmark.measure import Plan, load_distances, measure_picture, psnr
 from fmdp.benchmark.rivals import RIVALS, find_rivals, run_rival
 from fmdp.config.defaults import default_config
+from fmdp.data.containers import to_uint8
 from fmdp.errors import InputError
+from fmdp.metrics.convert_weights import params_shapes
 from fmdp.metrics.lpips import LPIPS
 from fmdp.metrics.weights import Weights
 from fmdp.restoration.request import Request
@@ -148,6 +152,22 @@ def test_small_pictures_lack_learned_distances():
     measured = measure_picture(plan, clean, noise(clean), True)
     assert measured.notes == ["8x8, and lpips_alex needs 31 pixels a side: not measured"]
     assert all(set(row.measures) == {"psnr", "ssim"} for row in measured.rows)
+
+
+@pytest.mark.slow
+def test_learned_distances_are_of_the_picture_as_a_file_holds_it():
+    """Given the estimates as bytes, the network itself finds the same distances."""
+    network, clean = LPIPS("alex"), picture(32, 40, 3)
+    random = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: random.uniform(-0.05, 0.1, x.shape).astype(np.float32), params_shapes(network))
+    weights = Weights(network, params, "")
+    plan = Plan(prior=TINY, sigmas=(50.0,), request=REQUEST, distances={"lpips_alex": weights})
+    measured = measure_picture(plan, clean, noise(clean), True)
+    rows, made = by_made(measured, 50.0), [("lookahead", 1.0), ("chord", 0.5), ("noisy", None)]
+    saved = [to_uint8(image) / np.float32(127.5) - 1 for image in (clean, *(measured.estimates[50.0][m] for m in made))]
+    expected = jax.jit(network.apply)({"params": params}, jnp.stack(saved[1:]), jnp.stack(saved[:1] * 3))
+    np.testing.assert_allclose([rows[m]["lpips_alex"] for m in made], expected, rtol=1e-4)
+    assert expected.min() > 0
 
 
 def test_missing_weights_are_one_line(tmp_path, monkeypatch):
