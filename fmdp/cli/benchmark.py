@@ -71,13 +71,14 @@ def run_benchmark(config: ConfigDict, run: RunDir, checkpoint: str | None) -> No
         distances=distances,
     )
     with run.lock():
-        records = Records.open(run / "benchmark", settings_of(config, plan, prior))
+        settings = settings_of(config, plan, prior)
+        records = Records.open(run / "benchmark", settings)
         for line in missing:
             print(line, flush=True)
         about = {"checkpoint": checkpoint or str(run.path), "sha256": _digest(prior)}
         about |= {key: prior.about[key] for key in ("name", "licence") if isinstance(prior.about.get(key), str)}
         measured, left_out = _measure_all(config, plan, pictures, records)
-        facts = {"prior": about, "missing": missing, "made": provenance_of_run(config)}
+        facts = {"prior": about, "settings": settings, "missing": missing, "made": provenance_of_run(config)}
         facts |= {"rivals": {name: describe_rival(rival) for name, rival in rivals.items()}}
         _write_results(config, run, measured, left_out, records, facts)
     print(f"results in {run.path}: benchmark.md, benchmark.csv, benchmark.json and figures", flush=True)

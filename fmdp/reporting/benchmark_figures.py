@@ -74,8 +74,8 @@ def _draw_plane(axis, results: Sequence[Result], name: str) -> None:
             **STYLE[method],
         )
         if method == LOOKAHEAD:
-            for end, k in (("t = s", 0), ("t = 1", -1)):
-                axis.annotate(end, (x[k], y[k]), (4, 5), textcoords="offset points", fontsize=8)
+            for end, k, offset in (("t = s", 0, (5, 5)), ("t = 1", -1, (-9, -13))):
+                axis.annotate(end, (x[k], y[k]), offset, textcoords="offset points", fontsize=8)
     axis.margins(0.15)
     axis.tick_params(labelsize=8)
 
