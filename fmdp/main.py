@@ -6,6 +6,7 @@ from absl import flags, logging
 
 from fmdp.cli import flags as run_flags
 from fmdp.cli import restore as restore_command
+from fmdp.cli.benchmark import run_benchmark
 from fmdp.cli.errors import run_program
 from fmdp.cli.flags import DISTRIBUTED, MODE, TIMEOUT, WORKDIR, given_config
 from fmdp.cli.run import run_config
@@ -25,15 +26,22 @@ def main(_: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # the libraries' own messages only on request
     for name in inapplicable_flags(MODE.value):
         raise InputError(f"--{name} does not go with --mode={MODE.value}: leave one of them out")
+    if MODE.value in ("restore", "benchmark") and DISTRIBUTED.value != "none":
+        raise InputError(f"--mode={MODE.value} runs in one process: leave --distributed out")
     if MODE.value == "restore":
-        if DISTRIBUTED.value != "none":
-            raise InputError("--mode=restore runs in one process: leave --distributed out")
         use_precision(restore_command.PRECISION.value)
         mesh.divide_cpu()
         mesh.count_devices()  # reports devices that do not start
         restore_command.run_restore()
         return
     config = given_config()
+    if MODE.value == "benchmark":
+        validate(config)
+        mesh.divide_cpu(config.parallel.cpu_devices)
+        mesh.count_devices()
+        use_precision(config.precision)
+        run_benchmark(config, _run_dir(config.name), restore_command.CHECKPOINT.value)
+        return
     if DISTRIBUTED.value == "auto":
         cluster.join(TIMEOUT.value)
     else:
@@ -41,13 +49,18 @@ def main(_: list[str]) -> None:
         mesh.divide_cpu(config.parallel.cpu_devices, partial(divides_batch, config))
     validate_for_devices(config, mesh.count_devices())
     use_precision(config.precision)
-    run_config(config, RunDir.open(WORKDIR.value or f"runs/{config.name}"), MODE.value)
+    run_config(config, _run_dir(config.name), MODE.value)
+
+
+def _run_dir(name: str) -> RunDir:
+    return RunDir.open(WORKDIR.value or f"runs/{name}")
 
 
 def inapplicable_flags(mode: str) -> list[str]:
     """The flags given on the command line that do not apply to a mode, or to fmdp.bench (mode "bench")."""
     restoring = [flag.name for flag in flags.FLAGS.flags_by_module_dict()[restore_command.__name__]]
     excluded = {"restore": ["config", "workdir"], "bench": ["workdir", "mode", "distributed", *restoring]}
+    excluded["benchmark"] = [name for name in restoring if name != restore_command.CHECKPOINT.name]
     return [name for name in excluded.get(mode, restoring) if flags.FLAGS[name].present]
 
 

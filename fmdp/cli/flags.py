@@ -19,7 +19,7 @@ from fmdp.networks import BACKBONES, backbone_options
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The configuration of the run, a file in configs/.")
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run; runs/<config name> unless given.")
-MODE = flags.DEFINE_enum("mode", "train_and_evaluate", [*ANALYSES, "restore"], "What to do.")
+MODE = flags.DEFINE_enum("mode", "train_and_evaluate", [*ANALYSES, "restore", "benchmark"], "What to do.")
 DISTRIBUTED = flags.DEFINE_enum("distributed", "none", ["none", "auto"], "Join other processes: auto finds them.")
 TIMEOUT = flags.DEFINE_integer("distributed_timeout", 300, "Seconds to wait for all processes.", 1, 86_400)
 

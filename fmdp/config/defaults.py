@@ -113,6 +113,18 @@ INVERSE = dict(
     lookaheads=(0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0),
 )
 
+BENCHMARK = dict(
+    folders="",  # of test pictures, separated by commas; each is a set, called as its folder
+    sigmas=(15.0, 25.0, 50.0),  # standard deviations of the noise, of 255
+    lookaheads=(0.0, 0.25, 0.5, 0.75, 1.0),  # and, at the same fractions, the chord
+    perceptual_every=4,  # PSNR at t = s and t = 1 is measured on all pictures, everything else on every n-th; 1: on all
+    max_pictures=0,  # the first of each folder; 0: all
+    rivals="nl_means,wavelets,bm3d",  # other denoisers, keys of rivals.RIVALS, separated by commas; empty: none
+    seed=0,  # of the noise; every picture has its own
+    tile=0,  # pixels a side of the tiles of a fully convolutional prior; 0: as the prior says
+    memory_gb=0.0,  # for tiles at once, on each GPU or on the CPU; 0: half of what is free
+)
+
 
 def default_config() -> ConfigDict:
     """All keys of a run with their defaults; the files in configs/ override them."""
@@ -130,6 +142,7 @@ def default_config() -> ConfigDict:
             parallel=PARALLEL,
             evaluate=EVALUATE,
             inverse=INVERSE,
+            benchmark=BENCHMARK,
         )
     )
 

@@ -1,6 +1,7 @@
 """The conditions that a configuration has to meet before anything starts."""
 
 import functools
+import itertools
 import operator
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -26,6 +27,7 @@ from fmdp.solvers.pnp import KNOBS
 
 MAX_WHOLE, MAX_SEED = 2**31, 2**63  # above all whole numbers; above all seeds
 MAX_CPU_DEVICES = 64
+MAX_SIGMA = 150  # of 255, in the benchmark
 CROPS = ("center", "random")
 ONE, ZERO = "must be 1 or more", "must be 0 or more"
 
@@ -111,10 +113,11 @@ VALUES: tuple[tuple[str, Callable[[Any], Any], str], ...] = (
     ("data.samples data.test_samples data.components", lambda x: x >= 1, ONE),
     ("evaluate.batch_size evaluate.noise_draws evaluate.bootstrap evaluate.figure_images", lambda x: x >= 1, ONE),
     ("evaluate.baseline_steps inverse.images inverse.tuning_images inverse.seeds", lambda x: x >= 1, ONE),
-    ("inverse.batch_size", lambda x: x >= 1, ONE),
+    ("inverse.batch_size benchmark.perceptual_every", lambda x: x >= 1, ONE),
     ("seed data.size data.test_images data.memory_gb data.workers", lambda x: x >= 0, ZERO),
     ("train.keep_period train.watch_every train.validation_images", lambda x: x >= 0, ZERO),
-    ("evaluate.baseline_images loss.weight_learning_rate", lambda x: x >= 0, ZERO),
+    ("evaluate.baseline_images loss.weight_learning_rate benchmark.max_pictures", lambda x: x >= 0, ZERO),
+    ("benchmark.seed benchmark.tile benchmark.memory_gb", lambda x: x >= 0, ZERO),
     ("optimizer.warmup_steps optimizer.weight_decay", lambda x: x >= 0, ZERO),
     (
         "loss.weight_bound loss.times_std optimizer.learning_rate optimizer.clip_norm",
@@ -149,6 +152,16 @@ VALUES: tuple[tuple[str, Callable[[Any], Any], str], ...] = (
     ("inverse.knob", lambda x: x in KNOBS, one_of(KNOBS)),
     ("inverse.steps", lambda xs: xs and min(xs) >= 1, "must be numbers of steps, each 1 or more"),
     ("inverse.lookaheads", lambda xs: xs and all(0 <= x <= 1 for x in xs), "must be lookaheads from 0 to 1"),
+    (
+        "benchmark.sigmas",
+        lambda xs: xs and all(0 < x <= MAX_SIGMA for x in xs) and len({*xs}) == len(xs),
+        f"must be noise levels, each once, above 0 and at most {MAX_SIGMA} (of 255)",
+    ),
+    (
+        "benchmark.lookaheads",
+        lambda xs: len(xs) > 1 and (xs[0], xs[-1]) == (0, 1) and all(a < b for a, b in itertools.pairwise(xs)),
+        "must ascend from 0 (minimum error) to 1 (perfect perception)",
+    ),
 )
 """What single values have to satisfy: keys, condition, remedy."""
 

@@ -149,6 +149,13 @@ def test_bad_input_ends_in_one_line_and_exit_code_2(tmp_path):
         "unknown protocol": ([digits, work, "--config.inverse.protocol=fmb"], "config.inverse.protocol = 'fmb'"),
         "no tasks": (["--config=configs/gaussian.py:smoke", work, "--mode=inverse"], "config.inverse names no tasks"),
     }
+    denoising = ["--config=configs/photos.py:smoke", work, "--mode=benchmark"]
+    cases |= {
+        "no test pictures": (denoising, "config.benchmark.folders = ''"),
+        "too much noise": ([*denoising, "--config.benchmark.sigmas=500"], "config.benchmark.sigmas = (500,)"),
+        "a flag of restoring": ([*denoising, "--sweep"], "--sweep does not go with --mode=benchmark"),
+        "several processes": ([*denoising, "--distributed=auto"], "--mode=benchmark runs in one process"),
+    }
     (tmp_path / "taken" / "lock").mkdir(parents=True)
     taken = [digits, f"--workdir={tmp_path / 'taken'}"]
     cases["folder for a file"] = (taken, f"{tmp_path}/taken/lock: Is a directory: see what is there")

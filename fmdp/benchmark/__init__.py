@@ -1,0 +1,1 @@
+"""Denoising of standard test pictures by a prior, beside other denoisers and published numbers."""
