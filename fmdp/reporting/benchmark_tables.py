@@ -84,7 +84,10 @@ def _overview(results: Sequence[SetResult]) -> list[str]:
         cells = [[published_psnr(of.name, sigma).get(name) for sigma in sigmas] for of in results]
         if any(value is not None for cell in cells for value in cell):
             lines.append(_row([f"{name}, published", *(_slashes(cell) for cell in cells)]))
-    return [*lines, ""]
+    whole = [(of, PICTURES.get(of.name.lower(), of.pictures)) for of in results]
+    partial = [f"{of.pictures} of {count} pictures of {of.name}" for of, count in whole if of.pictures != count]
+    warning = f"The published numbers are over whole sets, so they do not compare with {', '.join(partial)}."
+    return [*lines, "", *([warning, ""] if partial else [])]
 
 
 def _joined(of: SetResult, sigmas: Sequence[float], r: float) -> str:
@@ -99,8 +102,6 @@ def _slashes(values: Sequence[float | None]) -> str:
 def _about(of: SetResult, every: int) -> list[str]:
     """What was measured of a set, and what is special about some of its pictures."""
     lines = [f"{_count(of.pictures)}. {_in_full(of, every)}"]
-    if of.name.lower() in PICTURES and PICTURES[of.name.lower()] != of.pictures:
-        lines.append(f"The published numbers are over all {PICTURES[of.name.lower()]} pictures of this set.")
     by_note: dict[str, list[str]] = {}
     for name, notes in of.notes.items():
         for note in notes:

@@ -108,7 +108,7 @@ def test_a_benchmark_leaves_its_results_and_goes_on_where_it_stopped(checkpoint,
     assert "| SwinIR, published | 32.89 |" in text
     assert f"| flow map, t = s | {np.mean(psnr):.2f} |" in text
     assert f"| flow map, r = 0 (t = s) | {np.mean(psnr):.2f} ± " in text
-    assert "The published numbers are over all 24 pictures of this set." in text
+    assert "so they do not compare with 4 of 24 pictures of Kodak24." in text
     assert (tmp_path / "one" / "benchmark_Kodak24.png").stat().st_size > 10_000
     assert not (tmp_path / "one" / "benchmark.png").exists()
     with pytest.raises(InputError, match=r"holds pictures measured with sigmas \[25.0\], not \[50.0\]: name another"):
