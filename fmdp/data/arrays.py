@@ -1,6 +1,7 @@
 """Arrays as users bring them, made images in [-1, 1]."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -27,13 +28,24 @@ def scale_arrays(arrays: Sequence[np.ndarray], taken: Range, channels: int) -> l
         low, high = float(values.min()), float(values.max())
         if low < taken[0] - slack or high > taken[1] + slack:
             raise InputError(f"values from {low:.6g} to {high:.6g} are not in {list(taken)}: {REMEDY}")
-        gray = channels == 1 and values.shape[-1] == 3
-        if values.dtype == np.uint8 and taken == BYTES:
-            scaled.append(UInt8Images(luma_of_bytes(values) if gray else values))
-        else:
-            pixels = to_unit(values, taken)
-            scaled.append(FloatImages(luma(pixels) if gray else pixels))
+        pixels = _pixels(values, taken, channels)
+        scaled.append(UInt8Images(pixels) if pixels.dtype == np.uint8 else FloatImages(pixels))
     return scaled
+
+
+def _pixels(values: np.ndarray, taken: Range, channels: int) -> np.ndarray:
+    """Numbers as bytes where they are bytes from 0 to 255, otherwise as float32 in [-1, 1]."""
+    gray = channels == 1 and values.shape[-1] == 3
+    if values.dtype == np.uint8 and taken == BYTES:
+        return luma_of_bytes(values) if gray else values
+    pixels = to_unit(values, taken)
+    return luma(pixels) if gray else pixels
+
+
+def _with_channels(images: Any) -> np.ndarray:
+    """An array, with one channel where it has the shape [n, H, W]."""
+    values = np.asarray(images)
+    return values[..., None] if values.ndim == 3 else values
 
 
 def luma_of_bytes(pixels: np.ndarray) -> np.ndarray:
@@ -43,27 +55,32 @@ def luma_of_bytes(pixels: np.ndarray) -> np.ndarray:
 
 
 def as_training_images(
-    images: Images, held_out: np.ndarray | None, stated: Range | None
+    images: Images, held_out: np.ndarray | None, stated: Range | None, channels: int = 3
 ) -> tuple[Images, np.ndarray | None]:
     """Training images, and images to watch a run on, which are on the scale of the training images.
 
-    A plain array is what a user brings: its range is stated, or told by its numbers (`levels.find_range`). All else,
-    which `fmdp.data` makes, is in [-1, 1] already. Training itself counts the images that are not finite.
+    A plain array is what a user brings, [n, H, W] or [n, H, W, C]: its range is stated, or told by its numbers
+    (`levels.find_range`), and `channels` is as for `scale_arrays`. All else, which `fmdp.data` makes, is in [-1, 1]
+    already. Training itself counts the updates that numbers which are not finite spoil.
 
     Raises:
       InputError: a plain array has its channels first, or its range could be mistaken.
     """
-    if not isinstance(images, np.ndarray):
+    if not hasattr(images, "__array__"):
         return images, held_out if held_out is None else to_float(held_out)
-    if images.ndim == 4 and images.shape[-1] not in (1, 3) and (remedy := layout_remedy(images.shape)):
-        raise InputError(f"training images of shape {images.shape}: {remedy}")
-    if images.dtype.kind not in "biuf" or not images.size:
-        raise InputError(f"training images of {images.dtype} and shape {images.shape}: give real numbers")
+    values, others = _with_channels(images), None if held_out is None else _with_channels(held_out)
+    if values.ndim == 4 and values.shape[-1] not in (1, 3) and (remedy := layout_remedy(values.shape)):
+        raise InputError(f"training images of shape {values.shape}: {remedy}")
+    if values.dtype.kind not in "biuf" or values.ndim != 4:
+        found = f"training images of {values.dtype} and shape {values.shape}"
+        raise InputError(f"{found}: give numbers of shape [n, height, width, channels]")
+    if not values.size:
+        return values, others  # refused, for having no images, where batches are made
     setting = f"config.data.range = {tuple(stated or ())}"
     with translating(lambda why: f"training images: {why} ({setting})", InputError):
-        taken = find_range(images, stated, limit=np.inf)
+        taken = find_range(values, stated, limit=np.inf)
     if taken.said:
         logging.warning("training images: %s (%s)", taken.said, setting)
-    in_bytes = images.dtype == np.uint8 and taken.range == BYTES
-    images = UInt8Images(images) if in_bytes else to_unit(images, taken.range)
-    return images, None if held_out is None else to_unit(held_out, taken.range)
+    pixels = _pixels(values, taken.range, channels)
+    watched = None if others is None else to_float(_pixels(others, taken.range, channels))
+    return UInt8Images(pixels) if pixels.dtype == np.uint8 else pixels, watched

@@ -61,7 +61,7 @@ def fit(
       SystemExit: termination was requested (`preemption.watch_signals`), and this step is saved. The code is 128 plus
         the signal.
     """
-    images, held_out = as_training_images(images, held_out, stated_range(config.data))
+    images, held_out = as_training_images(images, held_out, stated_range(config.data), config.data.get("channels", 3))
     images, validation, index = data.set_aside(images, config.train.validation_images, config.seed)
     steps, mode = config.train.steps, _train_mode(config)
     init_key, key = jax.random.split(jax.random.key(config.seed))

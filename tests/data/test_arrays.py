@@ -1,6 +1,7 @@
 """Arrays that people train on: ranges, channels, layouts and numbers that are none."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -134,6 +135,11 @@ def test_plain_arrays_to_train_on_have_the_same_rule():
     np.testing.assert_allclose(images[:], 2 * UNIT - 1, atol=1e-6)
     np.testing.assert_allclose(held_out, 2 * UNIT[:2] - 1, atol=1e-6)
     assert "training images: values from " in refusal(as_training_images, UNIT, None, None)
+    assert as_training_images(jnp.asarray(COLOUR[..., 0]), None, None)[0].shape == (20, 8, 8, 1)
+    gray, held_out = as_training_images(COLOUR, COLOUR[:2], None, channels=1)
+    np.testing.assert_array_equal(gray.pixels, luma_of_bytes(COLOUR))
+    np.testing.assert_allclose(held_out, luma_of_bytes(COLOUR[:2]) / 127.5 - 1, atol=1e-6)
+    assert "give numbers of shape [n, height, width, channels]" in refusal(as_training_images, UNIT[0, 0], None, None)
     signed = np.float32([[-3.0, 2.0]]).reshape(2, 1, 1, 1)  # of a known target, which has no bounds
     assert as_training_images(signed, signed, None)[0] is signed
     loaded = data.UInt8Images(COLOUR)
