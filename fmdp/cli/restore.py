@@ -89,7 +89,7 @@ def describe_flag(parameter: str) -> str:
     if flag is DEGRADE:
         return f"{'with' if degrades() else 'without'} --degrade"
     if flag is OUTPUT and flag.value is None:
-        return f"--output={image_files.default_output(pathlib.Path(INPUT.value))}"
+        return f"--output={image_files.default_output(pathlib.Path(str(INPUT.value)))}"
     if flag.value is None or flag.value == [] or isinstance(flag.value, bool):
         return f"--{flag.name}"
     values = flag.value if isinstance(flag.value, list) else [flag.value]

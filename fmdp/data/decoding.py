@@ -17,6 +17,7 @@ import numpy as np
 from absl import logging
 from PIL import Image, ImageOps
 
+from fmdp.data.color_profiles import in_srgb
 from fmdp.data.containers import Index, to_float
 from fmdp.errors import InputError, reason
 
@@ -69,18 +70,21 @@ def open_file(path: pathlib.Path) -> BufferedIOBase:
 class ImagePreprocessor:
     """How an image file becomes an array: the square in its middle, resized by Pillow's antialiased Lanczos filter.
 
-    The image is turned upright as its EXIF data says. Transparency is composited on white, 16-bit images are reduced
-    to 8 bits, and only the first frame of an animation is used.
+    The image is turned upright as its EXIF data says, and the colours of an embedded profile become those of sRGB.
+    Transparency is composited on white, 16-bit images are reduced to 8 bits, and only the first frame of an animation
+    is used.
 
     Attributes:
       size: pixels per side; smaller images are not used.
       channels: 3 for colour, 1 for gray (the Rec. 601 luma, by Pillow).
       max_pixels: images with more pixels are not used.
+      warns: whether a colour profile that cannot be used is logged, once for each reason.
     """
 
     size: int
     channels: int
     max_pixels: int
+    warns: bool = True
 
     def check(self, file: BufferedIOBase) -> int:
         """The number of pixels of an image, by its header.
@@ -106,7 +110,9 @@ class ImagePreprocessor:
         return np.asarray(image).reshape(self.size, self.size, self.channels)
 
     def upright(self, file: BufferedIOBase) -> Image.Image:
-        """The complete image in gray ("L") or colour ("RGB"), at its own size.
+        """The complete image in gray ("L") or colour ("RGB"), at its own size, in sRGB.
+
+        Its `info` holds the profile and the note of `color_profiles.in_srgb`, as `icc_profile` and `profile_note`.
 
         Raises:
           UnusableError: as `decode`.
@@ -115,11 +121,15 @@ class ImagePreprocessor:
             image.load()
             with contextlib.suppress(Exception):  # damaged metadata turns nothing
                 ImageOps.exif_transpose(image, in_place=True)
-            upright = _eight_bits(image)
+            upright, profile, note = in_srgb(_eight_bits(image), image.info.get("icc_profile"))
+            if note and not profile and self.warns:
+                _warn_once(note)
             if upright.has_transparency_data:
                 white = Image.new("RGBA", upright.size, "white")
                 upright = Image.alpha_composite(white, upright.convert("RGBA"))
-            return upright.convert("RGB" if self.channels == 3 else "L")
+            upright = upright.convert("RGB" if self.channels == 3 else "L")
+            upright.info = {"icc_profile": profile, "profile_note": note}
+            return upright
 
     def _open(self, file: BufferedIOBase) -> Image.Image:
         with damage_as_unusable():
@@ -139,7 +149,7 @@ def has_transparent_pixels(file: BufferedIOBase) -> bool:
       UnusableError: it is not an image, or damaged.
     """
     with damage_as_unusable(), _read_header(file) as image:
-        return image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] < 255
+        return image.has_transparency_data and bool(np.asarray(image.convert("RGBA"))[..., 3].min() < 255)
 
 
 def _read_header(file: BufferedIOBase) -> Image.Image:

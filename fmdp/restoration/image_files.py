@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from fmdp.data import folder
 from fmdp.data.containers import to_uint8
@@ -26,9 +27,22 @@ from fmdp.types import SizedField
 
 DEFAULT_OUTPUT = "restored"  # a folder
 MAX_STEM_BYTES = 200  # of an image's name without its ending; most disks take names of 255
-PREPROCESSOR = ImagePreprocessor(size=1, channels=3, max_pixels=MAX_PIXELS)
+PREPROCESSOR = ImagePreprocessor(size=1, channels=3, max_pixels=MAX_PIXELS, warns=False)
 
 DrawSheet = Callable[[pathlib.Path, Restored, Request], None]
+
+
+class Picture(NamedTuple):
+    """An image file as pixels [H, W, 1 or 3] in [-1, 1].
+
+    Attributes:
+      profile: of sRGB, where the file has a colour profile.
+      note: what was done with its profile, "" where nothing was.
+    """
+
+    pixels: np.ndarray
+    profile: bytes | None = None
+    note: str = ""
 
 
 class Outcome(NamedTuple):
@@ -103,18 +117,25 @@ def file_endings(request: Request) -> list[str]:
 
 
 def read_image(path: pathlib.Path) -> np.ndarray:
-    """An image file as [H, W, 1 or 3] in [-1, 1].
+    """An image file as [H, W, 1 or 3] in [-1, 1]: the pixels of `read_picture`."""
+    return read_picture(path).pixels
 
-    It is upright; transparency is composited on white, and 16-bit images are reduced to 8 bits.
+
+def read_picture(path: pathlib.Path) -> Picture:
+    """An image file as it is restored.
+
+    It is upright and in sRGB; transparency is composited on white, and 16-bit images are reduced to 8 bits.
 
     Raises:
       UnusableError: it is not an image, too large, or damaged.
       OSError: it cannot be read.
     """
     with open_file(path) as file:
-        pixels = np.asarray(PREPROCESSOR.upright(file), np.float32) / 127.5 - 1
+        upright = PREPROCESSOR.upright(file)
+    pixels = np.asarray(upright, np.float32) / 127.5 - 1
     gray = (pixels == pixels[..., :1]).all()
-    return pixels[..., :1] if gray else pixels
+    pixels = pixels[..., :1] if gray else pixels
+    return Picture(pixels, upright.info["icc_profile"], upright.info["profile_note"])
 
 
 def restore_files(
@@ -147,9 +168,11 @@ def restore_files(
         try:
             _check_target(target, output, request, sources)
             began = time.monotonic()
-            restored = restore(prior, read_image(path), request)
-            seconds = time.monotonic() - began
-            write_result(target, path, restored, request, made_by | {"seconds": seconds}, draw_sheet)
+            picture = read_picture(path)
+            restored = restore(prior, picture.pixels, request)
+            restored = restored.add_note(picture.note) if picture.note else restored
+            said = made_by | {"seconds": time.monotonic() - began}
+            write_result(target, path, restored, request, said, draw_sheet, picture.profile)
         except (UnusableError, InputError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
             if is_disk_full(error):
                 room = f"no room in {output}, {done} restored before {path}"
@@ -167,18 +190,19 @@ def write_result(
     request: Request,
     made_by: dict[str, Any],
     draw_sheet: DrawSheet | None = None,
+    profile: bytes | None = None,
 ) -> None:
-    """Write all files of one restored image; the JSON file comes last."""
+    """Write all files of one restored image, its pictures with the profile; the JSON file comes last."""
     target.parent.mkdir(parents=True, exist_ok=True)
     largest = []
     for name, samples in zip(_lookahead_names(request), restored.images, strict=True):
-        _save(target.with_name(f"{target.name}{name}.png"), samples.mean(0))
+        _save(target.with_name(f"{target.name}{name}.png"), samples.mean(0), profile)
         if request.num_samples > 1:
             spread = np.sqrt(samples.var(0, ddof=1).mean(-1))
             largest.append(float(spread.max()))
             _save(target.with_name(f"{target.name}{name}_std.png"), 2 * spread[..., None] / max(largest[-1], 1e-12) - 1)
     if is_image(restored.measured):
-        _save(target.with_name(f"{target.name}_measured.png"), restored.measured)
+        _save(target.with_name(f"{target.name}_measured.png"), restored.measured, profile)
     if draw_sheet and len(request.lookaheads) > 1:
         draw_sheet(target.with_name(f"{target.name}_sheet.png"), restored, request)
     unused = ("num_samples", "steps", "gain") if request.denoises else ()
@@ -251,6 +275,12 @@ def _stem(path: pathlib.Path) -> str:
     return stem
 
 
-def _save(path: pathlib.Path, image: np.ndarray) -> None:
+def _save(path: pathlib.Path, image: np.ndarray, profile: bytes | None = None) -> None:
+    """Write a picture and, where it has a profile, that it is in sRGB; in gray, PNG has a chunk for that."""
+    picture = Image.fromarray(to_uint8(image))
+    chunks = PngInfo()
+    if profile and picture.mode == "L":
+        chunks.add(b"sRGB", b"\0")
+        profile = None
     with atomic_write(path) as temporary:
-        Image.fromarray(to_uint8(image)).save(temporary)
+        picture.save(temporary, pnginfo=chunks, icc_profile=profile)

@@ -32,6 +32,11 @@ class Restored(NamedTuple):
     facts: dict[str, Any]
     notes: tuple[Note, ...] = ()
 
+    def add_note(self, text: str) -> "Restored":
+        """The same with another note, among its facts as well."""
+        notes = (*self.notes, Note(text))
+        return self._replace(notes=notes, facts=self.facts | {"notes": [note.text for note in notes]})
+
 
 def restore(prior: SizedField, image: ArrayLike, request: Request = DENOISING) -> Restored:
     """One image restored by a prior, in overlapping tiles where it is larger than they are (`choose_tiles`).

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fmdp.data import decoding
+from fmdp.data.color_profiles import srgb_profile
 from fmdp.errors import InputError
 from fmdp.restoration import image_files
 from fmdp.restoration.request import Request
-from tests.support.exact_priors import PRIOR
+from tests.support import color_profiles
+from tests.support.exact_priors import COLOUR, PRIOR
 from tests.support.image_folders import restore_all
 
 
@@ -219,3 +222,40 @@ import fmdp.restoration.image_files
 assert not {"skimage", "matplotlib"} & sys.modules.keys()
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_colour_profiles_are_read_and_results_carry_srgb(tmp_path, caplog):
+    decoding._warn_once.cache_clear()
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    p3 = color_profiles.profile(color_profiles.SRGB_CURVE, color_profiles.DISPLAY_P3)
+    save(tmp_path / "in" / "p3.png", pixels, icc_profile=p3)
+    save(tmp_path / "in" / "srgb.png", pixels, icc_profile=srgb_profile())
+    save(tmp_path / "in" / "plain.png", pixels)
+    save(tmp_path / "in" / "broken.png", pixels, icc_profile=b"no profile")
+    assert restore_all(COLOUR, Request(sigma=0.1), tmp_path / "in", tmp_path / "out") == (4, [])
+    notes, carried = {}, {}
+    for name in ("p3", "srgb", "plain", "broken"):
+        notes[name] = json.loads((tmp_path / "out" / f"{name}.json").read_text())["notes"]
+        for ending in (".png", "_measured.png"):
+            with Image.open(tmp_path / "out" / f"{name}{ending}") as image:
+                carried[name + ending] = image.info.get("icc_profile")
+    reason = "cannot open profile from string"
+    unusable = f"the colour profile cannot be used ({reason}): the picture counts as sRGB"
+    assert notes == {"p3": ["the colours were converted to sRGB"], "srgb": [], "plain": [], "broken": [unusable]}
+    assert {name for name, profile in carried.items() if profile} == {
+        "p3.png", "p3_measured.png", "srgb.png", "srgb_measured.png"
+    }  # fmt: skip
+    assert set(carried.values()) == {None, srgb_profile()}
+    wanted = color_profiles.in_srgb(pixels, color_profiles.SRGB_CURVE, color_profiles.DISPLAY_P3)
+    assert np.abs(load(tmp_path / "out" / "p3_measured.png") - wanted).max() < 2
+    np.testing.assert_array_equal(load(tmp_path / "out" / "broken_measured.png"), pixels)
+    assert not caplog.records  # a note, and no warning besides
+
+
+def test_gray_results_say_that_they_are_srgb(tmp_path):
+    pixels = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+    save(tmp_path / "x.png", pixels, icc_profile=color_profiles.profile(1.8))
+    assert restore_all(PRIOR, Request(sigma=0.1), tmp_path / "x.png", tmp_path / "out") == (1, [])
+    with Image.open(tmp_path / "out" / "x_measured.png") as image:
+        assert image.info["srgb"] == 0
+        assert np.abs(np.asarray(image) - color_profiles.in_srgb(pixels.astype(float), 1.8)).max() < 2
