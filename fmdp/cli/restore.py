@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import pathlib
 import sys
 from collections.abc import Iterator
@@ -15,20 +14,20 @@ from fmdp import load
 from fmdp.cli import provenance
 from fmdp.cli.budget import lookahead_for_budget
 from fmdp.cli.deprecated import warn_degraded
-from fmdp.data.decoding import UnusableError
-from fmdp.errors import InputError, ParameterError, printable, translating
+from fmdp.cli.operator_args import parse_operator_args
+from fmdp.errors import InputError, ParameterError, printable
 from fmdp.io.files import expand_path
+from fmdp.io.levels import Range
 from fmdp.parallel.precision import PRECISIONS
 from fmdp.pretrained import prior as prior_files
 from fmdp.reporting.contact_sheet import draw_sheet
 from fmdp.restoration import image_files
-from fmdp.restoration.mask_files import read_mask
+from fmdp.restoration.output_formats import OUTPUT_FORMATS
 from fmdp.restoration.request import GRAY_LEVELS, MAX_SIGMA, Request
 from fmdp.restoration.restore import Restored
 from fmdp.types import SizedField
 
 SWEEP = (0.0, 0.25, 0.5, 0.75, 1.0)
-ARRAYS = ("mask", "kernel")  # parameters of operators that are given as image files
 MAX_VALUE = 200  # characters of a flag's value that a message repeats
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "restore: a shipped prior by name, a run's folder, or a file.")
@@ -59,6 +58,13 @@ TILE = flags.DEFINE_integer("tile", None, "restore: pixels a side of the tiles, 
 MEMORY = flags.DEFINE_float(
     "memory_gb", None, "restore: for tiles at once, on each GPU or on the CPU; by default half of what is free."
 )
+WHITE_LEVEL = flags.DEFINE_float(
+    "white_level", None, "restore: the number of white in files of more than 8 bits; estimated unless given."
+)
+BLACK_LEVEL = flags.DEFINE_float("black_level", None, "restore: the number of black there; 0 unless given.")
+OUTPUT_FORMAT = flags.DEFINE_enum(
+    "output_format", "png", list(OUTPUT_FORMATS), "restore: 8 bits, 16 bits, or floats from -1 to 1."
+)
 PRECISION = flags.DEFINE_enum(
     "precision", "default", PRECISIONS, "restore: of products and convolutions. Other modes take config.precision."
 )
@@ -75,6 +81,7 @@ FLAG_OF: dict[str, flags.FlagHolder] = {
     "seed": SEED,
     "tile": TILE,
     "memory_gb": MEMORY,
+    "range": WHITE_LEVEL,
     "source": INPUT,
     "output": OUTPUT,
 }
@@ -158,7 +165,8 @@ def restore_folder(
       How many were restored, and one line for each that could not be.
     """
     done, faults = 0, []
-    outcomes = image_files.restore_files(prior, request, source, output, made_by, draw_sheet)
+    form = OUTPUT_FORMATS[OUTPUT_FORMAT.value]
+    outcomes = image_files.restore_files(prior, request, source, output, made_by, draw_sheet, form)
     with tqdm(outcomes, total=count, unit="image") as bar:
         for outcome in bar:
             if outcome.error is None:
@@ -236,46 +244,19 @@ def request_from_flags() -> Request:
             seed=SEED.value,
             tile=TILE.value,
             memory_gb=MEMORY.value,
+            range=_stated_range(),
         )
+
+
+def _stated_range() -> Range | None:
+    if WHITE_LEVEL.value is None:
+        if BLACK_LEVEL.value is not None:
+            raise InputError(f"--black_level={BLACK_LEVEL.value:g} alone: set --white_level, too")
+        return None
+    return (BLACK_LEVEL.value or 0.0, WHITE_LEVEL.value)
 
 
 def _required_path(flag: flags.FlagHolder) -> pathlib.Path:
     if flag.value is None:
         raise InputError(f"--{flag.name} is missing: --mode=restore needs --checkpoint and --input")
     return expand_path(flag.value)
-
-
-def parse_operator_args(texts: list[str]) -> dict[str, Any]:
-    """All parameters of an operator, from NAME=VALUE each.
-
-    Raises:
-      InputError: one of them cannot be read, or is given twice.
-    """
-    found: dict[str, Any] = {}
-    for text in texts:
-        name, value = parse_operator_arg(text)
-        if name in found:
-            raise InputError(f"--operator_arg={text}: {name} is given twice: keep one")
-        found[name] = value
-    return found
-
-
-def parse_operator_arg(text: str) -> tuple[str, Any]:
-    """A parameter of an operator from NAME=VALUE.
-
-    Raises:
-      InputError: it has another form, or names an image that cannot be read.
-    """
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise InputError(f"--operator_arg={text}: write NAME=VALUE, such as size=9")
-    if name in ARRAYS:
-        with translating(lambda why: f"--operator_arg={text}: {why}", OSError, UnusableError, InputError):
-            if name == "mask":
-                return name, read_mask(expand_path(value))
-            levels = (image_files.read_image(expand_path(value))[..., 0] + 1) / 2
-        return name, levels / max(levels.sum(), 1e-6)
-    for read in (json.loads, float):  # .5 is a number, though not in JSON
-        with contextlib.suppress(ValueError, RecursionError):
-            return name, read(value)
-    return name, value

@@ -17,6 +17,7 @@ from fmdp.flow.diagonal_rows import diagonal_pattern
 from fmdp.flow.losses import OFF_DIAGONAL, WEIGHTING
 from fmdp.flow.times import QUANTILES
 from fmdp.io.archives import MAX_PIXELS
+from fmdp.io.levels import range_fault
 from fmdp.metrics import weights
 from fmdp.operators import OPERATORS
 from fmdp.parallel.precision import PRECISIONS
@@ -134,6 +135,7 @@ VALUES: tuple[tuple[str, Callable[[Any], Any], str], ...] = (
     ("parallel.mode", lambda x: x in ("jit", "pmap"), "must be jit or pmap"),
     ("parallel.cpu_devices", lambda x: 0 <= x <= MAX_CPU_DEVICES, f"must be from 0 to {MAX_CPU_DEVICES}"),
     ("name", lambda x: "/" not in x and x not in (".", ".."), "is a file name: must not contain /"),
+    ("data.range", lambda x: not x or not range_fault(tuple(x)), f"{range_fault(())}, or empty"),
     ("data.crop", lambda x: x in CROPS, one_of(CROPS)),
     ("data.min_scale", lambda x: 0 <= x <= 1, "must be from 0 (the smallest that fits) to 1"),
     ("data.test_share", lambda x: 0 < x < 1, "must be between 0 and 1"),

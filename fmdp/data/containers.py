@@ -63,6 +63,29 @@ class UInt8Images:
         return UInt8Images(self.pixels[index])
 
 
+class FloatImages:
+    """Images kept as one array of floats [n, H, W, C] in [-1, 1], scaled already."""
+
+    def __init__(self, pixels: np.ndarray):
+        """Images whose pixels are these, float32."""
+        self.pixels = pixels
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, H, W, C)."""
+        return self.pixels.shape
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, index: Index) -> np.ndarray:
+        return self.pixels[index]
+
+    def take(self, index: np.ndarray) -> "FloatImages":
+        """The images with these indices."""
+        return FloatImages(self.pixels[index])
+
+
 def take(images: Images, index: np.ndarray) -> Images:
     """The images with these indices, without reading any that are not in memory."""
     return images[index] if isinstance(images, np.ndarray) else images.take(index)  # type: ignore[attr-defined]

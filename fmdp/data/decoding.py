@@ -8,7 +8,7 @@ import pathlib
 import stat
 import struct
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from io import BufferedIOBase
 from typing import IO, NamedTuple, TypeVar, cast
@@ -17,9 +17,12 @@ import numpy as np
 from absl import logging
 from PIL import Image, ImageOps
 
+from fmdp.data import deep_pictures
 from fmdp.data.color_profiles import in_srgb
 from fmdp.data.containers import Index, to_float
-from fmdp.errors import InputError, reason
+from fmdp.data.unusable import UnusableError, damage_as_unusable
+from fmdp.errors import InputError
+from fmdp.io.levels import Range
 
 Read = TypeVar("Read")
 
@@ -27,19 +30,6 @@ _KINDS = Image.registered_extensions()
 # No format that starts another program, and only what this Pillow was built with.
 FORMATS = tuple(kind for kind in ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP") if kind in Image.OPEN)
 SUFFIXES = {suffix for suffix, kind in _KINDS.items() if kind in FORMATS}
-
-
-class UnusableError(Exception):
-    """An image file that cannot be used; the message says why.
-
-    Attributes:
-      parameter: the field of `ImagePreprocessor` that excludes it, or "" where no setting would admit it.
-    """
-
-    def __init__(self, message: str, parameter: str = ""):
-        """The message, and the parameter that it names."""
-        super().__init__(message)
-        self.parameter = parameter
 
 
 def ignore_metadata_warnings() -> None:
@@ -78,12 +68,15 @@ class ImagePreprocessor:
       size: pixels per side; smaller images are not used.
       channels: 3 for colour, 1 for gray (the Rec. 601 luma, by Pillow).
       max_pixels: images with more pixels are not used.
+      range: the values of black and white in images of more than 8 bits; None takes 0 and 65535, and no
+        floating-point numbers.
       warns: whether a colour profile that cannot be used is logged, once for each reason.
     """
 
     size: int
     channels: int
     max_pixels: int
+    range: Range | None = None
     warns: bool = True
 
     def check(self, file: BufferedIOBase) -> int:
@@ -93,6 +86,10 @@ class ImagePreprocessor:
           UnusableError: it is not an image, too small or too large.
         """
         with self._open(file) as image:
+            if self.range is None and image.mode in ("F", "I"):  # only the numbers of I tell whether they can be used
+                with damage_as_unusable():
+                    image.load()
+                    _eight_bits(image)
             return image.width * image.height
 
     def decode(self, file: BufferedIOBase) -> np.ndarray:
@@ -118,10 +115,16 @@ class ImagePreprocessor:
           UnusableError: as `decode`.
         """
         with self._open(file) as image, damage_as_unusable():
-            image.load()
-            with contextlib.suppress(Exception):  # damaged metadata turns nothing
-                ImageOps.exif_transpose(image, in_place=True)
-            upright, profile, note = in_srgb(_eight_bits(image), image.info.get("icc_profile"))
+            if self.range is not None and deep_pictures.is_deep(image):
+                numbers = deep_pictures.read_numbers(image, lambda: self._open(file))
+                upright = deep_pictures.as_image(numbers, self.range)
+            else:
+                image.load()
+                with contextlib.suppress(Exception):  # damaged metadata turns nothing
+                    ImageOps.exif_transpose(image, in_place=True)
+                upright = _eight_bits(image)
+            carried = image.info.get("icc_profile") if image.mode != "LAB" else None
+            upright, profile, note = in_srgb(upright, carried)
             if note and not profile and self.warns:
                 _warn_once(note)
             if upright.has_transparency_data:
@@ -133,7 +136,7 @@ class ImagePreprocessor:
 
     def _open(self, file: BufferedIOBase) -> Image.Image:
         with damage_as_unusable():
-            image = _read_header(file)
+            image = read_header(file)
         width, height = image.size
         if width * height > self.max_pixels:
             raise UnusableError(f"{width}x{height} are more than max_pixels={self.max_pixels:,} pixels", "max_pixels")
@@ -148,16 +151,17 @@ def has_transparent_pixels(file: BufferedIOBase) -> bool:
     Raises:
       UnusableError: it is not an image, or damaged.
     """
-    with damage_as_unusable(), _read_header(file) as image:
+    with damage_as_unusable(), read_header(file) as image:
         return image.has_transparency_data and bool(np.asarray(image.convert("RGBA"))[..., 3].min() < 255)
 
 
-def _read_header(file: BufferedIOBase) -> Image.Image:
+def read_header(file: BufferedIOBase) -> Image.Image:
     """The image of one of `FORMATS`, with only its header read.
 
     `Image.open` would hold it to Pillow's limit for the process, by warnings that the caller's filters decide about;
     our callers compare the size with their own limit before they decode.
     """
+    file.seek(0)
     prefix = file.read(16)
     for kind in FORMATS:
         factory, accept = Image.OPEN[kind]
@@ -168,26 +172,22 @@ def _read_header(file: BufferedIOBase) -> Image.Image:
     raise UnusableError("not an image" if prefix else "an empty file")
 
 
-@contextlib.contextmanager
-def damage_as_unusable() -> Iterator[None]:
-    """UnusableError for whatever else the block raises; Pillow, zipfile and tfds raise many kinds for damaged files."""
-    try:
-        yield
-    except UnusableError:
-        raise
-    except Exception as error:
-        raise UnusableError(f"damaged: {reason(error)}") from error
-
-
 def _eight_bits(image: Image.Image) -> Image.Image:
     """The image itself; where its pixels are 16-bit integers, they are scaled to 8 bits and rounded."""
+    if image.mode == "LAB":
+        return deep_pictures.lab_to_rgb(image)
     if image.mode == "F":
-        raise UnusableError("its pixels are floating-point numbers")
+        raise UnusableError("its pixels are floating-point numbers: state the values of black and white", "range")
     if not image.mode.startswith("I"):
         return image
     pixels = np.asarray(image).astype(np.int64)
-    if pixels.min() < 0 or pixels.max() > 0xFFFF:
-        raise UnusableError("its pixels are integers of more than 16 bits")
+    low, high = int(pixels.min()), int(pixels.max())
+    if low < 0 or high > 0xFFFF:
+        found = f"its pixels are integers from {low} to {high}, of more than 16 bits"
+        raise UnusableError(f"{found}: state the values of black and white", "range")
+    if 0xFF < high < 2**14:
+        bits = high.bit_length()
+        _warn_once(f"a picture of 16 bits has values of {bits} alone: white is 65535 unless config.data.range says it")
     return Image.fromarray(np.round(pixels / 257).astype(np.uint8))
 
 

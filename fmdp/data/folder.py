@@ -3,6 +3,7 @@
 import functools
 import os
 import pathlib
+from collections.abc import Collection
 from io import BufferedIOBase
 
 from absl import logging
@@ -16,7 +17,7 @@ def list_folder(root: pathlib.Path) -> tuple[ImageFiles, ImageFiles | None]:
     return arrange(list_names(root), functools.partial(_open, root))
 
 
-def list_names(root: pathlib.Path) -> list[str]:
+def list_names(root: pathlib.Path, suffixes: Collection[str] = SUFFIXES) -> list[str]:
     """The sorted relative paths of the pictures below a folder, which are recognised by their suffixes.
 
     Links are followed, but every folder is visited only once. Hidden files and folders are ignored. A folder that
@@ -35,7 +36,7 @@ def list_names(root: pathlib.Path) -> list[str]:
         seen.add((state.st_dev, state.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in files:
-            if not name.startswith(".") and pathlib.PurePath(name).suffix.lower() in SUFFIXES:
+            if not name.startswith(".") and pathlib.PurePath(name).suffix.lower() in suffixes:
                 found.append(pathlib.Path(folder, name).relative_to(root).as_posix())
     return sorted(found)
 

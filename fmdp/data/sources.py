@@ -17,6 +17,7 @@ from fmdp.data.sklearn_digits import digits
 from fmdp.data.splits import Split, hold_out, split
 from fmdp.errors import InputError
 from fmdp.io.files import expand_path
+from fmdp.io.levels import Range, range_fault
 
 MAX_NAMED = 10  # of the files left out are named in a warning, the others counted
 
@@ -53,7 +54,18 @@ def load_split(config: ConfigDict) -> Split:
     return hold_out(found, config.test_share, config.test_images)
 
 
+def stated_range(config: ConfigDict) -> Range | None:
+    """config.data.range as (black, white), or None where it is empty."""
+    stated = tuple(config.get("range", ()))  # a library's own dictionary may lack it
+    if stated and (fault := range_fault(stated)):
+        raise InputError(f"config.data.range = {stated}: {fault}")
+    return (stated[0], stated[1]) if stated else None
+
+
 def _require_pictures(config: ConfigDict, source: str) -> None:
+    if stated_range(config) and source not in RANGED:
+        needs = f"is of the files of {', '.join(RANGED)}, and {source} has a range of its own"
+        raise InputError(f"config.data.range = {stated_range(config)}: {needs}: leave it out")
     if config.get("crop") == "random" and source not in PICTURES:  # a library's own dictionary may lack it
         needs = f"needs picture files, from one of {', '.join(PICTURES)}, and {source} has arrays"
         raise InputError(f"config.data.crop = 'random': {needs}: set it to center")
@@ -84,7 +96,9 @@ def from_pictures(
     """
     if not config.size:
         raise InputError("config.data.size = 0: set the side length of the pictures in pixels, such as 64")
-    preprocessor = ImagePreprocessor(size=config.size, channels=config.channels, max_pixels=config.max_pixels)
+    preprocessor = ImagePreprocessor(
+        size=config.size, channels=config.channels, max_pixels=config.max_pixels, range=stated_range(config)
+    )
     files = [part for part in find(path) if part is not None]
     usable = [select_usable(part, preprocessor, path, config.strict) for part in files]
     make: Callable[..., LazyImages]
@@ -150,7 +164,7 @@ def from_folder(path: pathlib.Path, config: ConfigDict) -> RawDataset:
 
 SOURCES: Mapping[str, Callable[[pathlib.Path, ConfigDict], RawDataset]] = {
     "idx": lambda path, config: idx.read_idx_folder(path),
-    "npz": lambda path, config: npz.read_npz(path),
+    "npz": lambda path, config: npz.read_npz(path, stated_range(config), config.get("channels", 3)),
     "folder": from_folder,
     "zip": lambda path, config: from_pictures(zip_archive.list_zip, path, config),
     "tfds": lambda path, config: from_pictures(functools.partial(tfds.list_tfds, config.dataset), path, config),
@@ -159,3 +173,6 @@ SOURCES: Mapping[str, Callable[[pathlib.Path, ConfigDict], RawDataset]] = {
 
 PICTURES = ("folder", "zip", "tfds")
 """The sources among them that read picture files, of any sizes."""
+
+RANGED = ("npz", *PICTURES)
+"""The sources among them whose numbers may have any range."""

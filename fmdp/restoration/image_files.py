@@ -1,6 +1,7 @@
 """Image files in, restored image files out: finding, naming, reading and writing them."""
 
 import collections
+import dataclasses
 import itertools
 import json
 import os
@@ -11,15 +12,15 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from fmdp.data import folder
-from fmdp.data.containers import to_uint8
-from fmdp.data.decoding import SUFFIXES, ImagePreprocessor, UnusableError, open_file
+from fmdp.data.unusable import UnusableError
 from fmdp.errors import InputError, ParameterError
-from fmdp.io.archives import MAX_PIXELS
-from fmdp.io.files import atomic_write, is_disk_full, read_json, write_json
+from fmdp.io.files import is_disk_full, read_json, write_json
+from fmdp.io.levels import UNIT
+from fmdp.restoration.output_formats import PNG, OutputFormat
+from fmdp.restoration.picture_files import RESTORABLE, Picture, read_picture
+from fmdp.restoration.prepare import Note
 from fmdp.restoration.request import Request
 from fmdp.restoration.restore import Restored, restore
 from fmdp.restoration.tiles import choose_tiles
@@ -27,22 +28,8 @@ from fmdp.types import SizedField
 
 DEFAULT_OUTPUT = "restored"  # a folder
 MAX_STEM_BYTES = 200  # of an image's name without its ending; most disks take names of 255
-PREPROCESSOR = ImagePreprocessor(size=1, channels=3, max_pixels=MAX_PIXELS, warns=False)
 
 DrawSheet = Callable[[pathlib.Path, Restored, Request], None]
-
-
-class Picture(NamedTuple):
-    """An image file as pixels [H, W, 1 or 3] in [-1, 1].
-
-    Attributes:
-      profile: of sRGB, where the file has a colour profile.
-      note: what was done with its profile, "" where nothing was.
-    """
-
-    pixels: np.ndarray
-    profile: bytes | None = None
-    note: str = ""
 
 
 class Outcome(NamedTuple):
@@ -80,16 +67,16 @@ def find_images(source: pathlib.Path, output: pathlib.Path) -> list[pathlib.Path
         return [source]
     if _is_inside(output, source):
         raise _output_error(output, "it lies inside the folder of the images: name a folder elsewhere")
-    found = [source / name for name in folder.list_names(source)]
+    found = [source / name for name in folder.list_names(source, RESTORABLE)]
     if any(map(_is_result, (source / DEFAULT_OUTPUT).glob("*.json"))):
         found = [path for path in found if not path.is_relative_to(source / DEFAULT_OUTPUT)]
     if not found:
-        raise _source_error(source, f"it holds no images: files of {', '.join(sorted(SUFFIXES))} are")
+        raise _source_error(source, f"it holds no images: files of {', '.join(sorted(RESTORABLE))} are")
     return found
 
 
 def output_paths(
-    paths: list[pathlib.Path], source: pathlib.Path, output: pathlib.Path, request: Request
+    paths: list[pathlib.Path], source: pathlib.Path, output: pathlib.Path, request: Request, form: OutputFormat = PNG
 ) -> Iterator[pathlib.Path]:
     """Where the files of each image go, without an ending; no two images share one of them.
 
@@ -103,39 +90,29 @@ def output_paths(
         longer = f"{name.name}_{path.suffix[1:].lower()}"
         numbered = (f"{longer}_{i}" for i in itertools.count(2))
         for stem in itertools.chain([] if times[name] > 1 else [name.name], [longer], numbered):
-            files = {str(name.with_name(stem + ending)).casefold() for ending in file_endings(request)}
+            files = {str(name.with_name(stem + ending)).casefold() for ending in file_endings(request, form)}
             if taken.isdisjoint(files):
                 break
         taken |= files
         yield output / name.with_name(stem)
 
 
-def file_endings(request: Request) -> list[str]:
+def file_endings(request: Request, form: OutputFormat = PNG) -> list[str]:
     """What the names of an image's files end in: image and spread of each lookahead, and three for all of them."""
-    images = [name + ending for name in _lookahead_names(request) for ending in (".png", "_std.png")]
-    return [*images, "_measured.png", "_sheet.png", ".json"]
+    images = [name + ending for name in _lookahead_names(request) for ending in (form.suffix, "_std" + form.suffix)]
+    return [*images, "_measured" + form.suffix, "_sheet.png", ".json"]
 
 
 def read_image(path: pathlib.Path) -> np.ndarray:
-    """An image file as [H, W, 1 or 3] in [-1, 1]: the pixels of `read_picture`."""
-    return read_picture(path).pixels
+    """An image file as [H, W, 1 or 3] in [-1, 1].
 
-
-def read_picture(path: pathlib.Path) -> Picture:
-    """An image file as it is restored.
-
-    It is upright and in sRGB; transparency is composited on white, and 16-bit images are reduced to 8 bits.
+    It is upright and in sRGB; transparency is composited on white. `read_picture` also tells which range was taken.
 
     Raises:
-      UnusableError: it is not an image, too large, or damaged.
+      UnusableError: it is not an image, too large, or damaged, or its range could be mistaken.
       OSError: it cannot be read.
     """
-    with open_file(path) as file:
-        upright = PREPROCESSOR.upright(file)
-    pixels = np.asarray(upright, np.float32) / 127.5 - 1
-    gray = (pixels == pixels[..., :1]).all()
-    pixels = pixels[..., :1] if gray else pixels
-    return Picture(pixels, upright.info["icc_profile"], upright.info["profile_note"])
+    return read_picture(path).pixels
 
 
 def restore_files(
@@ -145,18 +122,21 @@ def restore_files(
     output: pathlib.Path,
     made_by: dict[str, Any],
     draw_sheet: DrawSheet | None = None,
+    form: OutputFormat = PNG,
 ) -> Iterator[Outcome]:
     """Restore the images of the source into the output folder, one with each step of the iteration.
 
     Each leaves NAME.png (with several lookaheads NAME_r0.50.png for each, with several samples their mean and
     NAME_std.png), NAME_measured.png, and NAME.json with all settings and facts. The map of standard deviations is
-    black for zero and white for the largest, which the JSON file holds as white_of_std, on the [-1, 1] scale.
+    black for zero and white for the largest, which the JSON file holds as white_of_std, on the [-1, 1] scale; files of
+    floats hold it as it is.
 
     Args:
       prior: as for `restore`.
       source, output: as for `find_images`.
       made_by: what else each JSON file says, such as the checkpoint.
       draw_sheet: writes NAME_sheet.png, a contact sheet, where there are several lookaheads.
+      form: how images are written, one of `OUTPUT_FORMATS`.
 
     Raises:
       InputError: there are no images, the prior takes no such tiles, the folders cannot be used, or the disk is full.
@@ -164,15 +144,14 @@ def restore_files(
     paths = find_images(source, output)
     choose_tiles(prior, request)  # what no image can be restored with is said once
     done, sources = 0, {os.path.realpath(path) for path in paths}
-    for path, target in zip(paths, output_paths(paths, source, output, request), strict=True):
+    for path, target in zip(paths, output_paths(paths, source, output, request, form), strict=True):
         try:
-            _check_target(target, output, request, sources)
+            _check_target(target, output, request, sources, form)
             began = time.monotonic()
-            picture = read_picture(path)
-            restored = restore(prior, picture.pixels, request)
-            restored = restored.add_note(picture.note) if picture.note else restored
-            said = made_by | {"seconds": time.monotonic() - began}
-            write_result(target, path, restored, request, said, draw_sheet, picture.profile)
+            picture = _read(path, request)
+            restored = _restore_picture(prior, picture, request)
+            found = {"seconds": time.monotonic() - began, "range": picture.range}
+            write_result(target, path, restored, request, made_by | found, draw_sheet, form, picture.profile)
         except (UnusableError, InputError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
             if is_disk_full(error):
                 room = f"no room in {output}, {done} restored before {path}"
@@ -190,19 +169,21 @@ def write_result(
     request: Request,
     made_by: dict[str, Any],
     draw_sheet: DrawSheet | None = None,
+    form: OutputFormat = PNG,
     profile: bytes | None = None,
 ) -> None:
     """Write all files of one restored image, its pictures with the profile; the JSON file comes last."""
     target.parent.mkdir(parents=True, exist_ok=True)
     largest = []
     for name, samples in zip(_lookahead_names(request), restored.images, strict=True):
-        _save(target.with_name(f"{target.name}{name}.png"), samples.mean(0), profile)
+        form.save(target.with_name(f"{target.name}{name}{form.suffix}"), samples.mean(0), profile)
         if request.num_samples > 1:
-            spread = np.sqrt(samples.var(0, ddof=1).mean(-1))
+            spread = np.sqrt(samples.var(0, ddof=1).mean(-1, keepdims=True))
             largest.append(float(spread.max()))
-            _save(target.with_name(f"{target.name}{name}_std.png"), 2 * spread[..., None] / max(largest[-1], 1e-12) - 1)
+            shown = spread if form.exact else 2 * spread / max(largest[-1], 1e-12) - 1
+            form.save(target.with_name(f"{target.name}{name}_std{form.suffix}"), shown)
     if is_image(restored.measured):
-        _save(target.with_name(f"{target.name}_measured.png"), restored.measured, profile)
+        form.save(target.with_name(f"{target.name}_measured{form.suffix}"), restored.measured, profile)
     if draw_sheet and len(request.lookaheads) > 1:
         draw_sheet(target.with_name(f"{target.name}_sheet.png"), restored, request)
     unused = ("num_samples", "steps", "gain") if request.denoises else ()
@@ -223,12 +204,31 @@ def _lookahead_names(request: Request) -> list[str]:
     return [f"_r{r:.2f}" if len(request.lookaheads) > 1 else "" for r in request.lookaheads]
 
 
-def _check_target(target: pathlib.Path, output: pathlib.Path, request: Request, sources: set[str]) -> None:
+def _read(path: pathlib.Path, request: Request) -> Picture:
+    """The picture; where its range must be stated, the error names the parameter of the request."""
+    try:
+        return read_picture(path, request.range)
+    except UnusableError as error:
+        if error.parameter != "range":
+            raise
+        raise request.error("range", str(error)) from error
+
+
+def _restore_picture(prior: SizedField, picture: Picture, request: Request) -> Restored:
+    """The restoration, whose notes begin with those of the picture."""
+    restored = restore(prior, picture.pixels, dataclasses.replace(request, range=UNIT))
+    notes = tuple(Note(text, "range" if "taken as" in text else "") for text in picture.notes) + restored.notes
+    return restored._replace(notes=notes, facts=restored.facts | {"notes": [note.text for note in notes]})
+
+
+def _check_target(
+    target: pathlib.Path, output: pathlib.Path, request: Request, sources: set[str], form: OutputFormat
+) -> None:
     """Raises InputError where files would leave the output folder, or replace any but an earlier restoration."""
     if not _is_inside(target.parent, output):
         raise _output_error(output, f"{target.parent} leads out of it: name another folder")
     ours = _is_result(target.with_name(f"{target.name}.json"))
-    for file in (target.with_name(target.name + ending) for ending in file_endings(request)):
+    for file in (target.with_name(target.name + ending) for ending in file_endings(request, form)):
         if os.path.realpath(file) in sources or (os.path.lexists(file) and not ours):
             raise _output_error(output, f"{file} is not from restoring: name another folder, or remove the file")
 
@@ -273,14 +273,3 @@ def _stem(path: pathlib.Path) -> str:
     while len(os.fsencode(stem)) > MAX_STEM_BYTES:
         stem = stem[:-1]
     return stem
-
-
-def _save(path: pathlib.Path, image: np.ndarray, profile: bytes | None = None) -> None:
-    """Write a picture and, where it has a profile, that it is in sRGB; in gray, PNG has a chunk for that."""
-    picture = Image.fromarray(to_uint8(image))
-    chunks = PngInfo()
-    if profile and picture.mode == "L":
-        chunks.add(b"sRGB", b"\0")
-        profile = None
-    with atomic_write(path) as temporary:
-        picture.save(temporary, pnginfo=chunks, icc_profile=profile)

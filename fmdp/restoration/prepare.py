@@ -10,9 +10,10 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from fmdp import operators
-from fmdp.errors import InputError
+from fmdp.errors import InputError, translating
 from fmdp.flow.tiling import Shape
 from fmdp.io.archives import MAX_PIXELS
+from fmdp.io.levels import MAX_ABS_VALUE, REMEDY, UNIT, find_range, layout_remedy, require_numbers, to_unit
 from fmdp.operators import Operator
 from fmdp.operators.color import REC_601, luma
 from fmdp.operators.inpainting import Inpainting
@@ -24,7 +25,6 @@ from fmdp.types import PRNGKey
 DEFAULT_SIGMA = 0.05  # of the noise that is added
 MIN_SIGMA = 1 / 255  # below it, 8 bits cannot hold the noise
 CLIPPED_SHARE = 0.05  # of the pixels at black or white, above which an estimate of the noise may be too low
-MAX_ABS_VALUE = 10.0  # of an image in [-1, 1] with its noise; larger values are on another scale, such as 0 to 255
 DOWNSCALING_OPERATORS = ("super_resolution", "decimation")  # by `factor` along each axis
 
 
@@ -64,12 +64,13 @@ def prepare(image: ArrayLike, request: Request, tiles: Tiles) -> Prepared:
     """An image made ready to be restored in these tiles.
 
     Raises:
-      InputError: an array that is not an image in [-1, 1], or a request that this image cannot meet.
+      InputError: an array that is not an image, or whose range could be mistaken, or a request that this image cannot
+        meet.
     """
     operator_key, noise_key, solver_key = jax.random.split(jax.random.key(request.seed), 3)
     notes: list[Note] = []
     tile = tiles.shape
-    given = _as_float_image(image, request)
+    given = _as_float_image(image, request, notes)
     operator, fitted = _fit_to_operator(given, request, tile, operator_key, notes)
     estimated = False
     if not request.degraded:
@@ -119,22 +120,34 @@ def _noise_level(image: np.ndarray, request: Request, to_gray: bool, notes: list
     return estimate_noise(image), True
 
 
-def _as_float_image(image: ArrayLike, request: Request) -> np.ndarray:
-    """The image as float32 [H, W, C], or the measurement by the user's own operator in its shape."""
+def _as_float_image(image: ArrayLike, request: Request, notes: list[Note]) -> np.ndarray:
+    """The image as float32 [H, W, C] in [-1, 1], or the measurement by the user's own operator as it is."""
     array = np.asarray(image)
-    if not np.issubdtype(array.dtype, np.floating) or not np.isfinite(array).all():
-        raise InputError(f"an image of {array.dtype}: give finite floating-point numbers in [-1, 1] (x / 127.5 - 1)")
-    array = array.astype(np.float32)
+    if jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.kind != "f":  # bfloat16 and the like
+        array = array.astype(np.float32)
     own = isinstance(request.operator, Operator)
-    if own and request.degraded:
-        return array
-    if array.ndim == 2:
+    if array.ndim == 2 and not (own and request.degraded):
         array = array[..., None]
-    if array.size and np.abs(array).max() > MAX_ABS_VALUE:
-        raise InputError(f"an image of values up to {np.abs(array).max():.3g}: give [-1, 1] (x / 127.5 - 1)")
     if not own and (array.ndim != 3 or array.shape[-1] not in (1, 3) or not array.size):
-        raise InputError(f"an image of shape {array.shape}: give [height, width, 1 or 3]")
-    return array
+        remedies = filter(None, ("give [height, width, 1 or 3]", layout_remedy(array.shape)))
+        raise InputError(f"an image of shape {array.shape}: {'; '.join(remedies)}")
+    with translating(lambda why: f"an image of {array.dtype}: {why}", InputError):
+        require_numbers(array)
+    if own and request.degraded:
+        if request.range not in (None, UNIT):
+            raise request.error("range", "a measurement by an operator of your own is taken as it is: leave it out")
+        return array.astype(np.float32)
+    try:
+        taken = find_range(array, request.range)
+    except InputError as error:
+        raise request.error("range", str(error)) from error
+    if taken.said:
+        notes.append(Note(taken.said, "range"))
+    pixels = to_unit(array, taken.range)
+    if np.abs(pixels).max() > MAX_ABS_VALUE:
+        found = f"values from {array.min():.6g} to {array.max():.6g}"
+        raise request.error("range", f"{found} are far from black and white: {REMEDY}")
+    return pixels
 
 
 def _fit_to_operator(

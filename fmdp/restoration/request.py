@@ -9,6 +9,7 @@ import numpy as np
 
 from fmdp import operators
 from fmdp.errors import InputError, ParameterError
+from fmdp.io.levels import Range, range_fault
 from fmdp.operators import Operator
 
 MAX_COUNT = 100_000  # samples or steps
@@ -46,6 +47,8 @@ class Request:
       tile: pixels a side of the tiles of a fully convolutional prior; None stands for the size that the prior names.
       memory_gb: for tiles that are restored at once: on each GPU or TPU, or on all parts of a CPU together. None stands
         for half of what is free.
+      range: the values of black and white in the image, such as (0, 1). None takes bytes from 0 to 255 and floats from
+        -1 to 1, and refuses what could be mistaken (`fmdp.io.levels.find_range`). Results are in [-1, 1] all the same.
 
     Raises:
       ParameterError: a value that cannot be used with any image.
@@ -62,6 +65,7 @@ class Request:
     seed: int = 0
     tile: int | None = None
     memory_gb: float | None = None
+    range: Range | None = None
 
     def __post_init__(self) -> None:
         for parameter, is_valid, remedy in RULES:
@@ -139,5 +143,6 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("seed", lambda x: _is_integer(x, -(2**63), 2**63 - 1), "must be an integer of 64 bits"),
     ("tile", lambda x: x is None or _is_count(x), COUNT),
     ("memory_gb", lambda x: x is None or _is_positive(x), "must be positive, in GB"),
+    ("range", lambda x: x is None or not range_fault(x), range_fault(())),
 )
 """A parameter, what its value must satisfy, and what to say where it does not."""

@@ -32,11 +32,6 @@ class Restored(NamedTuple):
     facts: dict[str, Any]
     notes: tuple[Note, ...] = ()
 
-    def add_note(self, text: str) -> "Restored":
-        """The same with another note, among its facts as well."""
-        notes = (*self.notes, Note(text))
-        return self._replace(notes=notes, facts=self.facts | {"notes": [note.text for note in notes]})
-
 
 def restore(prior: SizedField, image: ArrayLike, request: Request = DENOISING) -> Restored:
     """One image restored by a prior, in overlapping tiles where it is larger than they are (`choose_tiles`).
@@ -54,8 +49,8 @@ def restore(prior: SizedField, image: ArrayLike, request: Request = DENOISING) -
 
     Args:
       prior: from `fmdp.load`, or another pytree that is a field and has an `image_shape`.
-      image: [H, W, 1 or 3] or, in gray, [H, W], of floating-point numbers in [-1, 1], such as `image_files.read_image`
-        returns. It is the measurement, unless `request.degraded` is False.
+      image: [H, W, 1 or 3] or, in gray, [H, W], such as `image_files.read_image` returns: bytes, numbers in [-1, 1], or
+        numbers in `request.range`. It is the measurement, unless `request.degraded` is False.
       request: what to do; by default the image is denoised, and its noise is estimated.
 
     Raises:

@@ -13,7 +13,9 @@ from ml_collections import ConfigDict
 
 from fmdp import data
 from fmdp.config.phases import phases
+from fmdp.data.arrays import as_training_images
 from fmdp.data.pipeline import Batches
+from fmdp.data.sources import stated_range
 from fmdp.errors import InputError
 from fmdp.parallel import preemption
 from fmdp.parallel.data_parallel import TrainMode, make_train_mode
@@ -43,7 +45,10 @@ def fit(
     """Train on images [n, H, W, C] until config.train.steps, resuming from the latest checkpoint in the workdir.
 
     Args:
-      held_out: images [m, H, W, C] that the run is watched on (`watching`); they have no effect on it.
+      images: what `data.load_split` gives, or a plain array of bytes or floats, whose range config.data.range states
+        (`levels.find_range`).
+      held_out: images [m, H, W, C], on the scale of the training images, that the run is watched on (`watching`); they
+        have no effect on it.
       start_from: weights that fit (`start.require_fit`), where the workdir has no checkpoint; random ones unless given.
 
     Returns:
@@ -56,6 +61,7 @@ def fit(
       SystemExit: termination was requested (`preemption.watch_signals`), and this step is saved. The code is 128 plus
         the signal.
     """
+    images, held_out = as_training_images(images, held_out, stated_range(config.data))
     images, validation, index = data.set_aside(images, config.train.validation_images, config.seed)
     steps, mode = config.train.steps, _train_mode(config)
     init_key, key = jax.random.split(jax.random.key(config.seed))

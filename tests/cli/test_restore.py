@@ -12,6 +12,7 @@ from PIL import Image
 
 from fmdp import main, networks
 from fmdp.cli import restore as restore_command
+from fmdp.cli.operator_args import parse_operator_arg
 from fmdp.errors import InputError
 from fmdp.evaluation.calibration import Calibration
 from fmdp.pretrained import prior as prior_files
@@ -123,18 +124,45 @@ def test_a_budget_becomes_a_lookahead(checkpoint, pictures, tmp_path):
 def test_masks_and_kernels_are_pictures(tmp_path):
     Image.fromarray(np.array([[0, 255], [90, 200]], np.uint8)).resize((20, 20), 0).save(tmp_path / "m.png")
     with pytest.raises(InputError) as refused:
-        restore_command.parse_operator_arg(f"mask={tmp_path / 'm.png'}")
+        parse_operator_arg(f"mask={tmp_path / 'm.png'}")
     remedy = "50% of its pixels are gray: paint observed pixels white and hidden ones black"
     assert str(refused.value) == f"--operator_arg=mask={tmp_path}/m.png: {remedy}"
     Image.fromarray(np.array([[0, 255], [10, 250]], np.uint8)).save(tmp_path / "m.png")
-    name, mask = restore_command.parse_operator_arg(f"mask={tmp_path / 'm.png'}")
+    name, mask = parse_operator_arg(f"mask={tmp_path / 'm.png'}")
     assert name == "mask"
     np.testing.assert_array_equal(mask, [[False, True], [False, True]])
-    _, kernel = restore_command.parse_operator_arg(f"kernel={tmp_path / 'm.png'}")
+    _, kernel = parse_operator_arg(f"kernel={tmp_path / 'm.png'}")
     assert kernel.sum() == pytest.approx(1)
-    assert restore_command.parse_operator_arg("size=9") == ("size", 9)
-    assert restore_command.parse_operator_arg("width=.1") == ("width", 0.1)
-    assert restore_command.parse_operator_arg("boundary=circular") == ("boundary", "circular")
+    assert parse_operator_arg("size=9") == ("size", 9)
+    assert parse_operator_arg("width=.1") == ("width", 0.1)
+    assert parse_operator_arg("boundary=circular") == ("boundary", "circular")
+
+
+def test_levels_and_formats_from_the_command_line(checkpoint, tmp_path, capsys):
+    ramp = np.arange(64, dtype=np.uint16).reshape(8, 8) * 60
+    (tmp_path / "in").mkdir()
+    Image.fromarray(ramp).save(tmp_path / "in" / "a.png")
+    common = dict(checkpoint=str(checkpoint), input=str(tmp_path / "in"), sigma=0.1)
+    run(**common, output=str(tmp_path / "out"), output_format="npy")
+    assert "a.png: --white_level: values from 0 to 3780 of uint16: white is taken as 4095" in capsys.readouterr().out
+    np.testing.assert_allclose(np.load(tmp_path / "out" / "a_measured.npy")[..., 0], ramp / 2047.5 - 1, atol=1e-6)
+    run(**common, output=str(tmp_path / "two"), output_format="png16", white_level=3780.0, black_level=-60.0)
+    assert "taken as" not in capsys.readouterr().out
+    with Image.open(tmp_path / "two" / "a_measured.png") as written:
+        np.testing.assert_allclose(np.asarray(written), np.round((ramp + 60.0) / 3840 * 65535), atol=1)
+    np.save(tmp_path / "in" / "b.npy", ramp / 1.5)
+    run(**common, output=str(tmp_path / "three"))
+    assert "b.npy: --white_level: values from 0 to 2520 are not floats from -1 to 1: state" in capsys.readouterr().out
+    with pytest.raises(InputError, match="--black_level=5 alone: set --white_level, too"):
+        run(**common, output=str(tmp_path / "four"), black_level=5.0)
+
+
+def test_masks_and_kernels_are_arrays(tmp_path):
+    np.save(tmp_path / "k.npy", np.array([[0.0, 3.0], [1.0, 0.0]]))
+    _, kernel = parse_operator_arg(f"kernel={tmp_path / 'k.npy'}")
+    np.testing.assert_allclose(kernel, [[0, 0.75], [0.25, 0]])
+    np.save(tmp_path / "m.npy", np.eye(2, dtype=bool))
+    np.testing.assert_array_equal(parse_operator_arg(f"mask={tmp_path / 'm.npy'}")[1], np.eye(2))
 
 
 @pytest.mark.parametrize(
@@ -199,6 +227,7 @@ PARAMETERS = {
     "seed": (dict(seed=2**64), "--seed=18446744073709551616: must be an integer of 64 bits"),
     "tile": (dict(tile=16), "--tile=16: this prior only takes images of 8x8: leave it out"),
     "memory_gb": (dict(memory_gb=-1.0), "--memory_gb=-1.0: must be positive, in GB"),
+    "range": (dict(white_level=-1.0), "--white_level=-1.0: must be two numbers, the value of black and the greater"),
     "source": (dict(input="/nowhere/at/all"), "--input=/nowhere/at/all: it does not exist: name an image"),
     "output": (dict(output="/dev/null"), "--output=/dev/null: it is a file: name a folder"),
 }

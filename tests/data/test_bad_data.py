@@ -177,7 +177,7 @@ def test_a_folder_that_changes_while_it_is_read(tmp_path, monkeypatch, caplog):
     with at_most(20):
         np.testing.assert_array_equal(split.train[:1], split.train[2:3])
         np.testing.assert_array_equal(split.train[1:2], split.train[2:3])
-    monkeypatch.setattr(folder, "list_names", lambda root: [*names, "never.png"])
+    monkeypatch.setattr(folder, "list_names", lambda *_: [*names, "never.png"])
     done, faults = restored(root, tmp_path / "out")
     assert (done, len(faults)) == (6, 3)
 

@@ -12,10 +12,12 @@ from fmdp.data import decoding
 from fmdp.data.color_profiles import srgb_profile
 from fmdp.errors import InputError
 from fmdp.restoration import image_files
+from fmdp.restoration.output_formats import OUTPUT_FORMATS
 from fmdp.restoration.request import Request
 from tests.support import color_profiles
 from tests.support.exact_priors import COLOUR, PRIOR
 from tests.support.image_folders import restore_all
+from tests.support.zero_field import Zero
 
 
 def save(path, pixels, **options):
@@ -86,6 +88,60 @@ def test_several_samples_leave_their_mean_and_spread(tmp_path):
     (white,) = json.loads((tmp_path / "out" / "x.json").read_text())["white_of_std"]
     assert white * spread[2:6, 2:6].mean() / 255 == pytest.approx(0.5, rel=0.4)  # of the prior, from 4 samples
     assert (tmp_path / "out" / "x.png").exists()
+
+
+def ramp_files(folder):
+    """The 4,096 levels of 12 bits as PNG, and the same as an array."""
+    ramp = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    save(folder / "ramp.png", ramp)
+    np.save(folder / "array.npy", ramp)
+    return np.linspace(-1, 1, 4096).reshape(64, 64)
+
+
+@pytest.mark.parametrize(("name", "error"), [("png", 1 / 255), ("png16", 1 / 65535), ("npy", 1e-6)])
+def test_results_and_measurements_keep_the_depth_that_is_asked_for(tmp_path, name, error):
+    levels = ramp_files(tmp_path / "in")
+    form = OUTPUT_FORMATS[name]
+    request = Request(degraded=True, sigma=0.1)
+    outcomes = list(
+        image_files.restore_files(Zero((8, 8, 1)), request, tmp_path / "in", tmp_path / "out", {}, form=form)
+    )
+    assert [outcome.error for outcome in outcomes] == [None, None]
+    for stem in ("ramp", "array"):
+        for ending in ("", "_measured"):
+            found = image_files.read_image(tmp_path / "out" / f"{stem}{ending}{form.suffix}")
+            wanted = levels if ending else levels / 1.1  # the denoiser of this prior gives back s y, and s = 1 / 1.1
+            np.testing.assert_allclose(found[..., 0], wanted, atol=error + 2e-6)
+        facts = json.loads((tmp_path / "out" / f"{stem}.json").read_text())
+        assert facts["range"] == [0, 4095]
+        assert facts["notes"][0] == "values from 0 to 4095 of uint16: white is taken as 4095"
+    again = list(image_files.restore_files(Zero((8, 8, 1)), request, tmp_path / "in", tmp_path / "out", {}, form=form))
+    assert [outcome.error for outcome in again] == [None, None]  # earlier results are replaced
+
+
+def test_spreads_are_written_as_they_are_in_files_of_floats(tmp_path):
+    np.save(tmp_path / "x.npy", np.full((8, 8), 90, np.uint8))
+    request = Request(operator="box_inpainting", parameters={"size": 4}, num_samples=4, steps=2, lookaheads=(1.0,))
+    list(
+        image_files.restore_files(PRIOR, request, tmp_path / "x.npy", tmp_path / "out", {}, form=OUTPUT_FORMATS["npy"])
+    )
+    spread = np.load(tmp_path / "out" / "x_std.npy")
+    (white,) = json.loads((tmp_path / "out" / "x.json").read_text())["white_of_std"]
+    assert spread.shape == (8, 8, 1)
+    assert spread.max() == pytest.approx(white)
+    assert spread.min() >= 0
+
+
+def test_a_range_that_must_be_stated_is_asked_for_by_the_request(tmp_path):
+    np.save(tmp_path / "x.npy", np.linspace(0, 3000, 64).reshape(8, 8))
+    (outcome,) = image_files.restore_files(PRIOR, Request(sigma=0.1), tmp_path / "x.npy", tmp_path / "out", {})
+    assert str(outcome.error).startswith(
+        "Request(range=None): values from 0 to 3000 are not floats from -1 to 1: state"
+    )
+    request = Request(degraded=True, sigma=0.1, range=(0, 3000))
+    (outcome,) = image_files.restore_files(PRIOR, request, tmp_path / "x.npy", tmp_path / "out", {})
+    np.testing.assert_allclose(outcome.restored.measured[..., 0], np.linspace(-1, 1, 64).reshape(8, 8), atol=1e-6)
+    assert json.loads((tmp_path / "out" / "x.json").read_text())["range"] == [0, 3000]
 
 
 def test_folders_that_cannot_be_used(tmp_path):

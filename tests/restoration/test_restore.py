@@ -1,6 +1,7 @@
 import dataclasses
 import re
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -109,11 +110,13 @@ def test_an_operator_of_your_own_measures_pictures_of_its_size():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (np.zeros((8, 8, 1), np.uint8), "an image of uint8: give finite floating-point numbers"),
-        (np.full((8, 8, 1), np.nan), "give finite floating-point numbers"),
+        (np.zeros((8, 8, 1), complex), "an image of complex128: it holds complex128: give real numbers"),
+        (np.full((8, 8, 1), np.nan), "it holds 64 NaN among 64 values, the first at [0, 0, 0]: leave them out, or"),
         (np.zeros((8, 8, 4)), "an image of shape (8, 8, 4): give [height, width, 1 or 3]"),
         (np.zeros((0, 8)), "an image of shape (0, 8, 1)"),
-        (np.full((8, 8, 1), 200.0), "an image of values up to 200: give [-1, 1]"),
+        (np.full((8, 8, 1), 200.0), "Request(range=None): values from 200 to 200 are not floats from -1 to 1: state"),
+        (np.linspace(0, 1, 64).reshape(8, 8), "values from 0 to 1 use only the upper half of [-1, 1]: state the val"),
+        (np.zeros((3, 8, 8)), "give [height, width, 1 or 3]; the channels come first: move them last with np.moveaxis"),
     ],
 )
 def test_arrays_that_are_not_images_are_one_line(given, message):
@@ -121,6 +124,42 @@ def test_arrays_that_are_not_images_are_one_line(given, message):
         restore(PRIOR, given)
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_ranges_of_arrays_are_stated_or_cannot_be_mistaken():
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
+    request = Request(degraded=True, sigma=0.1)
+    wanted = restore(PRIOR, pixels / 127.5 - 1, request)
+    for array, stated in [
+        (pixels, None),
+        (pixels / 255, (0, 1)),
+        (pixels, (0.0, 255.0)),
+        (pixels.astype(np.float64), (0, 255)),
+        (pixels.astype(np.int64) * 16, (0, 4080)),
+        (jnp.asarray(pixels / 127.5 - 1, jnp.float32), (-1, 1)),
+    ]:
+        found = restore(PRIOR, array, Request(degraded=True, sigma=0.1, range=stated))
+        np.testing.assert_allclose(found.images, wanted.images, atol=2e-6)
+        np.testing.assert_allclose(found.measured, wanted.measured, atol=2e-6)
+        assert found.notes == ()
+    twelve = restore(PRIOR, np.uint16([[0, 4000], [1, 2]]), request)
+    np.testing.assert_allclose(twelve.measured[..., 0], np.array([[0, 4000], [1, 2]]) / 2047.5 - 1, atol=1e-6)
+    assert twelve.facts["notes"][0] == "values from 0 to 4000 of uint16: white is taken as 4095"
+    half = restore(PRIOR, jnp.asarray(pixels / 127.5 - 1, jnp.bfloat16), request)
+    np.testing.assert_allclose(half.measured, wanted.measured, atol=1e-2)
+    with pytest.raises(
+        InputError, match=r"Request\(range=\(0, 1\)\): values from 4 to 248 are far from black and white"
+    ):
+        restore(PRIOR, pixels.astype(float), Request(range=(0, 1)))
+
+
+def test_a_measurement_by_an_operator_of_ones_own_has_no_range():
+    own = operators.from_function(lambda x: 100 * x[::2], (8, 8, 1), linear=True, name="scaled")
+    y = np.linspace(0, 90, 32).reshape(4, 8, 1)
+    restored = restore(PRIOR, y, Request(operator=own, degraded=True, steps=2))
+    np.testing.assert_allclose(restored.measured, y, atol=1e-5)
+    with pytest.raises(InputError, match="by an operator of your own is taken as it is: leave it out"):
+        restore(PRIOR, y, Request(operator=own, degraded=True, range=(0, 90)))
 
 
 def test_a_gray_array_needs_no_channels():
