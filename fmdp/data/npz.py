@@ -1,4 +1,4 @@
-"""npz files with arrays of images and, optionally, their classes."""
+"""npz and npy files with arrays of images and, optionally, their classes."""
 
 import pathlib
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from absl import logging
 from fmdp.data.arrays import scale_arrays
 from fmdp.data.containers import Examples, Images, RawDataset
 from fmdp.errors import InputError, translating
-from fmdp.io.archives import load_npz
+from fmdp.io.archives import load_npy, load_npz
 from fmdp.io.levels import Range, find_range, layout_remedy, require_numbers
 
 IMAGES = {"train": ("train_images", "x_train", "images", "x", "arr_0"), "test": ("test_images", "x_test")}
@@ -17,7 +17,7 @@ LABELS = {"train": ("train_labels", "y_train", "labels", "y", "arr_1"), "test": 
 
 
 def read_npz(path: pathlib.Path, stated: Range | None = None, channels: int = 3) -> RawDataset:
-    """The images in an npz file, [n, H, W, C] or [n, H, W], and their classes [n] (or [n, 1]) if it has them.
+    """The images in an npz or npy file, [n, H, W, C] or [n, H, W], and their classes [n] (or [n, 1]) if it has them.
 
     The first name of IMAGES and of LABELS that exists is used. Test images, if there are any, are the held-out ones.
 
@@ -28,9 +28,25 @@ def read_npz(path: pathlib.Path, stated: Range | None = None, channels: int = 3)
     Raises:
       InputError: it cannot be read, has none of the names, or an array has another type, range or shape.
     """
+    if path.suffix.lower() == ".npy":
+        return _read_parts(path, {"images": _read_npy(path)}, stated, channels)
     known = {name for names in (IMAGES, LABELS) for part in names.values() for name in part}
     with translating(lambda why: f"{path}: {why}: save it again with np.savez", InputError):
         arrays = load_npz(path, known.__contains__)
+    return _read_parts(path, arrays, stated, channels)
+
+
+def _read_npy(path: pathlib.Path) -> np.ndarray:
+    with (
+        translating(lambda why: f"{path}: {why}: save it again with np.save", OSError, InputError),
+        path.open("rb") as file,
+    ):
+        return load_npy(file)
+
+
+def _read_parts(
+    path: pathlib.Path, arrays: Mapping[str, np.ndarray], stated: Range | None, channels: int
+) -> RawDataset:
     named = {part: next((name for name in IMAGES[part] if name in arrays), None) for part in IMAGES}
     names = [name for name in named.values() if name is not None]
     if named["train"] is None:

@@ -27,7 +27,7 @@ def load_split(config: ConfigDict) -> Split:
 
     An official split is kept. Other real images are split class by class. From a known distribution, training and test
     images are drawn separately. Without config.source, the path decides: a folder of IDX files, any other folder (of
-    pictures), a .zip (of pictures) or an .npz.
+    pictures), a .zip (of pictures), an .npz or an .npy.
 
     Raises:
       InputError: the source is unknown, does not exist or cannot be read, or has too few images to split.
@@ -79,9 +79,9 @@ def detect_source(path: pathlib.Path) -> str:
     """
     if path.is_dir():
         return "idx" if any(path.glob("train-images-idx3-ubyte*")) else "folder"
-    if path.suffix.lower() not in (".zip", ".npz"):
+    if path.suffix.lower() not in (".zip", ".npz", ".npy"):
         raise InputError(f"config.data.path = '{path}' is neither a folder, nor a .zip, nor an .npz: name one")
-    return path.suffix.lower()[1:]
+    return {".npy": "npz"}.get(path.suffix.lower(), path.suffix.lower()[1:])
 
 
 def from_pictures(

@@ -1,10 +1,12 @@
-"""Zips, npz and gzip files from untrusted sources; those that unpack out of all proportion are refused."""
+"""Zips, npz, npy and gzip files from untrusted sources; those that unpack out of all proportion are refused."""
 
 import gzip
 import io
+import math
 import pathlib
 import zipfile
 from collections.abc import Callable
+from typing import BinaryIO
 
 import numpy as np
 
@@ -63,6 +65,26 @@ def load_npz(
         np.load(file, allow_pickle=False) as arrays,
     ):
         return {name: arrays[name] for name in arrays.files if wanted(name)}
+
+
+def load_npy(file: BinaryIO, max_values: int | None = None) -> np.ndarray:
+    """The array of an .npy file, from its beginning. Arrays of objects, which would be pickles, are refused.
+
+    Raises:
+      InputError: it is not such a file, is damaged, or holds more values than that.
+    """
+    # NumPy raises errors of many kinds for a damaged file.
+    with translating(lambda why: f"it is not an .npy file of plain numbers ({why})", Exception):
+        file.seek(0)
+        version = np.lib.format.read_magic(file)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read_header(file)
+        if dtype.hasobject:
+            raise InputError("it holds Python objects: save an array of numbers")
+        if max_values is not None and math.prod(shape) > max_values:
+            raise InputError(f"its shape {shape} has more than {max_values:,} values")
+        file.seek(0)
+        return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def gunzip(file: pathlib.Path | io.BytesIO) -> bytes:

@@ -68,7 +68,9 @@ def find_range(values: np.ndarray, stated: Range | None, limit: float = MAX_ABS_
         return Taken((0, 1), f"{found}: black is taken as 0 and white as 1")
     if 0 <= low < high or high > limit or low < -limit:
         why = "use only the upper half of [-1, 1]" if low >= 0 and high <= 1 else "are not floats from -1 to 1"
-        raise InputError(f"{found} {why}: {REMEDY}, such as (0, {1 if high <= 1 else 255 if high <= 255 else high:g})")
+        white = 1 if high <= 1 else 255 if high <= 255 else high
+        other = ", or (-1, 1) where that is right" if high <= 1 else ""
+        raise InputError(f"{found} {why}: {REMEDY}, such as (0, {white:g}){other}")
     if low > DEEP and high > -low and np.mean(values < 0) < FEW:
         if in_file:
             raise InputError(f"{found}, few below 0, may begin at 0 or at -1: {REMEDY}, such as (0, 1)")

@@ -182,7 +182,7 @@ def write_result(
             largest.append(float(spread.max()))
             shown = spread if form.exact else 2 * spread / max(largest[-1], 1e-12) - 1
             form.save(target.with_name(f"{target.name}{name}_std{form.suffix}"), shown)
-    if is_image(restored.measured):
+    if form.exact or is_image(restored.measured):
         form.save(target.with_name(f"{target.name}_measured{form.suffix}"), restored.measured, profile)
     if draw_sheet and len(request.lookaheads) > 1:
         draw_sheet(target.with_name(f"{target.name}_sheet.png"), restored, request)

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import pathlib
 from io import BufferedIOBase
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple, cast
 
 import numpy as np
 from PIL import Image
@@ -22,7 +22,7 @@ from fmdp.data.optional_formats import (
 )
 from fmdp.data.unusable import UnusableError, damage_as_unusable
 from fmdp.errors import InputError
-from fmdp.io.archives import MAX_PIXELS
+from fmdp.io.archives import MAX_PIXELS, load_npy
 from fmdp.io.levels import BYTES, MAX_ABS_VALUE, UNIT, Range, find_range, layout_remedy, require_numbers, to_unit
 
 PREPROCESSOR = ImagePreprocessor(size=1, channels=3, max_pixels=MAX_PIXELS, warns=False)
@@ -69,6 +69,8 @@ def read_picture(path: pathlib.Path, stated: Range | None = None) -> Picture:
     if found.pages > 1:
         notes.insert(0, f"the first of {found.pages} pages is used")
     in_bytes = found.range == BYTES
+    if in_bytes and stated not in (None, BYTES):
+        notes.append(f"a picture of 8 bits: black is taken as 0 and white as 255, not {list(stated or ())}")
     try:
         require_numbers(values)
         stated = found.range if in_bytes else stated or found.range
@@ -138,18 +140,10 @@ def _read_numbers(path: pathlib.Path, file: BufferedIOBase) -> Numbers:
 
 
 def _read_npy(file: BufferedIOBase) -> np.ndarray:
-    """The array of an .npy file; arrays of objects, which would be pickles, are refused."""
-    with damage_as_unusable():
-        file.seek(0)
-        version = np.lib.format.read_magic(file)
-        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = header(file)
-        if dtype.hasobject:
-            raise UnusableError("it holds Python objects: save an array of numbers")
-        if np.prod(shape, dtype=float) > 3 * MAX_PIXELS:
-            raise UnusableError(f"its shape {shape} is more than {MAX_PIXELS:,} pixels")
-        file.seek(0)
-        return np.lib.format.read_array(file, allow_pickle=False)
+    try:
+        return load_npy(cast(BinaryIO, file), 3 * MAX_PIXELS)
+    except InputError as error:
+        raise UnusableError(str(error)) from error
 
 
 def _first_plane(values: np.ndarray) -> tuple[np.ndarray, list[str]]:

@@ -95,6 +95,17 @@ def test_channels_first_is_recognised(tmp_path):
     assert "leave out the transparency with x[..., :3]" in refusal(load, tmp_path, dict(images=alpha))
 
 
+def test_an_npy_file_is_read_too(tmp_path):
+    np.save(tmp_path / "x.npy", COLOUR)
+    split = data.load_split(settings(tmp_path / "x.npy", size=0))
+    np.testing.assert_array_equal(every(split), every(load(tmp_path, dict(images=COLOUR))))
+    (tmp_path / "x.npy").write_bytes(b"no array")
+    told = refusal(data.load_split, settings(tmp_path / "x.npy", size=0))
+    assert "x.npy: it is not an .npy file of plain numbers (" in told
+    np.save(tmp_path / "x.npy", np.array([None]), allow_pickle=True)
+    assert "it holds Python objects" in refusal(data.load_split, settings(tmp_path / "x.npy", size=0))
+
+
 def test_nan_is_called_so(tmp_path):
     spoiled = 2 * UNIT.astype(np.float32) - 1
     spoiled[3, 1, 2, 0], spoiled[7, 0, 0, 0] = np.nan, np.inf

@@ -132,6 +132,19 @@ def test_spreads_are_written_as_they_are_in_files_of_floats(tmp_path):
     assert spread.min() >= 0
 
 
+@pytest.mark.slow
+def test_measurements_that_are_no_images_are_written_as_arrays(tmp_path):
+    np.save(tmp_path / "x.npy", np.arange(64, dtype=np.uint8).reshape(8, 8))
+    request = Request(
+        operator="phase_retrieval", degraded=False, parameters={"oversampling": 1.0}, steps=1, lookaheads=(0.0,)
+    )
+    (outcome,) = image_files.restore_files(
+        PRIOR, request, tmp_path / "x.npy", tmp_path / "out", {}, form=OUTPUT_FORMATS["npy"]
+    )
+    assert outcome.restored.measured.shape != (8, 8, 1)
+    np.testing.assert_array_equal(np.load(tmp_path / "out" / "x_measured.npy"), outcome.restored.measured)
+
+
 def test_a_range_that_must_be_stated_is_asked_for_by_the_request(tmp_path):
     np.save(tmp_path / "x.npy", np.linspace(0, 3000, 64).reshape(8, 8))
     (outcome,) = image_files.restore_files(PRIOR, Request(sigma=0.1), tmp_path / "x.npy", tmp_path / "out", {})

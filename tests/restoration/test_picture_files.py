@@ -2,11 +2,16 @@
 
 import contextlib
 import io
+import pathlib
 import sys
+import tempfile
 import types
+import warnings
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from fmdp.data.color_profiles import srgb_profile
@@ -16,6 +21,7 @@ from fmdp.restoration import picture_files
 from fmdp.restoration.output_formats import OUTPUT_FORMATS, encode_png16
 from fmdp.restoration.picture_files import read_picture, read_plane
 from tests.support import color_profiles
+from tests.support.generated import cases
 
 TWELVE = np.arange(4096, dtype=np.uint16).reshape(64, 64)
 LEVELS = np.linspace(-1, 1, 4096).reshape(64, 64)
@@ -68,9 +74,10 @@ def test_pictures_of_8_bits_have_no_other_range(tmp_path):
     found = read_picture(save(tmp_path / "a.png", COLOUR), (0, 4095))
     np.testing.assert_array_equal(found.pixels, COLOUR.astype(np.float32) / 127.5 - 1)
     assert found.range == (0, 255)
-    (tmp_path / "a.pgm").write_bytes(b"P5 2 2 4095\n" + np.array([[0, 4095], [1, 100]], ">u2").tobytes())
+    assert found.notes == ("a picture of 8 bits: black is taken as 0 and white as 255, not [0, 4095]",)
+    (tmp_path / "a.pgm").write_bytes(b"P5 2 2 4095\n" + np.array([[0, 50], [1, 100]], ">u2").tobytes())
     dark = read_picture(tmp_path / "a.pgm")  # its header says white, and Pillow applies it
-    np.testing.assert_allclose(dark.pixels[..., 0], np.array([[0, 4095], [1, 100]]) / 2047.5 - 1, atol=2e-5)
+    np.testing.assert_allclose(dark.pixels[..., 0], np.array([[0, 50], [1, 100]]) / 2047.5 - 1, atol=2e-5)
 
 
 def test_floats_are_read_with_their_range(tmp_path):
@@ -141,11 +148,12 @@ def test_damaged_and_vast_arrays(tmp_path):
     content = save(tmp_path / "x.npy", TWELVE).read_bytes()
     for broken in (content[:-9], content[:60], b"\x93NUMPY", b"\x93NUMPY\x09\x09\xff\xff"):
         (tmp_path / "x.npy").write_bytes(broken)
-        assert "damaged" in refusal(tmp_path / "x.npy")
+        told = refusal(tmp_path / "x.npy")
+        assert "it is not an .npy file of plain numbers (" in told or told == "not an image"
     header = {"descr": "<f8", "fortran_order": False, "shape": (10**6, 10**6)}
     with (tmp_path / "x.npy").open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
-    assert "its shape (1000000, 1000000) is more than" in refusal(tmp_path / "x.npy")
+    assert "its shape (1000000, 1000000) has more than" in refusal(tmp_path / "x.npy")
 
 
 def test_orders_and_kinds_of_numbers_make_no_difference(tmp_path):
@@ -161,6 +169,45 @@ def test_orders_and_kinds_of_numbers_make_no_difference(tmp_path):
     np.testing.assert_array_equal(read_picture(save(tmp_path / "x.npy", truth)).pixels[..., 0], 2.0 * truth - 1)
     gray = np.stack([TWELVE] * 3, -1)
     assert read_picture(save(tmp_path / "x.npy", gray)).pixels.shape == (64, 64, 1)
+
+
+KINDS = ["?", "u1", "i1", ">u2", "<i2", "u4", "i8", "f2", ">f4", "f8", "c8", "U3"]
+SHAPES = [(), (3,), (6, 7), (6, 7, 1), (6, 7, 3), (6, 7, 4), (3, 6, 7), (1, 6, 7), (5, 6, 7), (0, 7), (2, 6, 7, 3)]
+SPANS = [(0, 1), (0, 0.5), (-1, 1), (0, 255), (0, 4095), (-2000, 3000), (0, 70_000), (5, 5), (0, np.nan), (-np.inf, 1)]
+
+
+@cases(150)
+@given(
+    st.sampled_from(KINDS), st.sampled_from(SHAPES), st.sampled_from(SPANS), st.sampled_from([None, (0, 1), (0, 4095)])
+)
+def test_any_array_is_read_exactly_or_refused_in_one_line(kind, shape, span, stated):
+    """What is read has the range that it says, and this range is the one that was stated, if one was."""
+    rng = np.random.default_rng(0)
+    finite = [x if np.isfinite(x) else 0 for x in span]
+    values = rng.uniform(*finite, shape)
+    if values.size:
+        values.flat[0], values.flat[-1] = span
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # NaN and large numbers as integers
+        values = values.astype(kind)
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "x.npy"
+        np.save(path, values)
+        try:
+            found = read_picture(path, stated)
+        except UnusableError as error:
+            assert str(error).isprintable()  # noqa: PT017
+            return
+    black, white = found.range
+    assert stated in (None, (black, white))
+    first = values[0] if values.ndim == 3 and values.shape[-1] not in (1, 3) else values
+    wanted = (first.astype(float) - black) / (white - black) * 2 - 1
+    wanted = np.atleast_3d(wanted)
+    np.testing.assert_allclose(np.broadcast_to(found.pixels, wanted.shape), wanted, atol=1e-5)
+    assert found.pixels.dtype == np.float32
+    assert black <= values.min() or stated or values.dtype.kind == "f"
+    if not stated and values.dtype.kind in "bu":
+        assert values.max() <= white
 
 
 def test_masks_and_kernels_are_arrays_too(tmp_path):
