@@ -1,4 +1,4 @@
-"""Parameters of operators on the command line: NAME=VALUE, with masks and kernels from files."""
+"""The parameters of an operator on the command line, as NAME=VALUE."""
 
 import contextlib
 import json
@@ -39,11 +39,10 @@ def parse_operator_arg(text: str) -> tuple[str, Any]:
         raise InputError(f"--operator_arg={text}: write NAME=VALUE, such as size=9")
     if name in ARRAYS:
         with translating(lambda why: f"--operator_arg={text}: {why}", OSError, UnusableError, InputError):
-            path = expand_path(value)
-            if name == "mask" and path.suffix.lower() != ".npy":
-                return name, read_mask(path)
-            levels = read_plane(path)
-        return name, levels if name == "mask" else levels / max(levels.sum(), 1e-6)
+            if name == "mask":
+                return name, read_mask(expand_path(value))
+            levels = read_plane(expand_path(value))
+        return name, levels / max(levels.sum(), 1e-6)
     for read in (json.loads, float):  # .5 is a number, though not in JSON
         with contextlib.suppress(ValueError, RecursionError):
             return name, read(value)

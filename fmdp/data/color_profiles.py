@@ -33,12 +33,12 @@ def in_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, byt
 def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     """An image of 8 bits whose colours are those of a profile, in sRGB.
 
-    Gray stays gray, and transparency is kept. An image without a profile, in Lab, or in sRGB is returned itself.
+    Gray stays gray, and transparency is kept. An image without a profile, or in sRGB, is returned itself.
 
     Raises:
       ProfileError: the profile is damaged, or is not one for such pixels.
     """
-    if not profile or image.mode == "LAB":
+    if not profile:
         return image
     if not isinstance(profile, bytes):
         raise ProfileError("it is damaged")

@@ -68,16 +68,16 @@ class ImagePreprocessor:
       size: pixels per side; smaller images are not used.
       channels: 3 for colour, 1 for gray (the Rec. 601 luma, by Pillow).
       max_pixels: images with more pixels are not used.
-      warns: whether a colour profile that cannot be used is logged, once for each reason.
       range: the values of black and white in images of more than 8 bits; None takes 0 and 65535, and no
         floating-point numbers.
+      warns: whether a colour profile that cannot be used is logged, once for each reason.
     """
 
     size: int
     channels: int
     max_pixels: int
-    warns: bool = True
     range: Range | None = None
+    warns: bool = True
 
     def check(self, file: BufferedIOBase) -> int:
         """The number of pixels of an image, by its header.
@@ -117,11 +117,14 @@ class ImagePreprocessor:
         with self._open(file) as image, damage_as_unusable():
             if self.range is not None and deep_pictures.is_deep(image):
                 numbers = deep_pictures.read_numbers(image, lambda: self._open(file))
-                return deep_pictures.as_image(numbers, self.range).convert("RGB" if self.channels == 3 else "L")
-            image.load()
-            with contextlib.suppress(Exception):  # damaged metadata turns nothing
-                ImageOps.exif_transpose(image, in_place=True)
-            upright, profile, note = in_srgb(_eight_bits(image), image.info.get("icc_profile"))
+                upright = deep_pictures.as_image(numbers, self.range)
+            else:
+                image.load()
+                with contextlib.suppress(Exception):  # damaged metadata turns nothing
+                    ImageOps.exif_transpose(image, in_place=True)
+                upright = _eight_bits(image)
+            carried = image.info.get("icc_profile") if image.mode != "LAB" else None
+            upright, profile, note = in_srgb(upright, carried)
             if note and not profile and self.warns:
                 _warn_once(note)
             if upright.has_transparency_data:

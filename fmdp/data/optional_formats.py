@@ -21,15 +21,14 @@ class Numbers(NamedTuple):
     Attributes:
       range: black and white, where the file tells them.
       pages: in the file, of which this is the first.
-      profile: of sRGB, where the file has a colour profile.
-      profile_note: what was done about the profile, "" where nothing was.
+      profile, note: as `color_profiles.in_srgb` returns them.
     """
 
     values: np.ndarray
     range: Range | None = None
     pages: int = 1
     profile: bytes | None = None
-    profile_note: str = ""
+    note: str = ""
 
 
 class Format(NamedTuple):

@@ -22,15 +22,17 @@ class OutputFormat(NamedTuple):
     write: Callable[[pathlib.Path, np.ndarray, bytes | None], None]
 
     def save(self, path: pathlib.Path, image: np.ndarray, profile: bytes | None = None) -> None:
-        """Write an image [H, W, 1 or 3] in [-1, 1], all of it or nothing; PNG of 8 bits says which profile it is in."""
+        """Write an image [H, W, 1 or 3] in [-1, 1], or all of it or nothing.
+
+        Args:
+          profile: of sRGB. A PNG in colour holds it; one in gray has a chunk that says so.
+        """
         with atomic_write(path) as temporary:
             self.write(temporary, image, profile)
 
 
 def _write_png(path: pathlib.Path, image: np.ndarray, profile: bytes | None) -> None:
-    """In gray, a chunk of PNG stands for the profile of sRGB."""
-    picture = Image.fromarray(to_uint8(image))
-    chunks = PngInfo()
+    picture, chunks = Image.fromarray(to_uint8(image)), PngInfo()
     if profile and picture.mode == "L":
         chunks.add(b"sRGB", b"\0")
         profile = None
@@ -39,15 +41,15 @@ def _write_png(path: pathlib.Path, image: np.ndarray, profile: bytes | None) -> 
 
 def _write_png16(path: pathlib.Path, image: np.ndarray, profile: bytes | None) -> None:
     levels = np.round((image.astype(np.float64) + 1) * (0xFFFF / 2))
-    path.write_bytes(encode_png16(np.clip(levels, 0, 0xFFFF).astype(np.uint16)))
+    path.write_bytes(encode_png16(np.clip(levels, 0, 0xFFFF).astype(np.uint16), profile))
 
 
 def _write_npy(path: pathlib.Path, image: np.ndarray, profile: bytes | None) -> None:
     np.save(path, image.astype(np.float32))
 
 
-def encode_png16(pixels: np.ndarray) -> bytes:
-    """A PNG of 16 bits from [H, W, 1 or 3], uint16; Pillow writes none in colour.
+def encode_png16(pixels: np.ndarray, profile: bytes | None = None) -> bytes:
+    """A PNG of 16 bits from [H, W, 1 or 3], uint16, in sRGB if it has its profile; Pillow writes none in colour.
 
     PNG specification (third edition), section 11: each row begins with its filter, which is none.
     """
@@ -55,7 +57,9 @@ def encode_png16(pixels: np.ndarray) -> bytes:
     rows = pixels.astype(">u2").view(np.uint8).reshape(height, -1)
     rows = np.concatenate([np.zeros((height, 1), np.uint8), rows], axis=1)
     header = struct.pack(">IIBBBBB", width, height, 16, 0 if channels == 1 else 2, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes())), (b"IEND", b""))
+    colours = (b"sRGB", b"\0") if channels == 1 else (b"iCCP", b"sRGB\0\0" + zlib.compress(profile or b""))
+    said = [colours] if profile else []
+    chunks = ((b"IHDR", header), *said, (b"IDAT", zlib.compress(rows.tobytes())), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(*chunk) for chunk in chunks)
 
 

@@ -7,8 +7,10 @@ from io import BufferedIOBase
 from typing import BinaryIO, NamedTuple, cast
 
 import numpy as np
+from PIL import Image
 
 from fmdp.data import deep_pictures
+from fmdp.data.color_profiles import in_srgb
 from fmdp.data.decoding import SUFFIXES, ImagePreprocessor, open_file, read_header
 from fmdp.data.optional_formats import (
     OPTIONAL,
@@ -26,7 +28,6 @@ from fmdp.io.levels import BYTES, MAX_ABS_VALUE, UNIT, Range, find_range, layout
 PREPROCESSOR = ImagePreprocessor(size=1, channels=3, max_pixels=MAX_PIXELS, warns=False)
 HEADERS = dataclasses.replace(PREPROCESSOR, range=UNIT)  # lets numbers of any range pass
 MAX_ABS_IN_FILE = 2.0  # of floating-point numbers that are taken to be in [-1, 1], noise included
-UNUSED_PROFILE = "the colour profile is not used, since the picture has more than 8 bits: it counts as sRGB"
 NPY = b"\x93NUMPY"
 RESTORABLE = frozenset({*SUFFIXES, ".npy", *OPTIONAL})
 """The suffixes by which pictures to restore are found in a folder."""
@@ -38,8 +39,8 @@ class Picture(NamedTuple):
     Attributes:
       pixels: [H, W, 1 or 3], float32, black at -1 and white at 1.
       range: the numbers of the file that were taken as black and white.
-      notes: what was assumed or changed, in lines.
-      profile: of sRGB, where the file has a colour profile.
+      notes: what was assumed, in lines.
+      profile: of sRGB, where the file has a colour profile that can be used.
     """
 
     pixels: np.ndarray
@@ -49,7 +50,7 @@ class Picture(NamedTuple):
 
 
 def read_picture(path: pathlib.Path, stated: Range | None = None) -> Picture:
-    """A picture file at its full depth, upright and in sRGB, with transparency composited on white.
+    """A picture file at its full depth, upright, in sRGB, with transparency composited on white.
 
     Of several pages, frames or planes the first is used, and a note says so.
 
@@ -82,7 +83,7 @@ def read_picture(path: pathlib.Path, stated: Range | None = None) -> Picture:
         raise UnusableError(f"values from {limits} are far from black and white at {list(taken.range)}", "range")
     pixels = pixels if pixels.ndim == 3 else pixels[..., None]
     gray = pixels.shape[-1] == 1 or (pixels == pixels[..., :1]).all()
-    notes += filter(None, [taken.said, found.profile_note])
+    notes = [*notes, *filter(None, [found.note, taken.said])]
     return Picture(pixels[..., :1] if gray else pixels, taken.range, tuple(notes), found.profile)
 
 
@@ -128,11 +129,14 @@ def _read_numbers(path: pathlib.Path, file: BufferedIOBase) -> Numbers:
         image = read_header(file)
         if not deep_pictures.is_deep(image):
             upright = PREPROCESSOR.upright(file)
-            profile, note = upright.info["icc_profile"], upright.info["profile_note"]
-            return Numbers(np.asarray(upright), BYTES, pages, profile, note)
+            return Numbers(np.asarray(upright), BYTES, pages, upright.info["icc_profile"], upright.info["profile_note"])
         numbers = deep_pictures.read_numbers(image, lambda: read_header(file))
     known = (0, 0xFFFF) if image.format == "PPM" else None  # Pillow applies what the header says
-    return Numbers(numbers, known, pages, profile_note=UNUSED_PROFILE if image.info.get("icc_profile") else "")
+    probe = Image.new("RGB" if numbers.ndim == 3 else "L", (1, 1))
+    _, profile, note = in_srgb(probe, image.info.get("icc_profile"))
+    if profile and note:
+        profile, note = None, "a colour profile of more than 8 bits is not converted: the picture counts as sRGB"
+    return Numbers(numbers, known, pages, profile, note)
 
 
 def _read_npy(file: BufferedIOBase) -> np.ndarray:

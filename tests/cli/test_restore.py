@@ -11,8 +11,8 @@ from absl.testing import flagsaver
 from PIL import Image
 
 from fmdp import main, networks
-from fmdp.cli import operator_args
 from fmdp.cli import restore as restore_command
+from fmdp.cli.operator_args import parse_operator_arg
 from fmdp.errors import InputError
 from fmdp.evaluation.calibration import Calibration
 from fmdp.pretrained import prior as prior_files
@@ -124,25 +124,25 @@ def test_a_budget_becomes_a_lookahead(checkpoint, pictures, tmp_path):
 def test_masks_and_kernels_are_pictures(tmp_path):
     Image.fromarray(np.array([[0, 255], [90, 200]], np.uint8)).resize((20, 20), 0).save(tmp_path / "m.png")
     with pytest.raises(InputError) as refused:
-        operator_args.parse_operator_arg(f"mask={tmp_path / 'm.png'}")
+        parse_operator_arg(f"mask={tmp_path / 'm.png'}")
     remedy = "50% of its pixels are gray: paint observed pixels white and hidden ones black"
     assert str(refused.value) == f"--operator_arg=mask={tmp_path}/m.png: {remedy}"
     Image.fromarray(np.array([[0, 255], [10, 250]], np.uint8)).save(tmp_path / "m.png")
-    name, mask = operator_args.parse_operator_arg(f"mask={tmp_path / 'm.png'}")
+    name, mask = parse_operator_arg(f"mask={tmp_path / 'm.png'}")
     assert name == "mask"
     np.testing.assert_array_equal(mask, [[False, True], [False, True]])
-    _, kernel = operator_args.parse_operator_arg(f"kernel={tmp_path / 'm.png'}")
+    _, kernel = parse_operator_arg(f"kernel={tmp_path / 'm.png'}")
     assert kernel.sum() == pytest.approx(1)
-    assert operator_args.parse_operator_arg("size=9") == ("size", 9)
-    assert operator_args.parse_operator_arg("width=.1") == ("width", 0.1)
-    assert operator_args.parse_operator_arg("boundary=circular") == ("boundary", "circular")
+    assert parse_operator_arg("size=9") == ("size", 9)
+    assert parse_operator_arg("width=.1") == ("width", 0.1)
+    assert parse_operator_arg("boundary=circular") == ("boundary", "circular")
 
 
 def test_levels_and_formats_from_the_command_line(checkpoint, tmp_path, capsys):
     ramp = np.arange(64, dtype=np.uint16).reshape(8, 8) * 60
     (tmp_path / "in").mkdir()
     Image.fromarray(ramp).save(tmp_path / "in" / "a.png")
-    common = dict(checkpoint=str(checkpoint), input=str(tmp_path / "in"), already_degraded=True, sigma=0.1)
+    common = dict(checkpoint=str(checkpoint), input=str(tmp_path / "in"), sigma=0.1)
     run(**common, output=str(tmp_path / "out"), output_format="npy")
     assert "a.png: --white_level: values from 0 to 3780 of uint16: white is taken as 4095" in capsys.readouterr().out
     np.testing.assert_allclose(np.load(tmp_path / "out" / "a_measured.npy")[..., 0], ramp / 2047.5 - 1, atol=1e-6)
@@ -159,10 +159,10 @@ def test_levels_and_formats_from_the_command_line(checkpoint, tmp_path, capsys):
 
 def test_masks_and_kernels_are_arrays(tmp_path):
     np.save(tmp_path / "k.npy", np.array([[0.0, 3.0], [1.0, 0.0]]))
-    _, kernel = operator_args.parse_operator_arg(f"kernel={tmp_path / 'k.npy'}")
+    _, kernel = parse_operator_arg(f"kernel={tmp_path / 'k.npy'}")
     np.testing.assert_allclose(kernel, [[0, 0.75], [0.25, 0]])
     np.save(tmp_path / "m.npy", np.eye(2, dtype=bool))
-    np.testing.assert_array_equal(operator_args.parse_operator_arg(f"mask={tmp_path / 'm.npy'}")[1], np.eye(2))
+    np.testing.assert_array_equal(parse_operator_arg(f"mask={tmp_path / 'm.npy'}")[1], np.eye(2))
 
 
 @pytest.mark.parametrize(

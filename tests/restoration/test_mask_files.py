@@ -78,3 +78,13 @@ def test_pictures_that_do_not_say_what_is_hidden_are_refused(tmp_path, pixels, m
         read_mask(written(tmp_path, pixels))
     assert message in str(refused.value)
     assert str(refused.value).endswith(REMEDY)
+
+
+def test_arrays_are_masks_of_the_same_convention(tmp_path):
+    for array in (SEEN, SEEN.astype(np.float32), 255 * SEEN.astype(np.int64)):
+        np.save(tmp_path / "mask.npy", array)
+        np.testing.assert_array_equal(read_mask(tmp_path / "mask.npy"), SEEN)
+    for array, message in [(3 * SEEN, "for hidden ones, not 0, 3"), (0 * SEEN, "it hides 100 %")]:
+        np.save(tmp_path / "mask.npy", array)
+        with pytest.raises(UnusableError, match=message):
+            read_mask(tmp_path / "mask.npy")

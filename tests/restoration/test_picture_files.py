@@ -14,11 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from fmdp.data.color_profiles import srgb_profile
 from fmdp.data.optional_formats import CONVERTED, OPTIONAL
 from fmdp.data.unusable import UnusableError
 from fmdp.restoration import picture_files
 from fmdp.restoration.output_formats import OUTPUT_FORMATS, encode_png16
 from fmdp.restoration.picture_files import read_picture, read_plane
+from tests.support import color_profiles
 from tests.support.generated import cases
 
 TWELVE = np.arange(4096, dtype=np.uint16).reshape(64, 64)
@@ -332,3 +334,33 @@ def test_the_content_decides_and_folders_list_what_can_be_restored(tmp_path):
     np.testing.assert_allclose(read_picture(tmp_path / "x.png").pixels[..., 0], LEVELS, atol=1e-6)
     Image.fromarray(COLOUR).save(tmp_path / "y.npy", "PNG")
     np.testing.assert_array_equal(read_picture(tmp_path / "y.npy").range, (0, 255))
+
+
+def test_profiles_of_deep_pictures_are_kept_only_if_they_are_of_srgb(tmp_path):
+    for profile, notes in [
+        (srgb_profile(), ()),
+        (
+            color_profiles.profile(1.8, color_profiles.ADOBE_RGB),
+            ("a colour profile of more than 8 bits is not converted: the picture counts as sRGB",),
+        ),
+        (
+            b"no profile",
+            ("the colour profile cannot be used (cannot open profile from string): the picture counts as sRGB",),
+        ),
+    ]:
+        (tmp_path / "x.png").write_bytes(encode_png16(COLOUR16, profile))
+        picture = read_picture(tmp_path / "x.png")
+        assert picture.notes == notes
+        assert picture.profile == (None if notes else srgb_profile())
+        np.testing.assert_allclose((picture.pixels + 1) * 32767.5, COLOUR16, atol=0.01)
+
+
+def test_formats_say_that_they_are_srgb(tmp_path):
+    for channels in (1, 3):
+        for name, form in OUTPUT_FORMATS.items():
+            form.save(tmp_path / f"{name}{form.suffix}", np.zeros((4, 4, channels), np.float32), srgb_profile())
+        for name in ("png", "png16"):
+            with Image.open(tmp_path / f"{name}.png") as image:
+                assert image.info.get("icc_profile") == (srgb_profile() if channels == 3 else None)
+                assert image.info.get("srgb") == (None if channels == 3 else 0)
+                image.load()

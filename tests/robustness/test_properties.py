@@ -17,8 +17,8 @@ import fmdp.main  # noqa: F401  # defines the flags
 from configs import digits
 from fmdp import networks, operators
 from fmdp.cli import flags as command_line
-from fmdp.cli import operator_args
 from fmdp.cli import restore as restore_command
+from fmdp.cli.operator_args import parse_operator_arg
 from fmdp.config.validation import validate_for_devices
 from fmdp.errors import InputError
 from fmdp.flow import interpolant, tiling
@@ -263,7 +263,7 @@ def test_any_command_line_is_accepted_or_an_input_error(given_, configured):
             if command_line.CONFIG.value is not None:
                 validate_for_devices(command_line.CONFIG.value, 1)
             for text in restore_command.OPERATOR_ARG.value:
-                operator_args.parse_operator_arg(text)
+                parse_operator_arg(text)
             restore_command.request_from_flags()
         except InputError as error:
             assert str(error).strip()  # noqa: PT017
