@@ -28,7 +28,7 @@ from fmdp.restoration.restore import Restored
 from fmdp.types import SizedField
 
 SWEEP = (0.0, 0.25, 0.5, 0.75, 1.0)
-ARRAYS = ("mask", "kernel")  # parameters of operators that are given as image files
+ARRAYS = ("mask", "kernel", "psf")  # parameters of operators that are given as image files
 MAX_VALUE = 200  # characters of a flag's value that a message repeats
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "restore: a shipped prior by name, a run's folder, or a file.")

@@ -14,6 +14,7 @@ from fmdp.errors import InputError
 from fmdp.flow.tiling import Shape
 from fmdp.io.archives import MAX_PIXELS
 from fmdp.operators import Operator
+from fmdp.operators.blur import SUM_TOLERANCE
 from fmdp.operators.color import REC_601, luma
 from fmdp.operators.noise import GaussianNoise, observe
 from fmdp.restoration.request import Request
@@ -73,7 +74,7 @@ def prepare(image: ArrayLike, request: Request, tiles: Tiles) -> Prepared:
     operator, fitted = _fit_to_operator(given, request, tile, operator_key, notes)
     estimated = False
     if not request.degraded:
-        sigma = float(request.sigma or DEFAULT_SIGMA)
+        sigma = DEFAULT_SIGMA if request.sigma is None else float(request.sigma)
         measured = observe(operator, GaussianNoise(sigma=sigma), jnp.asarray(fitted), noise_key).y
     else:
         measured = jax.device_put(fitted)  # unlike jnp.asarray, it compiles nothing for a new size
@@ -153,7 +154,16 @@ def _fit_to_operator(
         factor = request.parameters["factor"]
         notes.append(Note(f"cropped from {height}x{width} to {shape[0]}x{shape[1]}, which {factor} divides"))
         image = image[: shape[0], : shape[1]]
-    return operators.make(request.operator, shape, key, **request.parameters), image
+    operator = operators.make(request.operator, shape, key, **request.parameters)
+    if (
+        request.parameters.get("kernel") is not None
+        and abs(total := float(np.sum(operator.kernel)) - 1) > SUM_TOLERANCE
+    ):
+        text = (
+            f"the kernel sums to {total + 1:.3g}, not to 1, which changes the brightness: normalize=True divides by it"
+        )
+        notes.append(Note(text, "parameters"))
+    return operator, image
 
 
 def _fit_channels(image: np.ndarray, wanted: int, request: Request, notes: list[Note]) -> np.ndarray:
