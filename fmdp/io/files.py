@@ -13,6 +13,9 @@ import jax
 
 from fmdp.errors import InputError, translating
 
+FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+"""The errors of a full disk and of an exhausted quota, which not every system has."""
+
 
 @contextlib.contextmanager
 def atomic_write(path: pathlib.Path, by_all: bool = False) -> Iterator[pathlib.Path]:
@@ -67,4 +70,4 @@ def expand_path(text: str | os.PathLike) -> pathlib.Path:
 
 def is_disk_full(error: BaseException) -> bool:
     """Whether an error, raised by whatever library, means that the disk is full or a quota is exhausted."""
-    return any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT))
+    return any(os.strerror(number) in str(error) for number in FULL)
