@@ -62,7 +62,7 @@ def run(
     validate(config)
     validate_for_devices(config, mesh.count_devices())
     folder = RunDir.open(str(f"runs/{config.name}" if workdir is None else workdir))
-    before = jax.config.jax_default_matmul_precision
+    before = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
     use_precision(config.precision)
     try:
         run_config(config.lock(), folder, mode)

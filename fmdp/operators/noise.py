@@ -217,7 +217,7 @@ def observe(operator: Operator, noise: Noise, x: ArrayLike, key: PRNGKey) -> Obs
     return Observation(y=noise.draw(clean, key), operator=operator, noise=noise)
 
 
-def _require_broadcast(noise: Noise, shape: tuple[int, ...]) -> None:
+def _require_broadcast(noise: Any, shape: tuple[int, ...]) -> None:
     """Raises InputError where a noise level of several numbers does not fit a measurement of this shape."""
     found = np.shape(noise.variance)
     try:

@@ -14,7 +14,7 @@ from fmdp.errors import InputError
 from fmdp.flow.tiling import Shape
 from fmdp.io.archives import MAX_PIXELS
 from fmdp.operators import Operator
-from fmdp.operators.blur import SUM_TOLERANCE
+from fmdp.operators.blur import SUM_TOLERANCE, Blur
 from fmdp.operators.color import REC_601, luma
 from fmdp.operators.noise import GaussianNoise, observe
 from fmdp.restoration.request import Request
@@ -155,13 +155,8 @@ def _fit_to_operator(
         notes.append(Note(f"cropped from {height}x{width} to {shape[0]}x{shape[1]}, which {factor} divides"))
         image = image[: shape[0], : shape[1]]
     operator = operators.make(request.operator, shape, key, **request.parameters)
-    if (
-        request.parameters.get("kernel") is not None
-        and abs(total := float(np.sum(operator.kernel)) - 1) > SUM_TOLERANCE
-    ):
-        text = (
-            f"the kernel sums to {total + 1:.3g}, not to 1, which changes the brightness: normalize=True divides by it"
-        )
+    if isinstance(operator, Blur) and abs((total := float(operator.kernel.sum())) - 1) > SUM_TOLERANCE:
+        text = f"the kernel sums to {total:.3g}, not to 1, which changes the brightness: normalize=True divides by it"
         notes.append(Note(text, "parameters"))
     return operator, image
 

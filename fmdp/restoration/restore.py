@@ -66,8 +66,8 @@ def restore(prior: SizedField, image: ArrayLike, request: Request = DENOISING) -
         `jax.vmap` or `jax.grad`.
     """
     _refuse_tracing(prior, image, request)
-    own, measured = isinstance(request.operator, Operator), np.ndim(image)
-    if measured == (len(request.operator.output_shape) + 1 if own and request.degraded else 4):
+    own = request.operator if isinstance(request.operator, Operator) and request.degraded else None
+    if np.ndim(image) == (4 if own is None else len(own.output_shape) + 1):
         return _restore_batch(prior, np.asarray(image), request)
     tiles = choose_tiles(prior, request)
     prepared = prepare(image, request, tiles)
