@@ -37,6 +37,11 @@ def run(
 ) -> dict[str, Any]:
     """One run from Python, such as a notebook: what `python -m fmdp.main` does, without flags and compile cache.
 
+    >>> from fmdp.config.defaults import default_config
+    >>> run(default_config(), "runs/first", "trane")
+    Traceback (most recent call last):
+    fmdp.errors.InputError: fmdp.run: unknown mode 'trane', did you mean 'train'?; known: train_and_evaluate, train, ...
+
     It takes the devices that JAX has. To divide a CPU, set JAX_NUM_CPU_DEVICES before JAX starts.
 
     Args:

@@ -179,8 +179,9 @@ class Observation:
 
     def whiten(self, r: Array) -> Array:
         """r, of the shape of y, times w: the smallest standard deviation of the noise, divided by that of the entry."""
-        variance = self.noise.variance
-        return r * jnp.sqrt(jnp.min(variance) / variance) if np.ndim(variance) else r
+        if not jax.eval_shape(lambda: self.noise.variance).ndim:
+            return r
+        return r * jnp.sqrt(jnp.min(self.noise.variance) / self.noise.variance)
 
     def residual(self, x: Image) -> Scalar:
         """The root mean square of y - H(x), with the operator itself, on the [-1, 1] scale; comparable to sigma."""
