@@ -9,7 +9,7 @@
 (3, 28, 28, 1)
 
 `fmdp.restore` restores one picture of any size as a `fmdp.Request` says; `fmdp.operators` are what degrades pictures,
-and `fmdp.frontier` the best that any denoiser could do.
+and `fmdp.frontier` the best that any denoiser could do. `fmdp.run` trains and measures what a configuration describes.
 """
 
 import importlib
@@ -17,6 +17,7 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fmdp.cli.run import run as run
     from fmdp.flow.average_field import denoise as denoise
     from fmdp.pretrained.prior import Prior as Prior
     from fmdp.pretrained.prior import load as load
@@ -30,6 +31,7 @@ _HOMES = {
     "frontier": "exact",
     "load": "pretrained.prior",
     "operators": "",
+    "run": "cli.run",
     "restore": "restoration.restore",
 }
 

@@ -20,7 +20,8 @@ MAX_LENGTH = 1000  # of a message, in characters
 def run_program(program: Callable[[list[str]], None]) -> None:
     """Parse the flags, run a program, and translate its errors."""
     ignore_metadata_warnings()
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # file names may hold any bytes
+    if hasattr(sys.stdout, "reconfigure"):  # not in a notebook
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold any bytes
     try:
         use_compile_cache()
         cluster.run_process(lambda: app.run(program, flags_parser=parse_flags))

@@ -10,7 +10,7 @@ from fmdp.io.files import expand_path
 from fmdp.restoration.mask_files import read_mask
 from fmdp.restoration.picture_files import read_plane
 
-ARRAYS = ("mask", "kernel")  # parameters that are given as files
+ARRAYS = ("mask", "kernel", "psf")  # parameters that are given as files
 
 
 def parse_operator_args(texts: list[str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import time
 from typing import Any
 
@@ -12,19 +13,67 @@ from ml_collections import ConfigDict
 from fmdp import data
 from fmdp.cli.analyses import ANALYSES, Trained
 from fmdp.cli.compile_time import compile_seconds
+from fmdp.cli.deprecated import warn_renamed
 from fmdp.cli.start_from import read_start
 from fmdp.config.defaults import as_plain_dict
-from fmdp.errors import InputError
+from fmdp.config.renamed import RENAMED, rename_keys
+from fmdp.config.validation import validate, validate_for_devices
+from fmdp.errors import InputError, require_known
 from fmdp.evaluation.summary import SCHEMA_VERSION, Summary, read_summary
 from fmdp.io.dataclass_json import to_json
 from fmdp.io.files import write_json
 from fmdp.io.run_dir import RunDir
-from fmdp.parallel import batching
+from fmdp.parallel import batching, mesh
+from fmdp.parallel.precision import use_precision
 from fmdp.reporting.pictures import Pictures
 from fmdp.reporting.report import write_report
 from fmdp.training import loop
 from fmdp.training.start import Start
 from fmdp.training.state import TrainState, make_field, make_network
+
+
+def run(
+    config: ConfigDict, workdir: str | os.PathLike | None = None, mode: str = "train_and_evaluate"
+) -> dict[str, Any]:
+    """One run from Python, such as a notebook: what `python -m fmdp.main` does, without flags and compile cache.
+
+    >>> from fmdp.config.defaults import default_config
+    >>> run(default_config(), "runs/first", "trane")
+    Traceback (most recent call last):
+    fmdp.errors.InputError: fmdp.run: unknown mode 'trane', did you mean 'train'?; known: train_and_evaluate, train, ...
+
+    It takes the devices that JAX has. To divide a CPU, set JAX_NUM_CPU_DEVICES before JAX starts.
+
+    Args:
+      config: from `config.defaults.default_config()`, or `get_config()` of a file in configs/. It is not changed.
+      workdir: the folder of the run; runs/<config.name> by default.
+      mode: train_and_evaluate, train, evaluate or inverse.
+
+    Returns:
+      What summary.json in the folder holds.
+
+    Raises:
+      InputError: the configuration, the mode, the data, the folder or a checkpoint cannot be used.
+    """
+    if not isinstance(config, ConfigDict):
+        remedy = "pass a ConfigDict, such as fmdp.config.defaults.default_config()"
+        raise InputError(f"fmdp.run(config={' '.join(repr(config).split())[:60]}): {remedy}")
+    if mode == "restore":
+        raise InputError("fmdp.run(mode='restore'): call fmdp.restore(fmdp.load(checkpoint), image, request)")
+    require_known("fmdp.run: unknown mode", mode, ANALYSES)
+    config = config.copy_and_resolve_references()
+    for old in rename_keys(config):
+        warn_renamed(f"config.{old}", f"config.{RENAMED[old]}")
+    validate(config)
+    validate_for_devices(config, mesh.count_devices())
+    folder = RunDir.open(str(f"runs/{config.name}" if workdir is None else workdir))
+    before = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    use_precision(config.precision)
+    try:
+        run_config(config.lock(), folder, mode)
+    finally:
+        jax.config.update("jax_default_matmul_precision", before)
+    return folder.read_summary() or {}
 
 
 def run_config(config: ConfigDict, run: RunDir, mode: str) -> None:

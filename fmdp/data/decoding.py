@@ -48,8 +48,8 @@ def open_file(path: pathlib.Path) -> BufferedIOBase:
       OSError: it cannot be opened.
     """
     if stat.S_ISREG(path.stat().st_mode):
-        # O_NONBLOCK: a pipe may have taken its place in the meantime.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        # O_NONBLOCK: a pipe may have taken its place in the meantime. Windows has no such pipes, but it has O_BINARY.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
             return os.fdopen(descriptor, "rb")
         os.close(descriptor)

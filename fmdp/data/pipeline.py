@@ -102,6 +102,9 @@ def _unseen_by_children() -> Iterator[None]:
     A run that is terminated still needs its workers for the current step.
     """
     resource_tracker.ensure_running()  # starting it later would unblock the signals
+    if not hasattr(signal, "pthread_sigmask"):  # on Windows
+        yield
+        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         yield

@@ -20,7 +20,7 @@ from jax.typing import ArrayLike
 
 from fmdp.errors import InputError
 from fmdp.exact.covariance import eigendecomposition, nonnegative
-from fmdp.exact.pytree import register_target
+from fmdp.exact.pytree import refuse_tracing, register_target
 from fmdp.flow.interpolant import expand
 from fmdp.flow.times import check_times
 from fmdp.types import AverageField, Images, PRNGKey, Time
@@ -51,6 +51,7 @@ class Gaussian:
     basis: np.ndarray | None = field(init=False, repr=False)
 
     def __post_init__(self):
+        refuse_tracing("exact.Gaussian", self.mean, self.covariance)
         mean, covariance = np.asarray(self.mean, np.float64), np.asarray(self.covariance, np.float64)
         if mean.ndim != 3:
             raise InputError(f"the mean has shape {mean.shape}: it must be one image [H, W, C]")

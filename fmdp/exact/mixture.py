@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 from fmdp.errors import InputError
 from fmdp.exact import components
 from fmdp.exact.covariance import eigendecomposition
-from fmdp.exact.pytree import register_target
+from fmdp.exact.pytree import refuse_tracing, register_target
 from fmdp.flow.times import broadcast_times, check_times
 from fmdp.types import AverageField, Images, PRNGKey, Time
 
@@ -56,6 +56,7 @@ class GaussianMixture:
     bases: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self):
+        refuse_tracing("exact.Mixture", self.weights, self.means, self.covariances)
         weights, covariances = np.asarray(self.weights, np.float64), np.asarray(self.covariances, np.float64)
         k, n = weights.size, math.prod(self.image_shape)
         if weights.ndim != 1 or not np.all(weights > 0):

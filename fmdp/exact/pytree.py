@@ -5,6 +5,15 @@ from typing import Any
 
 import jax
 
+from fmdp.errors import InputError
+
+
+def refuse_tracing(owner: str, *arrays: Any) -> None:
+    """Raises InputError for arrays without values: a target is decomposed by numpy when it is made."""
+    if any(isinstance(array, jax.core.Tracer) for array in arrays):
+        remedy = "make it outside, and pass it as an argument; noise levels of single images belong in GaussianNoise"
+        raise InputError(f"{owner} cannot be made inside jit, vmap or grad: {remedy}")
+
 
 def register_target(cls: type, arrays: Sequence[str], static: Sequence[str] = ()) -> None:
     """Makes a frozen dataclass a pytree with these attributes as leaves and as static fields.

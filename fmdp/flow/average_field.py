@@ -4,11 +4,18 @@ An average field v(x, s, t) is the mean velocity of the flow from time s to time
 On the diagonal it is the instantaneous velocity b(x, t) = v(x, t, t) = E[x1 - x0 | x_t = x].
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
+from fmdp.errors import InputError
+from fmdp.flow.dtypes import as_float, field_dtype
 from fmdp.flow.interpolant import expand
+from fmdp.flow.times import check_times
 from fmdp.types import AverageField, Images, PRNGKey, Time
 
 
@@ -22,7 +29,7 @@ def flow_map(field: AverageField, x: Images, s: Time, t: Time) -> Images:
     return x + expand(t - s, x) * field(x, s, t)
 
 
-def denoise(field: AverageField, x: Images, s: Time, t: Time) -> Images:
+def denoise(field: AverageField, x: ArrayLike | Sequence, s: Time, t: Time) -> Images:
     """D_{s,t}(x) = x + (1 - s) v(x, s, t): the estimate of the clean image from the noisy point x at time s.
 
     The lookahead t leads from the minimum-error estimate E[x1 | x_s = x] at t = s to the end point X_{s,1}(x) of the
@@ -38,9 +45,28 @@ def denoise(field: AverageField, x: Images, s: Time, t: Time) -> Images:
     Args:
       x: [..., H, W, C], s x1 + (1 - s) noise. For a picture y with additive noise of standard deviation sigma, pass
         s y with s = `interpolant.time_of_sigma(sigma)`.
-      s, t: times with 0 <= s <= t <= 1, scalars or of the leading shape of x.
+        Real numbers of any type are taken to that of the field.
+      s, t: times with 0 <= s <= t <= 1, scalars or of the leading shape of x. A field is only defined, or trained, for
+        this order.
+
+    Raises:
+      InputError: times in another order, which is not known in compiled code, or arrays of other shapes.
     """
+    x = as_float(x, field_dtype(field, x), "x")
+    for name, time in (("s", s), ("t", t)):
+        _require_times(name, np.shape(time), x.shape)
+    check_times(s, t)
     return x + expand(1 - jnp.asarray(s), x) * field(x, s, t)
+
+
+def _require_times(name: str, found: tuple[int, ...], images: tuple[int, ...]) -> None:
+    """Raises InputError unless there is one time for all images, or one for each."""
+    if len(images) < 3:
+        raise InputError(f"x has shape {images}: pass images [..., height, width, channels]")
+    wanted = images[:-3]
+    if len(found) > len(wanted) or any(a not in (1, b) for a, b in zip(found[::-1], wanted[::-1], strict=False)):
+        remedy = f"pass one time, or one for each image, of shape {wanted}"
+        raise InputError(f"{name} has shape {found} for images of shape {images}: {remedy}")
 
 
 def lookahead_time(s: Time, r: Time) -> Array:

@@ -22,7 +22,8 @@ def check_times(*times: Time) -> None:
         s, t = np.broadcast_arrays(earlier, later)
         if (wrong := ~(s <= t + ROUNDING)).any():  # also where one is NaN
             i = np.argmax(wrong)
-            raise InputError(f"times must ascend from 0 (noise) to 1 (clean): {s.flat[i]:g} comes before {t.flat[i]:g}")
+            found = f"{s.flat[i]:g} comes before {t.flat[i]:g}"
+            raise InputError(f"times must ascend from 0 (noise) to 1 (clean): {found}; pass s <= t, both in [0, 1]")
 
 
 def broadcast_times(x: Array, *times: Time) -> list[Array]:

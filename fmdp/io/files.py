@@ -16,6 +16,8 @@ from fmdp.errors import InputError, translating
 
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://|(file|gs|https?|s3):/", re.IGNORECASE)  # pathlib makes one slash of two
 WINDOWS_PATH = re.compile(r"[a-z]:[\\/]|\\\\", re.IGNORECASE)
+FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+"""The errors of a full disk and of an exhausted quota, which not every system has."""
 
 
 @contextlib.contextmanager
@@ -77,4 +79,4 @@ def expand_path(text: str | os.PathLike) -> pathlib.Path:
 
 def is_disk_full(error: BaseException) -> bool:
     """Whether an error, raised by whatever library, means that the disk is full or a quota is exhausted."""
-    return any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT))
+    return any(os.strerror(number) in str(error) for number in FULL)

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import os
 import pathlib
 import socket
@@ -14,10 +13,15 @@ from typing import Any
 import jax
 from absl import logging
 
+try:
+    import fcntl
+except ImportError:  # on Windows, where a run is not locked
+    fcntl = None  # type: ignore[assignment]
+
 from fmdp.errors import InputError, translating
 from fmdp.io.files import expand_path, read_json, write_json
 
-UNLOCKABLE = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
+UNLOCKABLE = (errno.ENOLCK, getattr(errno, "ENOTSUP", errno.ENOSYS), errno.ENOSYS)
 """The errors of file systems that have no locks."""
 
 
@@ -59,6 +63,8 @@ class RunDir:
             return
         with (self / "lock").open("a+") as lock:
             try:
+                if fcntl is None:
+                    raise OSError(errno.ENOSYS, "this system has no such locks")
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 lock.seek(0)

@@ -10,9 +10,10 @@
 """
 
 from fmdp.operators.base import Operator, adjoint, from_function, norm
-from fmdp.operators.registry import OPERATORS, RANDOM_OPERATORS, check_parameters, make
+from fmdp.operators.registry import GIVEN_ARRAYS, OPERATORS, RANDOM_OPERATORS, check_parameters, make
 
 __all__ = [
+    "GIVEN_ARRAYS",
     "OPERATORS",
     "RANDOM_OPERATORS",
     "Operator",

@@ -4,16 +4,19 @@ Operators are pytrees with their arrays (masks, kernels) as leaves: jit accepts 
 Adjoints are never written by hand, but obtained from the operator by transposition or differentiation.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from fmdp.errors import InputError, translating
+from fmdp.flow.dtypes import as_float
 from fmdp.types import Image, PRNGKey, Scalar
 
 T = TypeVar("T")
@@ -130,17 +133,32 @@ def from_function(
     return made
 
 
-def adjoint(operator: Operator, y: Array, at: Image | None = None) -> Image:
+def adjoint(operator: Operator, y: ArrayLike | Sequence, at: ArrayLike | Sequence | None = None) -> Image:
     """H'y [H, W, C]; for a nonlinear operator J(x)'y, with J the derivative of its surrogate at the image `at`.
 
+    Args:
+      y: real numbers of any type. The result has their type if it is float32 or float64, otherwise JAX's default one.
+      at: [H, W, C].
+
     Raises:
-      InputError: the operator is nonlinear and `at` is missing.
+      InputError: y is not a measurement by this operator, or the operator is nonlinear and `at` is missing.
     """
+    y = as_float(y)
+    require_measurement(operator, y)
     if operator.linear:
-        (x,) = jax.linear_transpose(operator, jax.ShapeDtypeStruct(operator.image_shape, y.dtype))(y)
+        image = jax.ShapeDtypeStruct(operator.image_shape, y.dtype)
+        (x,) = jax.linear_transpose(lambda x: operator(x).astype(y.dtype), image)(y)
         return x
-    (x,) = jax.vjp(operator.surrogate, _point(operator, at))[1](y)
+    point = as_float(_point(operator, at), y.dtype, "at")
+    (x,) = jax.vjp(lambda x: operator.surrogate(x).astype(y.dtype), point)[1](y)
     return x
+
+
+def require_measurement(operator: Operator, y: Any) -> None:
+    """Raises InputError if y does not have the shape of what the operator measures of one image."""
+    if np.shape(y) != operator.output_shape:
+        measured = f"{operator.name} of an image {operator.image_shape} measures {operator.output_shape}"
+        raise InputError(f"y has shape {np.shape(y)} but {measured}: pass one measurement, and vmap over a batch")
 
 
 def norm(operator: Operator, key: PRNGKey, steps: int = 100, at: Image | None = None) -> Scalar:
@@ -161,7 +179,7 @@ def norm(operator: Operator, key: PRNGKey, steps: int = 100, at: Image | None = 
     return jnp.sqrt(jax.lax.scan(step, x / jnp.linalg.norm(x), length=steps)[1][-1])
 
 
-def _point(operator: Operator, at: Image | None) -> Image:
+def _point(operator: Operator, at: Any) -> Any:
     if at is None:
         raise InputError(f"{operator.name} is not linear: pass the image `at` which to differentiate it")
     return at

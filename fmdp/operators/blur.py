@@ -43,23 +43,54 @@ def motion_blur(
     intensity: Annotated[float, Range(0, 1)] = 0.5,
     kernel: ArrayLike | None = None,
     boundary: Boundary = "reflect",
+    psf: ArrayLike | None = None,
+    normalize: bool = False,
 ) -> Operator:
-    """Correlation with a random motion kernel drawn from the key, or with a given kernel.
+    """Correlation with a random motion kernel drawn from the key or with a given kernel, or convolution with a PSF.
 
     Args:
       kernel_size: odd, of any size: the trajectory always lies inside.
       intensity: how much the motion turns, from 0 (a straight line) to 1 (a scribble).
-      kernel: [k, l] of odd sizes, used as it is; it should sum to one.
-      boundary: "reflect" or "circular".
+      kernel: [k, l] of odd sizes, with which the image is correlated, as with `scipy.ndimage.correlate`. It should sum
+        to one, but is used as it is.
+      boundary: "reflect", about the centres of the border pixels, which are not repeated (numpy's "reflect", scipy's
+        "mirror"), or "circular" (numpy's and scipy's "wrap").
+      psf: instead of a kernel, the image [k, l] of a point, with which the image is convolved, as with
+        `scipy.signal.convolve2d(x, psf, "same", "wrap")` for the boundary "circular". It has to sum to one.
+      normalize: whether the kernel or the PSF is divided by its sum first.
     """
-    sizes = (kernel_size, kernel_size) if kernel is None else np.shape(kernel)
+    if kernel is not None and psf is not None:
+        raise InputError(
+            "motion_blur: kernel and psf are given, of which one is the other turned by 180 degrees: keep one"
+        )
+    name, given = ("kernel", kernel) if psf is None else ("psf", psf)
+    sizes = (kernel_size, kernel_size) if given is None else np.shape(given)
     if len(sizes) != 2:
-        raise InputError(f"motion_blur: the kernel has shape {sizes}: pass one matrix for all channels")
+        raise InputError(f"motion_blur: the {name} has shape {sizes}: pass one matrix for all channels")
     check_kernel("motion_blur", sizes, image_shape)
-    matrix = motion_kernel(key, kernel_size, intensity) if kernel is None else jnp.asarray(kernel, float)
-    if kernel is not None and not isinstance(kernel, jax.core.Tracer) and not np.any(kernel):
-        raise InputError("motion_blur: the kernel is all zero: pass one that sums to one")
-    return Blur(kernel=matrix, image_shape=image_shape, boundary=boundary)
+    matrix = motion_kernel(key, kernel_size, intensity) if given is None else _given_kernel(name, given, normalize)
+    return Blur(kernel=matrix[::-1, ::-1] if psf is not None else matrix, image_shape=image_shape, boundary=boundary)
+
+
+SUM_TOLERANCE = 0.01
+"""By how much the sum of a kernel may differ from one before that is said."""
+
+
+def _given_kernel(name: str, given: ArrayLike, normalize: bool) -> Array:
+    """A kernel or PSF [k, l], divided by its sum if asked for; its values are checked unless they are traced."""
+    if not isinstance(given, jax.core.Tracer):
+        total = float(np.sum(np.asarray(given, float)))
+        if not np.any(given):
+            raise InputError(f"motion_blur: the {name} is all zero: pass one that sums to one")
+        if normalize and abs(total) < 1e-6 * float(np.sum(np.abs(np.asarray(given, float)))):
+            raise InputError(
+                f"motion_blur: the {name} sums to {total:.3g}, which cannot be made 1: leave normalize out"
+            )
+        if name == "psf" and not normalize and abs(total - 1) > SUM_TOLERANCE:
+            remedy = "pass normalize=True to divide by it, or kernel=psf[::-1, ::-1] to keep the sum"
+            raise InputError(f"motion_blur: the psf sums to {total:.4g}, not to 1: {remedy}")
+    matrix = jnp.asarray(given, float)
+    return matrix / matrix.sum() if normalize else matrix
 
 
 @partial(jax.jit, static_argnames=("size", "points"))

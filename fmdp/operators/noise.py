@@ -11,9 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.scipy.special import gammaln
+from jax.typing import ArrayLike
 
 from fmdp.errors import InputError, Range, require_in_range
-from fmdp.operators.base import Operator, operator
+from fmdp.flow.dtypes import ARRAYS, as_float, in_type
+from fmdp.operators.base import Operator, operator, require_measurement
 from fmdp.types import Image, PRNGKey, Scalar
 
 
@@ -33,16 +35,35 @@ class Noise(Protocol):
 
 
 class _Positive:
-    """A dataclass of positive numbers, each on the [-1, 1] scale of images or a count."""
+    """A dataclass of positive numbers, each on the [-1, 1] scale of images or a count.
+
+    Each is one number, or an array that broadcasts to y: one number for each pixel [H, W, 1], say. Solvers then weigh
+    the entries of y by their precision, relative to the most precise one. For a batch, apply `jax.vmap`.
+    """
+
+    accepted = Range(0, excluded=0)
 
     def __post_init__(self):
-        require_in_range(type(self).__name__, dict.fromkeys(vars(self), Range(0, excluded=0)), vars(self))
+        for name, value in vars(self).items():
+            whole = isinstance(value, ARRAYS) and jnp.issubdtype(value.dtype, jnp.integer)
+            if whole or isinstance(value, list | tuple):
+                object.__setattr__(self, name, as_float(value, name=f"{type(self).__name__}: {name}"))
+        require_in_range(type(self).__name__, dict.fromkeys(vars(self), self.accepted), vars(self))
+
+
+SMALLEST_SIGMA = 1e-12
+"""Solvers take less Gaussian noise for this, far below what float32 resolves, so that its precision is finite."""
 
 
 @operator
 class GaussianNoise(_Positive):
-    """y = H(x) + sigma n; sigma > 0 on the [-1, 1] scale (0.05 is 6.4 of 255)."""
+    """y = H(x) + sigma n; sigma >= 0 on the [-1, 1] scale (0.05 is 6.4 of 255).
 
+    0 is no noise: solvers take it, and everything below `SMALLEST_SIGMA`, for that. Where sigma is an argument of
+    compiled code, which hides its value, it has to be at least `SMALLEST_SIGMA`.
+    """
+
+    accepted = Range(0)
     sigma: Any
 
     @property
@@ -126,33 +147,84 @@ DARK = 0.05
 class Observation:
     """One measurement: y, its operator, and its noise model.
 
-    It is a pytree. A batch of observations, for `jax.vmap`, has a leading axis on all arrays.
+    It is a pytree. A batch of observations, for `jax.vmap`, has a leading axis on all arrays. Solvers take y in any
+    type of real numbers and work in that of the field (`flow.dtypes.field_dtype`).
     """
 
     y: Any
     operator: Any
     noise: Any
 
+    def __post_init__(self):
+        if isinstance(self.y, list | tuple):
+            object.__setattr__(self, "y", as_float(self.y))
+
     def negative_log_likelihood(self, x: Image) -> Scalar:
         """-log p(y | x) for an image x, with the differentiable surrogate of the operator."""
         return self.noise.negative_log_likelihood(self.operator.surrogate(x), self.y)
 
     def energy(self, x: Image) -> Scalar:
-        """2 variance nll up to a constant: ||y - H(x)||^2 for Gaussian noise, which published solvers minimise."""
-        return 2 * self.noise.variance * self.negative_log_likelihood(x)
+        """2 variance nll up to a constant: ||y - H(x)||^2 for Gaussian noise, which published solvers minimise.
+
+        Where the variance differs between the entries of y, it is the smallest: ||w (y - H(x))||^2 with the weights w
+        of `whiten`.
+        """
+        return 2 * self.least_variance * self.negative_log_likelihood(x)
+
+    @property
+    def least_variance(self) -> Any:
+        """The variance of the most precise entry of y."""
+        variance = self.noise.variance
+        return jnp.min(variance) if np.ndim(variance) else variance
+
+    def whiten(self, r: Array) -> Array:
+        """r, of the shape of y, times w: the smallest standard deviation of the noise, divided by that of the entry."""
+        if not jax.eval_shape(lambda: self.noise.variance).ndim:
+            return r
+        return r * jnp.sqrt(jnp.min(self.noise.variance) / self.noise.variance)
 
     def residual(self, x: Image) -> Scalar:
         """The root mean square of y - H(x), with the operator itself, on the [-1, 1] scale; comparable to sigma."""
         return jnp.sqrt(jnp.mean(jnp.square(self.y - self.operator(x))))
 
     def check_shape(self) -> None:
-        """Raises InputError if y does not have the shape of the operator's output."""
-        H = self.operator
-        if self.y.shape != H.output_shape:
-            measured = f"{H.name} of an image {H.image_shape} measures {H.output_shape}"
-            raise InputError(f"y has shape {self.y.shape} but {measured}: pass one measurement, and vmap over a batch")
+        """Raises InputError if y does not have the shape of the operator's output, or the noise does not fit it."""
+        require_measurement(self.operator, self.y)
+        _require_broadcast(self.noise, np.shape(self.y))
+
+    def in_type(self, dtype: Any) -> "Observation":
+        """The observation as solvers take it: of one floating-point type, and with noise of at least `SMALLEST_SIGMA`.
+
+        Raises:
+          InputError: y is not an array of real numbers.
+        """
+        noise = self.noise
+        if isinstance(noise, GaussianNoise) and not isinstance(noise.sigma, jax.core.Tracer):
+            sigma = np.asarray(noise.sigma, float)
+            if np.any(sigma < SMALLEST_SIGMA):
+                noise = GaussianNoise(sigma=np.maximum(sigma, SMALLEST_SIGMA))
+        operator, noise = in_type((self.operator, noise), dtype)
+        return Observation(y=as_float(self.y, dtype), operator=operator, noise=noise)
 
 
-def observe(operator: Operator, noise: Noise, x: Image, key: PRNGKey) -> Observation:
-    """The image x measured by the operator, with noise drawn from the key."""
-    return Observation(y=noise.draw(operator(x), key), operator=operator, noise=noise)
+def observe(operator: Operator, noise: Noise, x: ArrayLike, key: PRNGKey) -> Observation:
+    """The image x [H, W, C] measured by the operator, with noise drawn from the key.
+
+    Raises:
+      InputError: x does not have the operator's shape, or the noise level does not broadcast to the measurement.
+    """
+    clean = operator(as_float(x, name="x"))
+    _require_broadcast(noise, clean.shape)
+    return Observation(y=noise.draw(clean, key), operator=operator, noise=noise)
+
+
+def _require_broadcast(noise: Any, shape: tuple[int, ...]) -> None:
+    """Raises InputError where a noise level of several numbers does not fit a measurement of this shape."""
+    found = np.shape(noise.variance)
+    try:
+        fits = np.broadcast_shapes(found, shape) == shape
+    except ValueError:
+        fits = False
+    if not fits:
+        remedy = f"pass one number, or an array that broadcasts to {shape}; vmap over a batch"
+        raise InputError(f"{type(noise).__name__} of shape {found} for a measurement of shape {shape}: {remedy}")

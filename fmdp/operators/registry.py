@@ -43,7 +43,9 @@ OPERATORS: dict[str, Callable[..., Operator]] = {
 """Builders (image_shape, key, **parameters) -> Operator."""
 
 RANDOM_OPERATORS = ("random_inpainting", "brush_inpainting", "motion_blur")
-"""The operators that are drawn from the key, unless a mask or kernel is given."""
+"""The operators that are drawn from the key, unless one of `GIVEN_ARRAYS` is given."""
+
+GIVEN_ARRAYS = ("mask", "kernel", "psf")
 
 
 def make(name: str, image_shape: tuple[int, ...], key: PRNGKey | None = None, **parameters: Any) -> Operator:
@@ -59,7 +61,7 @@ def make(name: str, image_shape: tuple[int, ...], key: PRNGKey | None = None, **
     check_parameters(name, parameters)
     if len(image_shape) != 3 or min(image_shape) < 1:
         raise InputError(f"{name}: image_shape={image_shape} must be (height, width, channels)")
-    drawn = name in RANDOM_OPERATORS and all(parameters.get(array) is None for array in ("mask", "kernel"))
+    drawn = name in RANDOM_OPERATORS and all(parameters.get(array) is None for array in GIVEN_ARRAYS)
     if key is None and drawn:
         raise InputError(f"{name} is drawn at random: pass key=jax.random.key(...)")
     for parameter, value in parameters.items():
@@ -95,6 +97,8 @@ def _fault(parameter: inspect.Parameter, value: Any) -> str:
         return ""
     if get_origin(kind) is Literal:
         return "" if isinstance(value, str) and value in get_args(kind) else f"one of {', '.join(get_args(kind))}"
+    if kind is bool:
+        return kind_fault(value, bool)
     if kind in (int, float):
         if kind is float and isinstance(value, np.ndarray | jax.Array) and np.ndim(value) == 0:
             value = value.item()

@@ -1,5 +1,6 @@
 """The devices of a run as a mesh, and the division of a CPU into devices."""
 
+import contextlib
 import os
 import re
 from collections import Counter
@@ -33,7 +34,8 @@ def divide_cpu(devices: int = 0, fits: Callable[[int], bool] = lambda devices: T
     count = int(flag[1]) if flag else max(jax.config.jax_num_cpu_devices, 0)  # type: ignore[attr-defined]
     if not count:
         count = devices or next((n for n in range(min(cores, DEFAULT_CPU_DEVICES), 1, -1) if fits(n)), 1)
-        jax.config.update("jax_num_cpu_devices", count)
+        with contextlib.suppress(RuntimeError):  # JAX has started already, in a notebook: its devices stay
+            jax.config.update("jax_num_cpu_devices", count)
     if count > 1:
         os.environ.setdefault("NPROC", str(cores + count))
 

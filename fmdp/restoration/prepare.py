@@ -15,6 +15,7 @@ from fmdp.flow.tiling import Shape
 from fmdp.io.archives import MAX_PIXELS
 from fmdp.io.levels import MAX_ABS_VALUE, REMEDY, UNIT, find_range, layout_remedy, require_numbers, to_unit
 from fmdp.operators import Operator
+from fmdp.operators.blur import SUM_TOLERANCE, Blur
 from fmdp.operators.color import REC_601, luma
 from fmdp.operators.inpainting import Inpainting
 from fmdp.operators.noise import GaussianNoise, observe
@@ -74,7 +75,7 @@ def prepare(image: ArrayLike, request: Request, tiles: Tiles) -> Prepared:
     operator, fitted = _fit_to_operator(given, request, tile, operator_key, notes)
     estimated = False
     if not request.degraded:
-        sigma = float(request.sigma or DEFAULT_SIGMA)
+        sigma = DEFAULT_SIGMA if request.sigma is None else float(request.sigma)
         measured = observe(operator, GaussianNoise(sigma=sigma), jnp.asarray(fitted), noise_key).y
     else:
         measured = jax.device_put(fitted)  # unlike jnp.asarray, it compiles nothing for a new size
@@ -169,6 +170,9 @@ def _fit_to_operator(
     operator = operators.make(request.operator, shape, key, **request.parameters)
     if isinstance(operator, Inpainting) and (hidden := operator.hidden_share) in (0, 1):
         raise request.error("parameters", f"they hide {hidden:.0%} of {shape[0]}x{shape[1]} pixels: hide some of them")
+    if isinstance(operator, Blur) and abs((total := float(operator.kernel.sum())) - 1) > SUM_TOLERANCE:
+        text = f"the kernel sums to {total:.3g}, not to 1, which changes the brightness: normalize=True divides by it"
+        notes.append(Note(text, "parameters"))
     return operator, image
 
 

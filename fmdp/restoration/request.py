@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any
 
+import jax
 import numpy as np
 
 from fmdp import operators
@@ -57,17 +58,21 @@ class Request:
     operator: str | Operator = "denoising"
     parameters: dict[str, Any] = field(default_factory=dict)
     degraded: bool = True
-    sigma: float | None = None
+    sigma: float | jax.Array | None = None
     lookaheads: tuple[float, ...] = (0.0,)
     num_samples: int = 1
     steps: int = 100
-    gain: float = 1.0
+    gain: float | jax.Array = 1.0
     seed: int = 0
     tile: int | None = None
     memory_gb: float | None = None
     range: Range | None = None
 
     def __post_init__(self) -> None:
+        for name in ("sigma", "gain"):
+            value = getattr(self, name)
+            if isinstance(value, np.ndarray | jax.Array) and value.ndim == 0 and not isinstance(value, jax.core.Tracer):
+                object.__setattr__(self, name, value.item())
         for parameter, is_valid, remedy in RULES:
             if not is_valid(getattr(self, parameter)):
                 raise self.error(parameter, remedy)
@@ -89,7 +94,7 @@ class Request:
             raise self.error("num_samples", "denoising is deterministic: leave it out")
         if self.degraded and self.operator in operators.RANDOM_OPERATORS:
             array, taker = ("kernel", "motion_blur") if self.operator == "motion_blur" else ("mask", "brush_inpainting")
-            if self.parameters.get(array) is None:
+            if all(self.parameters.get(name) is None for name in operators.GIVEN_ARRAYS):
                 remedy = f"{self.name} would draw another {array}: pass {array}=... to the operator {taker}"
                 raise self.error("degraded", f"{remedy}, or have a clean image degraded")
         if self.degraded and self.operator in NOT_IMAGES:
@@ -130,11 +135,12 @@ def _is_count(value: Any) -> bool:
     return _is_integer(value, 1, MAX_COUNT)
 
 
+SIGMA = "must be positive, on the [-1, 1] scale (0.05 is 6.4 of 255), or 0; for a map, use fmdp.solvers"
 COUNT = f"must be an integer from 1 to {MAX_COUNT}"
 RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("operator", lambda x: isinstance(x, str | Operator), "make an operator of your own with operators.from_function"),
     ("parameters", lambda x: isinstance(x, Mapping), "must be a dictionary"),
-    ("sigma", lambda x: x is None or _is_positive(x), "must be positive, on the [-1, 1] scale (0.05 is 6.4 of 255)"),
+    ("sigma", lambda x: x is None or _is_positive(x) or (_is_number(x) and x == 0), SIGMA),
     ("lookaheads", _are_numbers, "must be a tuple of numbers"),
     ("lookaheads", lambda x: all(0 <= r <= 1 for r in x), "must be from 0 (minimum error) to 1 (perfect perception)"),
     ("num_samples", _is_count, COUNT),

@@ -2,9 +2,13 @@
 
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from fmdp.errors import InputError
+from fmdp.operators import Operator
 from fmdp.restoration.diagnose import diagnose
 from fmdp.restoration.prepare import Note, prepare
 from fmdp.restoration.request import Request
@@ -16,7 +20,10 @@ DENOISING = Request()
 
 
 class Restored(NamedTuple):
-    """One image restored, in [-1, 1].
+    """One image restored, in [-1, 1], or a batch.
+
+    Of a batch, every array has an axis [n, ...] in front, every fact is a list with one entry for each image, and the
+    notes are those of all images.
 
     Attributes:
       images: [lookaheads, samples, H, W, C].
@@ -34,7 +41,7 @@ class Restored(NamedTuple):
 
 
 def restore(prior: SizedField, image: ArrayLike, request: Request = DENOISING) -> Restored:
-    """One image restored by a prior, in overlapping tiles where it is larger than they are (`choose_tiles`).
+    """An image, or each of a batch, restored by a prior, in overlapping tiles if it is larger (`choose_tiles`).
 
     A gray prior takes the luma of a colour image; a colour prior takes a gray image in all three channels. An image
     whose sides the operator's factor does not divide loses its last rows or columns.
@@ -50,14 +57,42 @@ def restore(prior: SizedField, image: ArrayLike, request: Request = DENOISING) -
     Args:
       prior: from `fmdp.load`, or another pytree that is a field and has an `image_shape`.
       image: [H, W, 1 or 3] or, in gray, [H, W], such as `image_files.read_image` returns: bytes, numbers in [-1, 1], or
-        numbers in `request.range`. It is the measurement, unless `request.degraded` is False.
+        numbers in `request.range`. It is the measurement, unless `request.degraded` is False. Or a batch [n, ...] of
+        them, where each becomes what it would alone, with the same seed, by the same compiled program.
       request: what to do; by default the image is denoised, and its noise is estimated.
 
     Raises:
-      InputError: the request cannot be met for this image, or plug-and-play diverges.
+      InputError: the request cannot be met for this image, plug-and-play diverges, or the call is inside `jax.jit`,
+        `jax.vmap` or `jax.grad`.
     """
+    _refuse_tracing(prior, image, request)
+    own = request.operator if isinstance(request.operator, Operator) and request.degraded else None
+    if np.ndim(image) == (4 if own is None else len(own.output_shape) + 1):
+        return _restore_batch(prior, np.asarray(image), request)
     tiles = choose_tiles(prior, request)
     prepared = prepare(image, request, tiles)
     solution = solve(prior, prepared, request, tiles)
     facts = diagnose(prepared, solution, request, tiles)
     return Restored(np.asarray(solution.images), np.asarray(prepared.measured), prepared.clean, facts, prepared.notes)
+
+
+def _restore_batch(prior: SizedField, images: np.ndarray, request: Request) -> Restored:
+    if not len(images):
+        raise InputError(f"a batch of shape {images.shape} holds no images: give at least one")
+    each = [restore(prior, image, request) for image in images]
+    clean = None if each[0].clean is None else np.stack([one.clean for one in each if one.clean is not None])
+    facts = {name: [one.facts[name] for one in each] for name in each[0].facts}
+    notes = tuple(dict.fromkeys(note for one in each for note in one.notes))
+    return Restored(
+        np.stack([one.images for one in each]), np.stack([one.measured for one in each]), clean, facts, notes
+    )
+
+
+def _refuse_tracing(prior: SizedField, image: ArrayLike, request: Request) -> None:
+    """Raises InputError inside a transformation, where images have no values to look at."""
+    given = jax.tree.leaves((prior, image, request.operator, request.parameters, jnp.zeros(())))
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in given):
+        remedy = (
+            "call it outside, also with a batch [n, H, W, C], or call fmdp.denoise or a solver of fmdp.solvers.make"
+        )
+        raise InputError(f"fmdp.restore does not work inside jit, vmap or grad: {remedy}")

@@ -14,7 +14,7 @@ from fmdp.flow.tiling import TILES_AT_ONCE, Shape, crop, pad, tiled
 from fmdp.operators.noise import GaussianNoise, Observation
 from fmdp.parallel.batching import replicate_local
 from fmdp.restoration.cropped_operator import on_canvas
-from fmdp.restoration.prepare import Prepared
+from fmdp.restoration.prepare import DEFAULT_SIGMA, Prepared
 from fmdp.restoration.request import Request
 from fmdp.restoration.tiles import Tiles, denoise_in_tiles
 from fmdp.solvers import DivergenceError, pnp, raise_if_diverged
@@ -72,7 +72,7 @@ def _denoise_on_host(prior: SizedField, prepared: Prepared, request: Request, ti
 
 def _plug_and_play(prior: SizedField, prepared: Prepared, request: Request, tiles: Tiles) -> Solution:
     operator = on_canvas(prepared.operator, prepared.canvas)
-    noise = GaussianNoise(sigma=prepared.sigma)  # cancels in the data step
+    noise = GaussianNoise(sigma=prepared.sigma or DEFAULT_SIGMA)  # cancels in the data step
     observed = Observation(y=prepared.measured, operator=operator, noise=noise)
     keys = jax.random.split(prepared.solver_key, request.num_samples)
     lookaheads, gain = _as_float32(request.lookaheads), _as_float32(request.gain)

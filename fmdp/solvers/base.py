@@ -1,5 +1,6 @@
 """What solvers share: the declaration of their options, the loop over their steps, and the report of a run."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 from functools import wraps
 from types import MappingProxyType
@@ -11,8 +12,11 @@ import numpy as np
 from jax import Array
 
 from fmdp.errors import InputError, Range, require_in_range, require_known
+from fmdp.flow.dtypes import as_float, field_dtype, in_type
 from fmdp.operators.noise import Observation
 from fmdp.types import AverageField, PRNGKey
+
+MAX_ITERATIONS = 3000  # of one linear solve
 
 
 class DivergenceError(ArithmeticError):
@@ -100,11 +104,37 @@ def solver(
             require_in_range(name, ranges, options)
             for option in choices.keys() & options.keys():
                 require_known(f"{name}: unknown {option}", options[option], choices[option])
-            return solve(field, observation, key, **options)
+            dtype = field_dtype(field)
+            options = _in_type(options, dtype)
+            observation = observation.in_type(dtype)
+            with _defaults_of(dtype):
+                return solve(lambda x, s, t: as_float(field(x, s, t), dtype), observation, key, **options)
 
         return checked
 
     return declare
+
+
+def _in_type(options: Mapping[str, Any], dtype: Any) -> dict[str, Any]:
+    """The options with arrays in this type; images and times may also be lists."""
+    given = [name for name in ("noise", "times") if options.get(name) is not None]
+    return in_type(dict(options), dtype) | {name: as_float(options[name], dtype, name) for name in given}
+
+
+def _defaults_of(dtype: Any) -> contextlib.AbstractContextManager:
+    """With 64 bits enabled, a field of 32 bits still draws and computes as without, and so gives the same image."""
+    return jax.enable_x64(False) if dtype == jnp.float32 else contextlib.nullcontext()
+
+
+def cg_budget(observation: Observation) -> dict[str, Any]:
+    """The tolerance and iterations of conjugate gradients on r^2 H H' + sigma^2, r <= 1, for the precision of float32.
+
+    A residual rho leaves an error of at most ||rho|| / (2 sigma r), and the condition number is about
+    (r ||H|| / sigma)^2. Both therefore follow sigma, the smallest one where it differs between the entries of y.
+    """
+    sigma = jnp.sqrt(jnp.min(observation.noise.variance))
+    tolerance = jnp.clip(1e-3 * sigma, 1e-7, 1e-5)  # relative, and no smaller than float32 can resolve
+    return {"tol": tolerance, "maxiter": jnp.clip(10 / sigma, 50, MAX_ITERATIONS).astype(int)}
 
 
 def require_linear(observation: Observation, name: str) -> None:

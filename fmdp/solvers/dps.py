@@ -39,7 +39,8 @@ def solve(
 
     def misfit(x, t):
         v = field(x, t, t)
-        return jnp.sum(jnp.square(observation.y - observation.operator.surrogate(x + (1 - t) * v))), v
+        misfit = observation.y - observation.operator.surrogate(x + (1 - t) * v)
+        return jnp.sum(jnp.square(observation.whiten(misfit))), v
 
     def step(x, t):
         (square, v), slope = jax.value_and_grad(misfit, has_aux=True)(x, t)

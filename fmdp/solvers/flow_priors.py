@@ -57,7 +57,7 @@ def solve(
     def objective(x, t, probe):
         v, along = jax.jvp(lambda x: field(x, t, t), (x,), (probe,))
         u = t + 1 / steps
-        misfit = H(x + v / steps) - (u * y + (1 - u) * unmeasured)
+        misfit = observation.whiten(H(x + v / steps) - (u * y + (1 - u) * unmeasured))
         score = jax.lax.stop_gradient((t * v - x) / (1 - t))
         return lam * jnp.sum(jnp.square(misfit)) - jnp.sum(score * x) + jnp.sum(along * probe) / steps
 

@@ -2,6 +2,8 @@
 
 With m = D_{s,t}(x) and the spread nu = (1 - s) / sqrt(s^2 + (1 - s)^2) around it, the refined image is a draw from, or
 the mean of, the distribution with density proportional to exp(-||x - m||^2 / (2 nu^2) - ||y - H x||^2 / (2 sigma^2)).
+Conjugate gradients solve (nu^2 H H' + sigma^2) r = y - H m, and x = m + nu^2 H'r, with draws around y and m in their
+place. What the measurement does not determine thus stays as it is at every sigma. Without noise, H x = y.
 """
 
 from functools import partial
@@ -14,11 +16,12 @@ from fmdp.errors import Range
 from fmdp.flow.average_field import denoise
 from fmdp.operators.base import adjoint
 from fmdp.operators.noise import Observation
-from fmdp.solvers.base import Info, run_scan, solver
+from fmdp.solvers.base import Info, cg_budget, run_scan, solver
 from fmdp.solvers.pnp import KNOBS
 from fmdp.types import AverageField, Image, PRNGKey, Scalar
 
 STATIC = ("steps", "knob", "keep")
+RESOLVED = 1e-6  # the least sigma^2 / nu^2 of a refinement: float32 solves no system of a larger condition number
 
 
 @solver(
@@ -48,9 +51,15 @@ def solve(
     Raises:
       InputError: an operator that is not linear, or options and shapes that do not fit.
     """
-    H, y, sigma2 = observation.operator, observation.y, observation.noise.variance
-    back = partial(adjoint, H)
+    H, y, variance = observation.operator, observation.y, observation.noise.variance
+    back, budget = partial(adjoint, H), cg_budget(observation)
     start_key, step_key = jax.random.split(key)
+
+    def refine(center, nu2, shaken):
+        """argmin_z ||z - center||^2 / (2 nu^2) + ||shaken - H z||^2 / (2 sigma^2)."""
+        sigma2 = jnp.maximum(variance, RESOLVED * nu2)
+        r = cg(lambda r: nu2 * H(back(r)) + sigma2 * r, shaken - H(center), **budget)[0]
+        return center + nu2 * back(r)
 
     def step(carry, given):
         x, _ = carry
@@ -58,9 +67,9 @@ def solve(
         on_image, on_data, again = jax.random.split(key, 3)
         mean = denoise(field, x, s, KNOBS[knob](s, lookahead))
         nu2 = (1 - s) ** 2 / (s**2 + (1 - s) ** 2)
-        shaken = y + spread * jnp.sqrt(sigma2) * jax.random.normal(on_data, y.shape)
-        right = mean + spread * jnp.sqrt(nu2) * jax.random.normal(on_image, mean.shape) + nu2 / sigma2 * back(shaken)
-        image = cg(lambda z: z + nu2 / sigma2 * back(H(z)), right, x0=mean, maxiter=50)[0]
+        drawn = mean + spread * jnp.sqrt(nu2) * jax.random.normal(on_image, mean.shape)
+        shaken = y + spread * jnp.sqrt(variance) * jax.random.normal(on_data, y.shape)
+        image = refine(drawn, nu2, shaken)
         u = s + 1 / steps
         return u * image + (1 - u) * jax.random.normal(again, x.shape), image
 

@@ -4,8 +4,7 @@ With m = x + (1 - t) v(x, t, t) and r^2 = (1 - t)^2 / ((1 - t)^2 + t^2) the spre
 
     dx/dt = v + gamma_t (1 - t)/t  dm/dx' H' (r^2 H H' + sigma^2 I)^{-1} (y - H m).
 
-Conjugate gradients solve the linear system. A residual rho leaves an error of at most ||rho|| / (2 sigma r) in the
-correction, and the condition number is about (r ||H|| / sigma)^2. Tolerance and iterations therefore follow sigma.
+Conjugate gradients solve the linear system (`base.cg_budget`).
 """
 
 from functools import partial
@@ -18,11 +17,10 @@ from fmdp.errors import Range
 from fmdp.flow.average_field import denoise
 from fmdp.operators.base import adjoint
 from fmdp.operators.noise import Observation
-from fmdp.solvers.base import Info, run_scan, solver
+from fmdp.solvers.base import Info, cg_budget, run_scan, solver
 from fmdp.types import AverageField, Image, PRNGKey, Scalar
 
 STATIC = ("steps", "adaptive", "keep")
-MAX_ITERATIONS = 3000  # of the linear solve in one step
 
 
 @solver(ranges={"steps": Range(1), "start": Range(1e-4, 1 - 1e-4)}, linear=True)
@@ -50,9 +48,7 @@ def solve(
       InputError: an operator that is not linear, options out of range, or shapes that do not fit.
     """
     H, back = observation.operator, partial(adjoint, observation.operator)
-    sigma = jnp.sqrt(jnp.min(observation.noise.variance))
-    tolerance = jnp.clip(1e-3 * sigma, 1e-7, 1e-5)  # relative, and no smaller than float32 can resolve
-    iterations = jnp.clip(10 / sigma, 50, MAX_ITERATIONS).astype(int)
+    budget = cg_budget(observation)
     length = (1 - start) / steps
     times = start + length * jnp.arange(steps)
 
@@ -63,7 +59,7 @@ def solve(
         def covariance(r):
             return (1 - t) ** 2 / spread * H(back(r)) + observation.noise.variance * r
 
-        misfit = cg(covariance, observation.y - H(mean), tol=tolerance, maxiter=iterations)[0]
+        misfit = cg(covariance, observation.y - H(mean), **budget)[0]
         (correction,) = pull(back(misfit))
         gamma = jnp.sqrt(t / spread) if adaptive else 1.0
         return x + length * ((mean - x) / (1 - t) + gamma * (1 - t) / t * correction)

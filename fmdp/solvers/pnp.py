@@ -114,11 +114,14 @@ def _descend(observation: Observation, x: Image, size: Scalar) -> Image:
 
 
 def _proximal(observation: Observation):
-    """(x, size) -> argmin_z ||z - x||^2 / 2 + size ||y - H z||^2."""
+    """(x, size) -> argmin_z ||z - x||^2 / 2 + size ||w (y - H z)||^2, with the weights w of `Observation.whiten`."""
     require_linear(observation, "pnp with a proximal data step")
     if not isinstance(observation.noise, GaussianNoise):
         raise InputError("pnp: data_step='proximal' is for Gaussian noise: pass data_step='gradient'")
-    back = partial(adjoint, observation.operator)
+
+    def back(r):
+        return adjoint(observation.operator, observation.whiten(observation.whiten(r)))
+
     pulled = back(observation.y)
 
     def move(x, size):

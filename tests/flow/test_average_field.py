@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fmdp.errors import InputError
 from fmdp.flow import average_field, interpolant
 
 pytestmark = pytest.mark.device
@@ -77,3 +78,47 @@ def test_relative_lookahead():
     np.testing.assert_allclose(
         average_field.lookahead_time(0.6, jnp.array([0.0, 0.5, 1.0])), [0.6, 0.8, 1.0], rtol=1e-6
     )
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "int32", "int8", "float64", "lists"])
+def test_denoising_takes_numbers_of_any_type(kind):
+    x = np.random.default_rng(0).integers(-2, 3, (3, 4, 2))
+    given = x.tolist() if kind == "lists" else np.asarray(x, kind) if kind != "bfloat16" else jnp.asarray(x, kind)
+    expected = average_field.denoise(linear_field, jnp.float32(x), 0.25, 1.0)
+    found = average_field.denoise(linear_field, given, 0.25, 1.0)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_allclose(found, x + 0.75 * x * np.expm1(0.75) / 0.75, rtol=1e-6)
+    np.testing.assert_array_equal(jax.jit(lambda x: average_field.denoise(linear_field, x, 0.25, 1.0))(given), expected)
+
+
+def test_denoising_with_64_bits_enabled_keeps_the_type_of_the_field(x64):
+    field = jax.tree_util.Partial(lambda one, x, s, t: one * linear_field(x, s, t), jnp.float32(1))
+    assert average_field.denoise(field, np.asarray(X, np.float64), 0.2, 0.8).dtype == np.float32
+    assert average_field.denoise(linear_field, np.asarray(X, np.float64), 0.2, 0.8).dtype == np.float64
+    assert average_field.denoise(linear_field, np.asarray(X, np.float32), 0.2, 0.8).dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("x", "s", "t", "message"),
+    [
+        (X, 0.5, 0.4, r"0.5 comes before 0.4; pass s <= t, both in \[0, 1\]"),
+        (X, S, jnp.full(5, 0.5), "0.7 comes before 0.5"),
+        (X, 0.5, 1.5, "1.5 comes before 1"),
+        (X, -0.1, 0.5, "0 comes before -0.1"),
+        (X, jnp.full((3, 4), 0.5), 1.0, r"s has shape \(3, 4\) for images of shape \(5, 3, 4, 2\): pass one time, or"),
+        (
+            X,
+            0.5,
+            jnp.ones(3),
+            r"t has shape \(3,\) for images .*: pass one time, or one for each image, of shape \(5,\)",
+        ),
+        (X[0, :, :, 0], 0.5, 1.0, r"x has shape \(3, 4\): pass images \[..., height, width, channels\]"),
+        (X * 1j, 0.5, 1.0, "x holds complex64: pass real numbers"),
+    ],
+)
+def test_denoising_refuses_other_times_and_shapes_in_one_line(x, s, t, message):
+    with pytest.raises(InputError, match=message) as error:
+        average_field.denoise(linear_field, x, s, t)
+    assert "\n" not in str(error.value)
+    assert average_field.denoise(linear_field, X, 0.5, 0.5).shape == X.shape

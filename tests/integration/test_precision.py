@@ -116,7 +116,7 @@ def test_runs_restoring_and_the_benchmark_use_it_from_the_start(workload, unset,
     monkeypatch.setattr(main.mesh, "divide_cpu", lambda *_: None)
     monkeypatch.setattr(main, "RunDir", type("RunDir", (), {"open": str}))
     monkeypatch.setattr(main, "run_config", look)
-    monkeypatch.setattr(main.restore_command, "run_restore", look)
+    monkeypatch.setattr("fmdp.cli.restore.run_restore", look)
     monkeypatch.setattr(bench, "measure", look)
     main.main([])
     with flagsaver.flagsaver(mode="restore", precision="highest"):

@@ -137,9 +137,9 @@ def test_a_batch_has_its_own_operators_and_noise_levels():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: GaussianNoise(sigma=0.0), "GaussianNoise: sigma=0.0: pass a number above 0"),
+        (lambda: GaussianNoise(sigma=-1e-9), "GaussianNoise: sigma=-1e-09: pass a number that is at least 0"),
         (lambda: GaussianNoise(sigma=float("nan")), "sigma=nan: pass a finite number"),
-        (lambda: GaussianNoise(sigma=jnp.array([0.1, -0.2])), "sigma=-0.2.*: pass a number above 0"),
+        (lambda: GaussianNoise(sigma=jnp.array([0.1, -0.2])), "sigma=-0.2.*: pass a number that is at least 0"),
         (lambda: LaplaceNoise(scale=-1.0), "LaplaceNoise: scale=-1.0: pass a number above 0"),
         (lambda: PoissonNoise(peak=0), "PoissonNoise: peak=0: pass a number above 0"),
         (lambda: PoissonNoise(peak="x"), "PoissonNoise: peak='x': pass a finite number"),

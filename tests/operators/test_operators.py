@@ -369,3 +369,54 @@ def test_reference_surrogate_differs_by_its_chroma_and_clipping_only(reference):
     inside = np.abs(theirs).max(-1) < 0.95
     assert np.sqrt(np.mean((ours - theirs) ** 2)) < 0.06
     assert np.sqrt(np.mean(((ours - theirs)[inside] @ luma) ** 2)) < 0.01
+
+
+PSF = np.array([[0.05, 0.1, 0.3], [0.0, 0.4, 0.0], [0.1, 0.05, 0.0]])  # of no symmetry
+
+
+def test_a_psf_convolves_as_scipy_does():
+    from scipy.ndimage import convolve
+    from scipy.signal import convolve2d
+
+    x = picture((9, 8, 1))
+    plane = np.asarray(x)[..., 0]
+    blurred = operators.make("motion_blur", x.shape, psf=PSF, boundary="circular")(x)[..., 0]
+    np.testing.assert_allclose(blurred, convolve2d(plane, PSF, "same", "wrap"), atol=1e-6)
+    mirrored = operators.make("motion_blur", x.shape, psf=PSF)(x)[..., 0]
+    np.testing.assert_allclose(mirrored, convolve2d(np.pad(plane, 1, "reflect"), PSF, "valid"), atol=1e-6)
+    np.testing.assert_allclose(mirrored, convolve(plane, PSF, mode="mirror"), atol=1e-6)
+    point = jnp.zeros((9, 8, 1)).at[4, 4, 0].set(1)
+    image = operators.make("motion_blur", x.shape, psf=PSF.tolist())(point)[3:6, 3:6, 0]
+    np.testing.assert_allclose(image, PSF, atol=1e-6)  # the image of a point
+    turned = operators.make("motion_blur", x.shape, kernel=PSF[::-1, ::-1])(x)[..., 0]
+    np.testing.assert_allclose(turned, mirrored, atol=1e-6)
+    assert np.abs(operators.make("motion_blur", x.shape, kernel=PSF)(x)[..., 0] - mirrored).max() > 0.1
+
+
+def test_kernels_are_normalized_on_request():
+    x = picture((9, 8, 1))
+    for name in ("psf", "kernel"):
+        expected = operators.make("motion_blur", x.shape, **{name: PSF})(x)
+        scaled = operators.make("motion_blur", x.shape, **{name: 7 * PSF}, normalize=True)(x)
+        np.testing.assert_allclose(scaled, expected, atol=1e-6)
+    np.testing.assert_allclose(operators.make("motion_blur", x.shape, kernel=7 * PSF).kernel, 7 * PSF, rtol=1e-6)
+    traced = jax.jit(lambda psf: operators.make("motion_blur", x.shape, psf=psf, normalize=True)(x))(3 * PSF)
+    np.testing.assert_allclose(traced, operators.make("motion_blur", x.shape, psf=PSF)(x), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        (dict(psf=2.5 * PSF), r"psf sums to 2.5, not to 1: pass normalize=True to divide by it, or kernel=psf\[::-1"),
+        (dict(psf=PSF - PSF.T, normalize=True), "the psf sums to .*, which cannot be made 1: leave normalize out"),
+        (dict(psf=PSF, kernel=PSF), "kernel and psf are given, of which one is the other turned by 180 degrees: keep"),
+        (dict(psf=np.zeros((3, 3))), "the psf is all zero"),
+        (dict(psf=np.ones((2, 2)) / 4), "kernel size 2: pass an odd number"),
+        (dict(psf=np.ones(3) / 3), r"the psf has shape \(3,\): pass one matrix"),
+        (dict(psf=PSF, normalize="yes"), "normalize='yes': pass True or False"),
+    ],
+)
+def test_what_is_no_psf_is_one_line(parameters, message):
+    with pytest.raises(InputError, match=message) as error:
+        operators.make("motion_blur", (8, 8, 1), **parameters)
+    assert "\n" not in str(error.value)

@@ -18,6 +18,8 @@ import json, os, sys, traceback
 from fmdp import main
 from fmdp.cli.errors import run_program
 
+main.define_flags()
+
 def child(name, arguments, environment):
     for number, ending in ((1, "out"), (2, "err")):
         os.dup2(os.open(f"{{folder}}/{{name}}.{{ending}}", os.O_CREAT | os.O_WRONLY), number)
