@@ -21,14 +21,14 @@ def get_config(variant: str = ""):
     config = default_config()
     config.name = "digits_model"
     config.data.source = "digits_model"
-    config.data.samples = 1_500_000  # as many as training draws, so that few are seen twice
+    config.data.samples = 1_500_000  # each is seen less than three times
     config.network = {"name": "mlp", "width": 256, "blocks": 3, "output_gain": True}
     config.parallel.cpu_devices = 1  # a single matrix product keeps all cores busy
     config.loss.off_diagonal = "lagrangian"
-    config.loss.diagonal_share = 0.5
+    config.loss.diagonal_share = 0.75
     config.optimizer.b2 = 0.999
     config.ema.half_life = 400_000.0
-    config.train.update(steps=6000, checkpoint_every=2000)
+    config.train.update(steps=16_000, checkpoint_every=4000)
     config.evaluate.update(
         noise_draws=1, bootstrap=50, points=11, batch_size=1000, baseline_images=1000, baseline_steps=50
     )
