@@ -73,6 +73,9 @@ def read_picture(path: pathlib.Path, stated: Range | None = None) -> Picture:
         notes.append(f"a picture of 8 bits: black is taken as 0 and white as 255, not {list(stated or ())}")
     try:
         require_numbers(values)
+    except InputError as error:
+        raise UnusableError(str(error)) from error
+    try:
         stated = found.range if in_bytes else stated or found.range
         taken = find_range(values, stated, MAX_ABS_IN_FILE, in_file=True)
     except InputError as error:
