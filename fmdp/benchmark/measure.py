@@ -14,10 +14,11 @@ from fmdp.benchmark.rivals import Rival, run_rival
 from fmdp.errors import InputError
 from fmdp.evaluation.network_metrics import image_distances
 from fmdp.evaluation.results import Number
+from fmdp.io.levels import UNIT
 from fmdp.metrics import distortion, weights
 from fmdp.metrics.backbones import MIN_SIDE, Backbone
 from fmdp.metrics.weights import AUTO, Weights
-from fmdp.restoration.request import Request
+from fmdp.restoration.request import GRAY_LEVELS, Request
 from fmdp.restoration.restore import restore
 from fmdp.types import SizedField
 
@@ -98,7 +99,7 @@ def measure_picture(plan: Plan, clean: np.ndarray, noise: np.ndarray, in_full: b
     rows, by_sigma, notes = [], {}, list[str]()
     distances, small = _suited(plan.distances if in_full else {}, clean.shape)
     for sigma in plan.sigmas:
-        estimates, more = _estimates(plan, clean + np.float32(sigma / 127.5) * noise, sigma, in_full)
+        estimates, more = _estimates(plan, clean + np.float32(sigma / GRAY_LEVELS) * noise, sigma, in_full)
         once = [made for made in estimates if made == _equal(made)]
         stack = np.stack([estimates[made] for made in once])
         measures = {"psnr": psnr(stack, clean)}
@@ -129,7 +130,8 @@ def _estimates(plan: Plan, noisy: np.ndarray, sigma: float, in_full: bool) -> tu
     """The estimates [H, W, C] of a noisy picture, in the order of the table, and notes."""
     every = plan.request.lookaheads
     lookaheads = tuple(every) if in_full else (every[0], every[-1])
-    request = dataclasses.replace(plan.request, degraded=True, sigma=sigma / 127.5, lookaheads=lookaheads)
+    known = {"degraded": True, "sigma": sigma / GRAY_LEVELS, "range": UNIT}
+    request = dataclasses.replace(plan.request, lookaheads=lookaheads, **known)
     restored = restore(plan.prior, noisy, request)
     images = restored.images[:, 0]
     found = {Made(LOOKAHEAD, r): image for r, image in zip(lookaheads, images, strict=True)}
@@ -137,7 +139,7 @@ def _estimates(plan: Plan, noisy: np.ndarray, sigma: float, in_full: bool) -> tu
         found |= {Made(CHORD, r): (1 - r) * images[0] + r * images[-1] for r in lookaheads}
     found[Made(NOISY)] = noisy
     if in_full:
-        found |= {Made(name): run_rival(rival, noisy, sigma / 127.5) for name, rival in plan.rivals.items()}
+        found |= {Made(name): run_rival(rival, noisy, sigma / GRAY_LEVELS) for name, rival in plan.rivals.items()}
     return found, [note.text for note in restored.notes]
 
 

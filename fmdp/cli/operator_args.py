@@ -7,10 +7,9 @@ from typing import Any
 from fmdp.data.unusable import UnusableError
 from fmdp.errors import InputError, translating
 from fmdp.io.files import expand_path
+from fmdp.operators import GIVEN_ARRAYS
 from fmdp.restoration.mask_files import read_mask
-from fmdp.restoration.picture_files import read_plane
-
-ARRAYS = ("mask", "kernel", "psf")  # parameters that are given as files
+from fmdp.restoration.picture_files import read_kernel
 
 
 def parse_operator_args(texts: list[str]) -> dict[str, Any]:
@@ -37,12 +36,11 @@ def parse_operator_arg(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
         raise InputError(f"--operator_arg={text}: write NAME=VALUE, such as size=9")
-    if name in ARRAYS:
+    if name in GIVEN_ARRAYS:
         with translating(lambda why: f"--operator_arg={text}: {why}", OSError, UnusableError, InputError):
             if name == "mask":
                 return name, read_mask(expand_path(value))
-            levels = read_plane(expand_path(value))
-        return name, levels / max(levels.sum(), 1e-6)
+            return name, read_kernel(expand_path(value))
     for read in (json.loads, float):  # .5 is a number, though not in JSON
         with contextlib.suppress(ValueError, RecursionError):
             return name, read(value)

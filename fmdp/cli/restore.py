@@ -35,7 +35,7 @@ INPUT = flags.DEFINE_string("input", None, "restore: an image, or a folder of im
 OUTPUT = flags.DEFINE_string("output", None, "restore: the folder for results; by default `restored` beside the input.")
 OPERATOR = flags.DEFINE_string("operator", "denoising", "restore: the operator that degraded the images, by name.")
 OPERATOR_ARG = flags.DEFINE_multi_string(
-    "operator_arg", [], "restore: a parameter of the operator, as NAME=VALUE; mask and kernel name image files."
+    "operator_arg", [], "restore: a parameter of the operator, as NAME=VALUE; mask, kernel and psf name image files."
 )
 DEGRADE = flags.DEFINE_bool("degrade", None, "restore: the images are clean; degrade them first, and report the error.")
 ALREADY = flags.DEFINE_bool("already_degraded", None, "restore: the default since version 0.2; leave it out.")

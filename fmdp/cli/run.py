@@ -60,6 +60,8 @@ def run(
         raise InputError(f"fmdp.run(config={' '.join(repr(config).split())[:60]}): {remedy}")
     if mode == "restore":
         raise InputError("fmdp.run(mode='restore'): call fmdp.restore(fmdp.load(checkpoint), image, request)")
+    if mode == "benchmark":
+        raise InputError("fmdp.run(mode='benchmark'): call fmdp.main.cli(['--mode=benchmark', '--config=...', ...])")
     require_known("fmdp.run: unknown mode", mode, ANALYSES)
     config = config.copy_and_resolve_references()
     for old in rename_keys(config):

@@ -78,7 +78,8 @@ def as_training_images(
         return values, others  # refused, for having no images, where batches are made
     setting = f"config.data.range = {tuple(stated or ())}"
     with translating(lambda why: f"training images: {why} ({setting})", InputError):
-        taken = find_range(values, stated, limit=np.inf)
+        finite = values[np.isfinite(values)]
+        taken = find_range(finite if finite.size else np.zeros(1), stated)
     if taken.said:
         logging.warning("training images: %s (%s)", taken.said, setting)
     pixels = _pixels(values, taken.range, channels)

@@ -13,8 +13,8 @@ def mse(x: BroadcastImages, reference: BroadcastImages) -> Array:
 
 
 def psnr(x: BroadcastImages, reference: BroadcastImages) -> Array:
-    """Peak signal-to-noise ratio in dB, [...] for images [..., H, W, C] in [-1, 1] (peak to peak 2)."""
-    return 10 * jnp.log10(4 / mse(x, reference))
+    """Peak signal-to-noise ratio in dB, [...] for images [..., H, W, C] in [-1, 1] (peak to peak 2); 126 at most."""
+    return 10 * jnp.log10(4 / jnp.maximum(mse(x, reference), 1e-12))  # finite for equal images
 
 
 def ssim(x: BroadcastImages, reference: BroadcastImages) -> Array:

@@ -258,7 +258,9 @@ def _output_error(output: pathlib.Path, remedy: str) -> ParameterError:
 
 
 def _plain(value: Any) -> Any:
-    """Masks and kernels by their shape, since the command names their files; other objects by name."""
+    """Numbers as Python's, masks and kernels by shape, since the command names their files, other objects by name."""
+    if isinstance(value, np.generic):
+        return value.item()
     return f"array of shape {value.shape}" if isinstance(value, np.ndarray | jax.Array) else str(value)
 
 

@@ -73,6 +73,9 @@ def read_picture(path: pathlib.Path, stated: Range | None = None) -> Picture:
         notes.append(f"a picture of 8 bits: black is taken as 0 and white as 255, not {list(stated or ())}")
     try:
         require_numbers(values)
+    except InputError as error:
+        raise UnusableError(str(error)) from error
+    try:
         stated = found.range if in_bytes else stated or found.range
         taken = find_range(values, stated, MAX_ABS_IN_FILE, in_file=True)
     except InputError as error:
@@ -87,15 +90,33 @@ def read_picture(path: pathlib.Path, stated: Range | None = None) -> Picture:
     return Picture(pixels[..., :1] if gray else pixels, taken.range, tuple(notes), found.profile)
 
 
+def read_kernel(path: pathlib.Path) -> np.ndarray:
+    """A kernel or a PSF, [H, W]: the numbers of an .npy file as they are, or a gray picture divided by its sum.
+
+    Raises:
+      UnusableError, OSError: as for `read_picture`, or a picture is black or in colour.
+    """
+    levels = read_plane(path)
+    with open_file(path) as file:
+        if file.read(len(NPY)) == NPY:
+            return levels
+    if not (total := levels.sum()) > 0:
+        raise UnusableError("it is black: paint the kernel in levels of gray, or save it as .npy")
+    return levels / total
+
+
 def read_plane(path: pathlib.Path) -> np.ndarray:
     """A mask or a kernel, [H, W]: the numbers of an .npy file as they are, or a picture from 0 (black) to 1 (white).
 
     Raises:
-      UnusableError, OSError: as for `read_picture`.
+      UnusableError, OSError: as for `read_picture`, or a picture is in colour.
     """
     with open_file(path) as file:
         if file.read(len(NPY)) != NPY:
-            return (read_picture(path).pixels[..., 0] + 1) / 2
+            pixels = read_picture(path).pixels
+            if pixels.shape[-1] != 1:
+                raise UnusableError("it is in colour: save it in gray")
+            return (pixels[..., 0] + 1) / 2
         values = _read_npy(file)
     try:
         require_numbers(values)

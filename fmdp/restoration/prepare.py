@@ -1,5 +1,6 @@
 """One image made ready to be restored: its channels, its operator, its measurement and the noise in it."""
 
+import dataclasses
 import warnings
 from typing import NamedTuple
 
@@ -121,30 +122,49 @@ def _noise_level(image: np.ndarray, request: Request, to_gray: bool, notes: list
     return estimate_noise(image), True
 
 
-def _as_float_image(image: ArrayLike, request: Request, notes: list[Note]) -> np.ndarray:
-    """The image as float32 [H, W, C] in [-1, 1], or the measurement by the user's own operator as it is."""
+def as_numpy(image: ArrayLike) -> np.ndarray:
+    """The image as an array of a type that numpy itself has."""
     array = np.asarray(image)
     if jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.kind != "f":  # bfloat16 and the like
         array = array.astype(np.float32)
+    return array
+
+
+def request_with_range(images: np.ndarray, request: Request, notes: list[Note]) -> Request:
+    """The request with the values of black and white of an image or of a batch, as it states them or they tell them.
+
+    Raises:
+      InputError: numbers that are not finite, or whose range could be mistaken.
+    """
+    with translating(lambda why: f"an image of {images.dtype}: {why}", InputError):
+        require_numbers(images)
+    try:
+        taken = find_range(images, request.range)
+    except InputError as error:
+        raise request.error("range", str(error)) from error
+    if taken.said:
+        notes.append(Note(taken.said, "range"))
+    return dataclasses.replace(request, range=taken.range)
+
+
+def _as_float_image(image: ArrayLike, request: Request, notes: list[Note]) -> np.ndarray:
+    """The image as float32 [H, W, C] in [-1, 1], or the measurement by the user's own operator as it is."""
+    array = as_numpy(image)
     own = isinstance(request.operator, Operator)
     if array.ndim == 2 and not (own and request.degraded):
         array = array[..., None]
     if not own and (array.ndim != 3 or array.shape[-1] not in (1, 3) or not array.size):
         remedies = filter(None, ("give [height, width, 1 or 3]", layout_remedy(array.shape)))
         raise InputError(f"an image of shape {array.shape}: {'; '.join(remedies)}")
-    with translating(lambda why: f"an image of {array.dtype}: {why}", InputError):
-        require_numbers(array)
     if own and request.degraded:
+        with translating(lambda why: f"an image of {array.dtype}: {why}", InputError):
+            require_numbers(array)
         if request.range not in (None, UNIT):
             raise request.error("range", "a measurement by an operator of your own is taken as it is: leave it out")
         return array.astype(np.float32)
-    try:
-        taken = find_range(array, request.range)
-    except InputError as error:
-        raise request.error("range", str(error)) from error
-    if taken.said:
-        notes.append(Note(taken.said, "range"))
-    pixels = to_unit(array, taken.range)
+    taken = request_with_range(array, request, notes).range
+    assert taken is not None
+    pixels = to_unit(array, taken)
     if np.abs(pixels).max() > MAX_ABS_VALUE:
         found = f"values from {array.min():.6g} to {array.max():.6g}"
         raise request.error("range", f"{found} are far from black and white: {REMEDY}")

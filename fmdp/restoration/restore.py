@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from fmdp.errors import InputError
 from fmdp.operators import Operator
 from fmdp.restoration.diagnose import diagnose
-from fmdp.restoration.prepare import Note, prepare
+from fmdp.restoration.prepare import Note, as_numpy, prepare, request_with_range
 from fmdp.restoration.request import Request
 from fmdp.restoration.solve import solve
 from fmdp.restoration.tiles import choose_tiles
@@ -56,9 +56,10 @@ def restore(prior: SizedField, image: ArrayLike, request: Request = DENOISING) -
 
     Args:
       prior: from `fmdp.load`, or another pytree that is a field and has an `image_shape`.
-      image: [H, W, 1 or 3] or, in gray, [H, W], such as `image_files.read_image` returns: bytes, numbers in [-1, 1], or
-        numbers in `request.range`. It is the measurement, unless `request.degraded` is False. Or a batch [n, ...] of
-        them, where each becomes what it would alone, with the same seed, by the same compiled program.
+      image: [H, W, 1 or 3] or, in gray, [H, W]: bytes, numbers in [-1, 1], or numbers in `request.range`, which has to
+        be (-1, 1) for a bright picture that `image_files.read_image` returns. It is the measurement, unless
+        `request.degraded` is False. Or a batch [n, ...] of them, of one range, where each becomes what it would alone,
+        with the same seed, by the same compiled program.
       request: what to do; by default the image is denoised, and its noise is estimated.
 
     Raises:
@@ -68,7 +69,7 @@ def restore(prior: SizedField, image: ArrayLike, request: Request = DENOISING) -
     _refuse_tracing(prior, image, request)
     own = request.operator if isinstance(request.operator, Operator) and request.degraded else None
     if np.ndim(image) == (4 if own is None else len(own.output_shape) + 1):
-        return _restore_batch(prior, np.asarray(image), request)
+        return _restore_batch(prior, as_numpy(image), request)
     tiles = choose_tiles(prior, request)
     prepared = prepare(image, request, tiles)
     solution = solve(prior, prepared, request, tiles)
@@ -77,12 +78,16 @@ def restore(prior: SizedField, image: ArrayLike, request: Request = DENOISING) -
 
 
 def _restore_batch(prior: SizedField, images: np.ndarray, request: Request) -> Restored:
-    if not len(images):
+    if not images.size:
         raise InputError(f"a batch of shape {images.shape} holds no images: give at least one")
+    shared: list[Note] = []
+    if not (isinstance(request.operator, Operator) and request.degraded):
+        request = request_with_range(images, request, shared)
     each = [restore(prior, image, request) for image in images]
     clean = None if each[0].clean is None else np.stack([one.clean for one in each if one.clean is not None])
     facts = {name: [one.facts[name] for one in each] for name in each[0].facts}
-    notes = tuple(dict.fromkeys(note for one in each for note in one.notes))
+    facts["notes"] = [[note.text for note in shared] + texts for texts in facts["notes"]]
+    notes = tuple(dict.fromkeys([*shared, *(note for one in each for note in one.notes)]))
     return Restored(
         np.stack([one.images for one in each]), np.stack([one.measured for one in each]), clean, facts, notes
     )

@@ -53,6 +53,14 @@ def test_a_noisy_picture_has_the_psnr_of_its_noise():
 
 
 @pytest.mark.device
+def test_bright_pictures_are_measured_without_a_word_about_their_range():
+    """A picture of the sky uses only the upper half of [-1, 1], and its noise exceeds white."""
+    for clean in (0.95 + 0.04 * picture(16, 16), 0.2 + 0.2 * picture(16, 16)):
+        measured = measure_picture(dataclasses.replace(PLAN, sigmas=(5.0,)), clean, noise(clean), False)
+        assert measured.notes == []
+
+
+@pytest.mark.device
 def test_an_exact_prior_has_the_error_of_the_closed_form():
     """Independent pixels of variance 1/4: D_{s,s} scales y by w, the posterior's slope, and D_{s,1} by its root."""
     clean = picture(96, 120)

@@ -99,6 +99,7 @@ def test_a_run_is_a_function_call(tmp_path):
     ("mode", "message"),
     [
         ("trane", "fmdp.run: unknown mode 'trane', did you mean 'train'"),
+        ("benchmark", r"fmdp.run\(mode='benchmark'\): call fmdp.main.cli\(\['--mode=benchmark', "),
         ("restore", r"fmdp.run\(mode='restore'\): call fmdp.restore\(fmdp.load\(checkpoint\), image, request\)"),
     ],
 )

@@ -133,6 +133,12 @@ def test_masks_and_kernels_are_pictures(tmp_path):
     np.testing.assert_array_equal(mask, [[False, True], [False, True]])
     _, kernel = parse_operator_arg(f"kernel={tmp_path / 'm.png'}")
     assert kernel.sum() == pytest.approx(1)
+    red = np.zeros((3, 3, 3), np.uint8)
+    red[..., 0] = 9
+    for pixels, fault in ((red[..., 1], "it is black: paint"), (red, "it is in colour: save it in gray")):
+        Image.fromarray(pixels).save(tmp_path / "k.png")
+        with pytest.raises(InputError, match=f"k.png: {fault}"):
+            parse_operator_arg(f"kernel={tmp_path / 'k.png'}")
     assert parse_operator_arg("size=9") == ("size", 9)
     assert parse_operator_arg("width=.1") == ("width", 0.1)
     assert parse_operator_arg("boundary=circular") == ("boundary", "circular")
@@ -158,9 +164,11 @@ def test_levels_and_formats_from_the_command_line(checkpoint, tmp_path, capsys):
 
 
 def test_masks_and_kernels_are_arrays(tmp_path):
-    np.save(tmp_path / "k.npy", np.array([[0.0, 3.0], [1.0, 0.0]]))
-    _, kernel = parse_operator_arg(f"kernel={tmp_path / 'k.npy'}")
-    np.testing.assert_allclose(kernel, [[0, 0.75], [0.25, 0]])
+    laplacian = np.array([[0, -1, 0], [-1, 4, -1], [0, -1, 0]])
+    for name in ("kernel", "psf"):
+        for values in (np.array([[0.0, 3.0], [1.0, 0.0]]), laplacian, -laplacian - 1):
+            np.save(tmp_path / "k.npy", values)  # numbers are taken as they are, whatever their sum
+            np.testing.assert_array_equal(parse_operator_arg(f"{name}={tmp_path / 'k.npy'}")[1], values)
     np.save(tmp_path / "m.npy", np.eye(2, dtype=bool))
     np.testing.assert_array_equal(parse_operator_arg(f"mask={tmp_path / 'm.npy'}")[1], np.eye(2))
 

@@ -142,6 +142,13 @@ def test_plain_arrays_to_train_on_have_the_same_rule():
     assert "give numbers of shape [n, height, width, channels]" in refusal(as_training_images, UNIT[0, 0], None, None)
     signed = np.float32([[-3.0, 2.0]]).reshape(2, 1, 1, 1)  # of a known target, which has no bounds
     assert as_training_images(signed, signed, None)[0] is signed
+    hounsfield = np.linspace(-1000, 3000, 128).reshape(2, 8, 8)
+    told = "training images: values from -1000 to 3000 are not floats from -1 to 1: state"
+    for spoiled in (0.0, np.nan, np.inf):  # training counts the updates that these spoil
+        hounsfield[1, 2, 3] = spoiled
+        assert told in refusal(as_training_images, hounsfield, None, None)
+    signed = np.concatenate([signed, np.full_like(signed[:1], np.inf)])
+    assert as_training_images(signed, None, None)[0] is signed
     loaded = data.UInt8Images(COLOUR)
     assert as_training_images(loaded, None, (0, 1)) == (loaded, None)
 

@@ -44,6 +44,22 @@ def test_each_of_a_batch_becomes_what_it_becomes_alone_by_the_same_program(reque
         np.testing.assert_array_equal(batch.clean, x)
 
 
+def test_a_batch_has_one_range():
+    """Alone, the dark frame of 12 bits would count as one of 8 bits, and the bright one in [-1, 1] would be refused."""
+    ramp = np.arange(64, dtype=np.uint16).reshape(8, 8, 1)
+    batch = restore(PRIOR, np.stack([ramp, 65 * ramp]), Request(sigma=0.1))
+    np.testing.assert_allclose(batch.measured, np.stack([ramp, 65 * ramp]) / 2047.5 - 1, atol=1e-6)
+    said = "values from 0 to 4095 of uint16: white is taken as 4095"
+    assert [note.text for note in batch.notes] == [said]
+    assert batch.facts["notes"] == [[said], [said]]
+    x = pictures(2, 8, 8, 1)
+    x[1] = np.abs(x[1])
+    np.testing.assert_array_equal(restore(PRIOR, x, Request(sigma=0.1)).measured, x)
+    x[1, 2, 3, 0] = np.nan
+    with pytest.raises(InputError, match=r"it holds 1 NaN among 128 values, the first at \[1, 2, 3, 0\]"):
+        restore(PRIOR, x)
+
+
 def test_a_batch_of_measurements_by_an_operator_of_your_own():
     rows = operators.from_function(lambda x: x[::2, :, 0], (8, 8, 1), linear=True, name="even_rows")
     request = Request(operator=rows, degraded=True, steps=2)

@@ -31,6 +31,17 @@ def load(path):
         return np.asarray(image, float)
 
 
+def test_the_facts_are_json(tmp_path):
+    """Numbers of numpy's are numbers, and a clean picture without noise is restored with a finite PSNR."""
+    save(tmp_path / "in" / "a.png", np.eye(8, dtype=np.uint8) * 200)
+    request, made_by = Request(degraded=False, sigma=0.0), {"version": np.int64(3), "scale": np.float32(0.5)}
+    (outcome,) = image_files.restore_files(PRIOR, request, tmp_path / "in", tmp_path / "out", made_by)
+    assert outcome.error is None
+    written = json.loads((tmp_path / "out" / "a.json").read_text(), parse_constant=pytest.fail)
+    assert written["psnr"][0] > 100
+    assert (written["version"], written["scale"]) == (3, 0.5)
+
+
 @pytest.mark.slow
 def test_a_folder_of_mixed_files(tmp_path, capsys):
     """As the issue has it: sizes, 16 bits, a palette with alpha, an EXIF rotation, twins by name, and broken files."""

@@ -94,9 +94,7 @@ def test_floats_are_read_with_their_range(tmp_path):
         np.testing.assert_allclose(read_picture(scaled, (-500, 2500)).pixels[..., 0], 2 * unit - 1, atol=1e-5)
         assert "are far from black and white at [0, 1]" in refusal(scaled, (0, 1), "range")
         unit[3, 4] = np.nan
-        assert "it holds 1 NaN among 64 values, the first at [3, 4]" in refusal(
-            save(tmp_path / name, unit), (0, 1), "range" if name.endswith("npy") else ""
-        )
+        assert "it holds 1 NaN among 64 values, the first at [3, 4]" in refusal(save(tmp_path / name, unit), (0, 1))
         unit[3, 4] = 0.5
 
 
@@ -133,8 +131,8 @@ def test_pages_frames_and_planes_are_said(tmp_path):
         (np.zeros((8, 8, 4)), "leave out the transparency with x[..., :3]", ""),
         (np.zeros((5, 8, 8, 3)), "it has shape (5, 8, 8, 3): save [height, width] or [height, width, 3]", ""),
         (np.zeros(8), "it has shape (8,): save [height, width]", ""),
-        (np.zeros((0, 8)), "it is empty, of shape (0, 8)", "range"),
-        (np.zeros((8, 8), complex), "it holds complex128: give real numbers", "range"),
+        (np.zeros((0, 8)), "it is empty, of shape (0, 8)", ""),
+        (np.zeros((8, 8), complex), "it holds complex128: give real numbers", ""),
         (np.array([[None]]), "it holds Python objects", ""),
         (np.eye(8, dtype=np.uint8), "integers of 0 and 1 alone", "range"),
     ],
