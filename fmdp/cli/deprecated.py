@@ -40,5 +40,5 @@ def warn_degraded(already: bool | None, describes_damage: bool) -> None:
         remedy = "this is now the default, leave it out" if already else "use --degrade"
         print(f"fmdp: --already_degraded={already}: {remedy}", file=sys.stderr)
     elif describes_damage:
-        line = "pictures count as measured since version 0.2: --degrade degrades clean ones first"
+        line = "the pictures count as degraded: --degrade degrades clean ones first, --nodegrade hides this line"
         print(f"fmdp: {line}", file=sys.stderr)

@@ -190,8 +190,9 @@ def describe_result(restored: Restored, request: Request) -> list[str]:
     if "psnr" in facts:
         psnr = ", ".join(f"{value:.2f}" for value in facts["psnr"])
         lines.append(f"PSNR {psnr} dB at lookahead {', '.join(f'{r:.3g}' for r in request.lookaheads)}")
-    if facts["sigma_estimated"]:
-        lines.append(f"noise estimated: --sigma={facts['sigma']:.4f}, which is --sigma_255={facts['sigma_255']:.2f}")
+    if facts["sigma_estimated"] or not request.degraded:
+        how = "estimated" if facts["sigma_estimated"] else "added"
+        lines.append(f"noise {how}: --sigma={facts['sigma']:.4f}, which is --sigma_255={facts['sigma_255']:.2f}")
     if "hidden" in facts:
         lines.append(f"{facts['hidden']:.1%} of the pixels are hidden")
     if facts["tiles"] > 1:

@@ -172,26 +172,47 @@ def write_result(
     form: OutputFormat = PNG,
     profile: bytes | None = None,
 ) -> None:
-    """Write all files of one restored image, its pictures with the profile; the JSON file comes last."""
+    """Write all files of one restored image, its pictures with the profile; the JSON file comes last.
+
+    Files of an earlier restoration that this one does not replace are removed: they would belong to other settings.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
-    largest = []
+    largest, written = [], []
+
+    def save(ending: str, image: np.ndarray, profile: bytes | None = None) -> None:
+        written.append(f"{target.name}{ending}{form.suffix}")
+        form.save(target.with_name(written[-1]), image, profile)
+
     for name, samples in zip(_lookahead_names(request), restored.images, strict=True):
-        form.save(target.with_name(f"{target.name}{name}{form.suffix}"), samples.mean(0), profile)
+        save(name, samples.mean(0), profile)
         if request.num_samples > 1:
             spread = np.sqrt(samples.var(0, ddof=1).mean(-1, keepdims=True))
             largest.append(float(spread.max()))
-            shown = spread if form.exact else 2 * spread / max(largest[-1], 1e-12) - 1
-            form.save(target.with_name(f"{target.name}{name}_std{form.suffix}"), shown)
+            save(f"{name}_std", spread if form.exact else 2 * spread / max(largest[-1], 1e-12) - 1)
     if form.exact or is_image(restored.measured):
-        form.save(target.with_name(f"{target.name}_measured{form.suffix}"), restored.measured, profile)
+        save("_measured", restored.measured, profile)
     if draw_overview and len(request.lookaheads) > 1:
         draw_overview(target, restored, request)
+        written += [f"{target.name}_sheet.png", f"{target.name}.html"]
     unused = ("num_samples", "steps", "gain") if request.denoises else ()
     asked = {name: value for name, value in vars(request).items() if name not in unused}
     settings: dict[str, Any] = {"input": path.name} | asked | {"operator": request.name} | made_by | restored.facts
     settings |= {"white_of_std": largest} if largest else {}
-    settings |= {"backend": jax.default_backend()}
-    write_json(target.with_name(f"{target.name}.json"), json.loads(json.dumps(settings, default=_plain)))
+    settings |= {"backend": jax.default_backend(), "files": written}
+    path_of_settings = target.with_name(f"{target.name}.json")
+    earlier = _files_of(path_of_settings)
+    write_json(path_of_settings, json.loads(json.dumps(settings, default=_plain)))
+    for name in earlier - set(written):
+        target.with_name(name).unlink(missing_ok=True)
+
+
+def _files_of(path: pathlib.Path) -> set[str]:
+    """The names of the pictures and pages of an earlier restoration, by its JSON file; none where there is none."""
+    try:
+        names = read_json(path)["files"]
+    except (InputError, KeyError, TypeError):
+        return set()
+    return {str(name) for name in names if str(name) == pathlib.Path(str(name)).name != path.name}
 
 
 def is_image(measured: np.ndarray) -> bool:

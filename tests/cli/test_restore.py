@@ -336,8 +336,11 @@ def test_noise_in_levels_of_255(checkpoint, pictures, tmp_path):
     [
         (dict(already_degraded=True), "--already_degraded=True: this is now the default, leave it out"),
         (dict(already_degraded=False, sigma=0.1), "--already_degraded=False: use --degrade"),
-        (dict(sigma=0.1), "pictures count as measured since version 0.2: --degrade degrades clean ones first"),
-        (dict(operator="hdr", steps=2), "pictures count as measured since version 0.2"),
+        (
+            dict(sigma=0.1),
+            "the pictures count as degraded: --degrade degrades clean ones first, --nodegrade hides this line",
+        ),
+        (dict(operator="hdr", steps=2), "the pictures count as degraded"),
         (dict(sigma=0.1, degrade=False), ""),
         (dict(sigma=0.1, degrade=True), ""),
     ],

@@ -339,3 +339,19 @@ def test_gray_results_say_that_they_are_srgb(tmp_path):
     with Image.open(tmp_path / "out" / "x_measured.png") as image:
         assert image.info["srgb"] == 0
         assert np.abs(np.asarray(image) - color_profiles.in_srgb(pixels.astype(float), 1.8)).max() < 2
+
+
+def test_files_of_earlier_settings_do_not_stay(tmp_path):
+    save(tmp_path / "in" / "a.png", np.full((8, 8), 90, np.uint8))
+    output = tmp_path / "out"
+    restore_all(PRIOR, Request(sigma=0.1, lookaheads=(0.0, 1.0)), tmp_path / "in", output)
+    assert (output / "a.html").exists()
+    (output / "mine.png").write_bytes(b"mine")
+    (tmp_path / "kept.png").write_bytes(b"kept")
+    settings = json.loads((output / "a.json").read_text())
+    settings["files"] += ["../kept.png", 7]
+    (output / "a.json").write_text(json.dumps(settings))
+    restore_all(PRIOR, Request(sigma=0.2), tmp_path / "in", output)
+    assert sorted(file.name for file in output.iterdir()) == ["a.json", "a.png", "a_measured.png", "mine.png"]
+    assert json.loads((output / "a.json").read_text())["files"] == ["a.png", "a_measured.png"]
+    assert (tmp_path / "kept.png").exists()
