@@ -5,8 +5,8 @@ python -m fmdp.main --config=configs/digits_model.py
 Expected time on two CPU cores: 225 to 240 s of training, 80 s of evaluation.
 Expected scores at noise levels .3 / .5 / .7:
 - The learned MSE is above that of the exact field by 1.6 / 1.7 / .4 % at t = s and by .9 / -.7 / -2.5 % at t = 1.
-- The mean squared field error, relative to the mean square of the exact field, is .7 / .6 / .1 % at t = s and .9 / 2.2 /
-  2.9 % at t = 1.
+- The mean squared field error, relative to the mean square of the exact field, is .7 / .6 / .1 % at t = s and .9 /
+  2.2 / 2.9 % at t = 1.
 - P*^2 lies in [.0061, .0103], [.0259, .0347], [.1023, .1139]. At t = 1 the exact lookahead costs at most 7.9 / 6.2 /
   3.4 % more than the optimum.
 """
