@@ -130,8 +130,9 @@ def _estimates(plan: Plan, noisy: np.ndarray, sigma: float, in_full: bool) -> tu
     """The estimates [H, W, C] of a noisy picture, in the order of the table, and notes."""
     every = plan.request.lookaheads
     lookaheads = tuple(every) if in_full else (every[0], every[-1])
-    known = dataclasses.replace(plan.request, degraded=True, sigma=sigma / GRAY_LEVELS, range=UNIT)
-    request = dataclasses.replace(known, lookaheads=lookaheads)
+    request = dataclasses.replace(
+        plan.request, degraded=True, range=UNIT, sigma=sigma / GRAY_LEVELS, lookaheads=lookaheads
+    )
     restored = restore(plan.prior, noisy, request)
     images = restored.images[:, 0]
     found = {Made(LOOKAHEAD, r): image for r, image in zip(lookaheads, images, strict=True)}

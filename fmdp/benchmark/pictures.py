@@ -11,7 +11,7 @@ from fmdp.data.decoding import SUFFIXES
 from fmdp.errors import InputError
 from fmdp.io.files import expand_path
 from fmdp.operators.color import luma
-from fmdp.restoration.image_files import read_image
+from fmdp.restoration.picture_files import read_picture
 
 GRAY_IN_COLOUR = "gray, measured as a colour picture with three equal channels, each with noise of its own"
 COLOUR_IN_GRAY = "in colour, measured in gray (Rec. 601 luma), as this prior has no colour"
@@ -62,18 +62,18 @@ def find_pictures(folders: str, at_most: int = 0) -> list[Picture]:
 
 
 def read_clean(path: pathlib.Path, channels: int) -> tuple[np.ndarray, str]:
-    """A picture [H, W, channels] in [-1, 1], and a note where its channels were changed, else "".
+    """A picture [H, W, channels] in [-1, 1], and a note of what was assumed or changed, else "".
 
     Raises:
       UnusableError: it is not a picture, too large, or damaged.
       OSError: it cannot be read.
     """
-    image = read_image(path)
+    image, _, notes, _ = read_picture(path)
     if image.shape[-1] == channels:
-        return image, ""
+        return image, "; ".join(notes)
     if channels == 1:
-        return luma(image), COLOUR_IN_GRAY
-    return np.repeat(image, channels, -1), GRAY_IN_COLOUR
+        return luma(image), "; ".join([*notes, COLOUR_IN_GRAY])
+    return np.repeat(image, channels, -1), "; ".join([*notes, GRAY_IN_COLOUR])
 
 
 def draw_noise(seed: int, name: str, shape: Sequence[int]) -> np.ndarray:

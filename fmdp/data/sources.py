@@ -80,7 +80,8 @@ def detect_source(path: pathlib.Path) -> str:
     if path.is_dir():
         return "idx" if any(path.glob("train-images-idx3-ubyte*")) else "folder"
     if path.suffix.lower() not in (".zip", ".npz", ".npy"):
-        raise InputError(f"config.data.path = '{path}' is neither a folder, nor a .zip, nor an .npz: name one")
+        found = "is neither a folder, nor a .zip, nor an .npz, nor an .npy"
+        raise InputError(f"config.data.path = '{path}' {found}: name one")
     return {".npy": "npz"}.get(path.suffix.lower(), path.suffix.lower()[1:])
 
 

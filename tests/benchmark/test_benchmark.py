@@ -137,6 +137,10 @@ def test_pictures_keep_their_place_when_few_are_measured(folder):
     gray, note = read_clean(folder / "d.png", 3)
     assert (gray.shape, note) == ((5, 6, 3), GRAY_IN_COLOUR)
     assert (gray == gray[..., :1]).all()
+    Image.fromarray(60 * np.arange(64, dtype=np.uint16).reshape(8, 8)).save(folder / "e.png")
+    _, note = read_clean(folder / "e.png", 1)
+    assert note == "values from 0 to 3780 of uint16: white is taken as 4095"
+    (folder / "e.png").unlink()
     colour, note = read_clean(folder / "a.png", 1)
     assert colour.shape == (20, 33, 1)
     assert "measured in gray" in note

@@ -306,7 +306,7 @@ def test_bad_sources_of_pictures_are_named(tmp_path):
         "zip without images": (settings(stylegan(tmp_path / "none.zip", 0, [])), "holds no image that can be used"),
         "no zip": (settings(fake), "is not a zip"),
         "bad labels": (settings(stylegan(tmp_path / "bad.zip", extra=[("dataset.json", "[]")])), "dataset.json is not"),
-        "neither": (settings(text), "neither a folder, nor a .zip, nor an .npz"),
+        "neither": (settings(text), "neither a folder, nor a .zip, nor an .npz, nor an .npy"),
         "missing": (settings(tmp_path / "x", download_hint="ask home"), r"data.path = .*does not exist: ask home"),
         "no size": (settings(stylegan(tmp_path / "some.zip"), size=0), "config.data.size = 0: set the side length"),
         "all too small": (settings(stylegan(tmp_path / "tiny.zip"), size=32), r"than size=32 \(config.data.size\)"),
