@@ -57,7 +57,7 @@ def validate_for_devices(config: ConfigDict, devices: int) -> None:
         (
             "loss.phases" if config.loss.phases else "loss.diagonal_share",
             all(share == 1 or 0 < count < period for share, count, period in patterns),
-            f"leaves a part of {size} examples on {on} devices empty: take a larger batch, or 1.0",
+            f"leaves a part of {size} examples on {on} devices empty: take a larger config.train.batch_size, or 1.0",
         ),
     )
     for key, holds, remedy in relations:
