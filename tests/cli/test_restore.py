@@ -93,6 +93,7 @@ def test_a_full_disk_ends_it_in_one_line(checkpoint, pictures, small_disk):
     [("config", "restore", "train"), ("workdir", "restore", "inverse"), ("lookahead", "evaluate", "restore")],
 )
 def test_flags_of_another_mode_are_refused(name, mode, another):
+    main.define_flags()  # else flagsaver would forget those that are first defined within it
     with flagsaver.flagsaver():
         assert main.inapplicable_flags(mode) == []
         flags.FLAGS[name].present = 1
