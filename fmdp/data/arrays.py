@@ -69,7 +69,8 @@ def as_training_images(
     if not hasattr(images, "__array__"):
         return images, held_out if held_out is None else to_float(held_out)
     values, others = _with_channels(images), None if held_out is None else _with_channels(held_out)
-    if values.ndim == 4 and values.shape[-1] not in (1, 3) and (remedy := layout_remedy(values.shape)):
+    has_pixels = values.ndim == 4 and values.shape[1:3] != (1, 1)  # points of a space have none
+    if has_pixels and values.shape[-1] not in (1, 3) and (remedy := layout_remedy(values.shape)):
         raise InputError(f"training images of shape {values.shape}: {remedy}")
     if values.dtype.kind not in "biuf" or values.ndim != 4:
         found = f"training images of {values.dtype} and shape {values.shape}"

@@ -204,6 +204,7 @@ def test_settings_out_of_range_are_refused(key, value):
 def test_the_flags_of_restoring_but_the_checkpoint_are_refused():
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
+    main.define_flags()  # else flagsaver would forget those that are first defined within it
     with flagsaver.flagsaver():
         flags.FLAGS["checkpoint"].present = flags.FLAGS["sigma"].present = 1
         assert main.inapplicable_flags("benchmark") == ["sigma"]

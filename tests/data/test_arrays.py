@@ -176,3 +176,9 @@ def test_bytes_train_as_the_floats_that_they_stand_for(tmp_path):
 
 def _leaves(state):
     return [np.asarray(x) for x in jax.tree.leaves(state.ema)]
+
+
+def test_points_of_a_plane_have_no_layout():
+    points = np.random.default_rng(0).normal(size=(9, 1, 1, 2)).astype(np.float32)
+    found, _ = as_training_images(points, None, None)
+    np.testing.assert_array_equal(found, points)
