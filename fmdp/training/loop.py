@@ -17,6 +17,7 @@ from fmdp.data.arrays import as_training_images
 from fmdp.data.pipeline import Batches
 from fmdp.data.sources import stated_range
 from fmdp.errors import InputError
+from fmdp.io.levels import UNIT
 from fmdp.parallel import preemption
 from fmdp.parallel.data_parallel import TrainMode, make_train_mode
 from fmdp.training.averages import with_chosen
@@ -61,7 +62,8 @@ def fit(
       SystemExit: termination was requested (`preemption.watch_signals`), and this step is saved. The code is 128 plus
         the signal.
     """
-    images, held_out = as_training_images(images, held_out, stated_range(config.data), config.data.get("channels", 3))
+    stated = UNIT if config.data.source in data.TARGETS else stated_range(config.data)  # a target has its own scale
+    images, held_out = as_training_images(images, held_out, stated, config.data.get("channels", 3))
     images, validation, index = data.set_aside(images, config.train.validation_images, config.seed)
     steps, mode = config.train.steps, _train_mode(config)
     init_key, key = jax.random.split(jax.random.key(config.seed))
