@@ -8,7 +8,7 @@ from absl import logging
 
 from fmdp.data.containers import FloatImages, Images, UInt8Images, to_float
 from fmdp.errors import InputError, translating
-from fmdp.io.levels import BYTES, REMEDY, Range, find_range, layout_remedy, to_unit
+from fmdp.io.levels import BYTES, REMEDY, Range, as_numpy, find_range, layout_remedy, to_unit
 from fmdp.operators.color import luma
 
 
@@ -44,7 +44,7 @@ def _pixels(values: np.ndarray, taken: Range, channels: int) -> np.ndarray:
 
 def _with_channels(images: Any) -> np.ndarray:
     """An array, with one channel where it has the shape [n, H, W]."""
-    values = np.asarray(images)
+    values = as_numpy(images)
     return values[..., None] if values.ndim == 3 else values
 
 
@@ -75,6 +75,10 @@ def as_training_images(
     if values.dtype.kind not in "biuf" or values.ndim != 4:
         found = f"training images of {values.dtype} and shape {values.shape}"
         raise InputError(f"{found}: give numbers of shape [n, height, width, channels]")
+    if others is not None and (others.dtype == np.uint8) != (values.dtype == np.uint8):
+        raise InputError(
+            f"training images of {values.dtype} and held-out ones of {others.dtype}: give both on one scale"
+        )
     if not values.size:
         return values, others  # refused, for having no images, where batches are made
     setting = f"config.data.range = {tuple(stated or ())}"

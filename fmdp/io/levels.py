@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
-from fmdp.errors import InputError, kind_fault
+from fmdp.errors import InputError, kind_fault, reason
 
 Range = tuple[float | int, float | int]
 """The values of black and white."""
@@ -76,6 +77,20 @@ def find_range(values: np.ndarray, stated: Range | None, limit: float = MAX_ABS_
             raise InputError(f"{found}, few below 0, may begin at 0 or at -1: {REMEDY}, such as (0, 1)")
         return Taken(UNIT, f"{found}, few below 0: black is taken as -1 and white as 1; {REMEDY} if that is wrong")
     return Taken(UNIT, f"{found}: black is taken as -1 and white as 1" if in_file else "")
+
+
+def as_numpy(values: Any) -> np.ndarray:
+    """Numbers as an array of a type that numpy itself has; bfloat16 becomes float32.
+
+    Raises:
+      InputError: nested lists of different lengths.
+    """
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise InputError(f"these lists are not an array ({reason(error)}): give rows of one length") from error
+    is_float = jnp.issubdtype(array.dtype, jnp.floating)
+    return array.astype(np.float32) if is_float and array.dtype.kind != "f" else array
 
 
 def to_unit(values: np.ndarray, taken: Range) -> np.ndarray:

@@ -60,7 +60,7 @@ def render_restoration_page(name: str, restored: Restored, request: Request) -> 
 
 def _noise(facts: dict) -> str | None:
     """The standard deviation of the noise, in levels of 255, which people know."""
-    if facts.get("sigma") is None:
+    if "sigma_255" not in facts:
         return None
     how = ", estimated from the picture" if facts["sigma_estimated"] else ""
-    return f"standard deviation {facts['sigma'] * 127.5:.1f} of 255{how}"
+    return f"standard deviation {facts['sigma_255']:.1f} of 255{how}"

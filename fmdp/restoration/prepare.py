@@ -14,7 +14,7 @@ from fmdp import operators
 from fmdp.errors import InputError, translating
 from fmdp.flow.tiling import Shape
 from fmdp.io.archives import MAX_PIXELS
-from fmdp.io.levels import MAX_ABS_VALUE, REMEDY, UNIT, find_range, layout_remedy, require_numbers, to_unit
+from fmdp.io.levels import MAX_ABS_VALUE, REMEDY, UNIT, as_numpy, find_range, layout_remedy, require_numbers, to_unit
 from fmdp.operators import Operator
 from fmdp.operators.blur import SUM_TOLERANCE, Blur
 from fmdp.operators.color import REC_601, luma
@@ -120,14 +120,6 @@ def _noise_level(image: np.ndarray, request: Request, to_gray: bool, notes: list
         share = f"{clipped:.0%} of the pixels are black or white, where noise is clipped"
         notes.append(Note(f"{share}: if the estimate is too low, set the noise level yourself", "sigma"))
     return estimate_noise(image), True
-
-
-def as_numpy(image: ArrayLike) -> np.ndarray:
-    """The image as an array of a type that numpy itself has."""
-    array = np.asarray(image)
-    if jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.kind != "f":  # bfloat16 and the like
-        array = array.astype(np.float32)
-    return array
 
 
 def request_with_range(images: np.ndarray, request: Request, notes: list[Note]) -> Request:

@@ -8,9 +8,10 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from fmdp.errors import InputError
+from fmdp.io.levels import as_numpy
 from fmdp.operators import Operator
 from fmdp.restoration.diagnose import diagnose
-from fmdp.restoration.prepare import Note, as_numpy, prepare, request_with_range
+from fmdp.restoration.prepare import Note, prepare, request_with_range
 from fmdp.restoration.request import Request
 from fmdp.restoration.solve import solve
 from fmdp.restoration.tiles import choose_tiles
@@ -68,8 +69,9 @@ def restore(prior: SizedField, image: ArrayLike, request: Request = DENOISING) -
     """
     _refuse_tracing(prior, image, request)
     own = request.operator if isinstance(request.operator, Operator) and request.degraded else None
-    if np.ndim(image) == (4 if own is None else len(own.output_shape) + 1):
-        return _restore_batch(prior, as_numpy(image), request)
+    image = as_numpy(image)
+    if image.ndim == (4 if own is None else len(own.output_shape) + 1):
+        return _restore_batch(prior, image, request)
     tiles = choose_tiles(prior, request)
     prepared = prepare(image, request, tiles)
     solution = solve(prior, prepared, request, tiles)

@@ -10,6 +10,7 @@ from fmdp import data
 from fmdp.config.validation import validate
 from fmdp.data.arrays import as_training_images, luma_of_bytes
 from fmdp.errors import InputError
+from fmdp.io.levels import as_numpy
 from fmdp.training import loop
 from tests.data.test_decoding import settings
 from tests.training.test_loop import IMAGES, small_config
@@ -182,3 +183,14 @@ def test_points_of_a_plane_have_no_layout():
     points = np.random.default_rng(0).normal(size=(9, 1, 1, 2)).astype(np.float32)
     found, _ = as_training_images(points, None, None)
     np.testing.assert_array_equal(found, points)
+
+
+def test_bfloat16_is_read_as_numbers_and_both_sets_have_one_scale():
+    floats = (COLOUR / 127.5 - 1).astype(np.float32)
+    found, _ = as_training_images(jnp.asarray(floats, jnp.bfloat16), None, None)
+    np.testing.assert_allclose(found, floats, atol=2**-8)
+    assert "held-out ones of uint8: give both on one scale" in refusal(as_training_images, floats, COLOUR, None)
+
+
+def test_lists_of_different_lengths_are_refused_in_one_line():
+    assert refusal(as_numpy, [[0.1, 0.2], [0.3]]).endswith("give rows of one length")

@@ -20,7 +20,7 @@ LOOKAHEADS = (0.0, 0.5, 1.0)
 def restored(clean=True, side=12, notes=()):
     random = np.random.default_rng(0)
     images = random.uniform(-1, 1, (len(LOOKAHEADS), 1, side, side, 3)).astype(np.float32)
-    facts = {"sigma": 0.2, "sigma_estimated": not clean, "tiles": 4}
+    facts = {"sigma_255": 25.5, "sigma_estimated": not clean, "tiles": 4}
     facts |= {"psnr": [30.0, 29.5, 28.25]} if clean else {}
     return Restored(images, images[0, 0] + 0.2, images[1, 0] if clean else None, facts, tuple(notes))
 
