@@ -58,11 +58,11 @@ class Request:
     operator: str | Operator = "denoising"
     parameters: dict[str, Any] = field(default_factory=dict)
     degraded: bool = True
-    sigma: float | jax.Array | None = None
-    lookaheads: tuple[float, ...] = (0.0,)
+    sigma: float | int | jax.Array | None = None
+    lookaheads: tuple[float | int, ...] = (0.0,)
     num_samples: int = 1
     steps: int = 100
-    gain: float | jax.Array = 1.0
+    gain: float | int | jax.Array = 1.0
     seed: int = 0
     tile: int | None = None
     memory_gb: float | None = None

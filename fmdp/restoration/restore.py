@@ -70,7 +70,7 @@ def restore(prior: SizedField, image: ArrayLike, request: Request = DENOISING) -
     _refuse_tracing(prior, image, request)
     own = request.operator if isinstance(request.operator, Operator) and request.degraded else None
     image = as_numpy(image)
-    if image.ndim == (4 if own is None else len(own.output_shape) + 1):
+    if image.ndim == 4 if own is None else image.shape[1:] == own.output_shape:
         return _restore_batch(prior, image, request)
     tiles = choose_tiles(prior, request)
     prepared = prepare(image, request, tiles)
