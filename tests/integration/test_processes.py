@@ -94,7 +94,7 @@ def test_two_processes_or_four_devices_give_the_numbers_of_one(reference, tmp_pa
     assert json.loads((tmp_path / "two processes" / "summary.json").read_text())["devices"] == 4
 
 
-@pytest.mark.parametrize("how", ["parallel.mode=pmap", "parallel.fsdp=True"])
+@pytest.mark.parametrize("how", [pytest.param("parallel.mode=pmap", marks=pytest.mark.long), "parallel.fsdp=True"])
 def test_other_modes_on_two_processes_give_the_numbers_of_one(reference, how, tmp_path):
     finish(local(*TINY, f"--workdir={tmp_path}", f"--config.{how}"))
     assert losses(tmp_path) == pytest.approx(losses(reference), rel=1e-5)

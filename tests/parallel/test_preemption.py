@@ -103,7 +103,7 @@ def test_sigterm_from_outside_and_the_same_command_again(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", preemption.SIGNALS)
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_a_signal_to_the_whole_group_leaves_the_processes_that_read_pictures_to_their_run(number, tmp_path):
     """As Ctrl-C sends it. The pictures are so large that the loop waits for the next ones when it comes."""
     started, workers = reading(tmp_path)
