@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from fmdp.data.containers import FloatImages, Images, UInt8Images, to_float
+from fmdp.data.containers import ArrayImages, Images, UInt8Images, to_float
 from fmdp.errors import InputError, translating
 from fmdp.io.levels import BYTES, REMEDY, Range, as_numpy, find_range, layout_remedy, to_unit
 from fmdp.operators.color import luma
@@ -29,7 +29,7 @@ def scale_arrays(arrays: Sequence[np.ndarray], taken: Range, channels: int) -> l
         if low < taken[0] - slack or high > taken[1] + slack:
             raise InputError(f"values from {low:.6g} to {high:.6g} are not in {list(taken)}: {REMEDY}")
         pixels = _pixels(values, taken, channels)
-        scaled.append(UInt8Images(pixels) if pixels.dtype == np.uint8 else FloatImages(pixels))
+        scaled.append(UInt8Images(pixels) if pixels.dtype == np.uint8 else ArrayImages(pixels))
     return scaled
 
 
@@ -83,7 +83,7 @@ def as_training_images(
         return values, others  # refused, for having no images, where batches are made
     setting = f"config.data.range = {tuple(stated or ())}"
     with translating(lambda why: f"training images: {why} ({setting})", InputError):
-        finite = values[np.isfinite(values)]
+        finite = values if stated else values[np.isfinite(values)]  # a copy, which a stated range does not need
         taken = find_range(finite if finite.size else np.zeros(1), stated)
     if taken.said:
         logging.warning("training images: %s (%s)", taken.said, setting)

@@ -36,11 +36,11 @@ class ByteImages(Images, Protocol):
         ...
 
 
-class UInt8Images:
-    """Images kept as one array of bytes [n, H, W, C], in a quarter of the memory."""
+class ArrayImages:
+    """Images kept as one array [n, H, W, C], of floats in [-1, 1] or of bytes."""
 
     def __init__(self, pixels: np.ndarray):
-        """Images whose pixels are these bytes, 0 to 255."""
+        """Images whose pixels are these: float32, or uint8 from 0 to 255."""
         self.pixels = pixels
 
     @property
@@ -52,38 +52,19 @@ class UInt8Images:
         return len(self.pixels)
 
     def __getitem__(self, index: Index) -> np.ndarray:
-        return to_float(self.read_bytes(index))
+        return to_float(self.pixels[index])
+
+    def take(self, index: np.ndarray) -> "ArrayImages":
+        """The images with these indices, as they are kept."""
+        return type(self)(self.pixels[index])
+
+
+class UInt8Images(ArrayImages):
+    """Images kept as one array of bytes, in a quarter of the memory."""
 
     def read_bytes(self, index: Index) -> np.ndarray:
         """As `ByteImages.read_bytes`."""
         return self.pixels[index]
-
-    def take(self, index: np.ndarray) -> "UInt8Images":
-        """The images with these indices, as bytes."""
-        return UInt8Images(self.pixels[index])
-
-
-class FloatImages:
-    """Images kept as one array of floats [n, H, W, C] in [-1, 1], scaled already."""
-
-    def __init__(self, pixels: np.ndarray):
-        """Images whose pixels are these, float32."""
-        self.pixels = pixels
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(n, H, W, C)."""
-        return self.pixels.shape
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def __getitem__(self, index: Index) -> np.ndarray:
-        return self.pixels[index]
-
-    def take(self, index: np.ndarray) -> "FloatImages":
-        """The images with these indices."""
-        return FloatImages(self.pixels[index])
 
 
 def take(images: Images, index: np.ndarray) -> Images:
