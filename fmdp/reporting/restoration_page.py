@@ -5,7 +5,7 @@ import pathlib
 from fmdp.data.containers import to_uint8
 from fmdp.io.files import atomic_write
 from fmdp.reporting.contact_sheet import draw_sheet
-from fmdp.reporting.templating import TEMPLATES, data_uri
+from fmdp.reporting.templating import LOSSLESS, TEMPLATES, data_uri
 from fmdp.restoration.image_files import is_image
 from fmdp.restoration.request import Request
 from fmdp.restoration.restore import Restored
@@ -54,7 +54,7 @@ def render_restoration_page(name: str, restored: Restored, request: Request) -> 
         readout=readout,
         facts={title: fact for title, fact in facts.items() if fact is not None},
         notes=[note.text for note in restored.notes],
-        pixels=max(height, width) <= 96,
+        pixels=max(height, width) <= LOSSLESS,
     )
 
 
