@@ -18,7 +18,7 @@ from fmdp.benchmark.records import Record, Records
 from fmdp.benchmark.rivals import describe_rival, find_rivals
 from fmdp.benchmark.summary import summarise
 from fmdp.cli.provenance import provenance_of_run
-from fmdp.data.decoding import UnusableError
+from fmdp.data.unusable import UnusableError
 from fmdp.errors import InputError, ParameterError, printable
 from fmdp.io.dataclass_json import to_json
 from fmdp.io.files import write_json

@@ -20,7 +20,7 @@ def nothing_is_made(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("refuse", [expand_path, RunDir.open, fmdp.load])
-@pytest.mark.parametrize("address", [*ADDRESSES, "file:///tmp/x"])
+@pytest.mark.parametrize("address", [*ADDRESSES, "file:///pictures/x"])
 def test_addresses_are_no_paths(address, refuse):
     with pytest.raises(InputError) as refused:
         refuse(address)
