@@ -15,7 +15,7 @@ from fmdp.flow.dtypes import as_float, field_dtype
 from fmdp.operators.noise import SMALLEST_SIGMA, GaussianNoise, LaplaceNoise, Observation, observe
 from fmdp.solvers import SOLVERS
 
-pytestmark = pytest.mark.device
+pytestmark = [pytest.mark.device, pytest.mark.usefixtures("cheap_compilation")]
 
 KEY = jax.random.key(0)
 SHAPE = (4, 3, 1)
