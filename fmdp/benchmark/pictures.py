@@ -68,7 +68,8 @@ def read_clean(path: pathlib.Path, channels: int) -> tuple[np.ndarray, str]:
       UnusableError: it is not a picture, too large, or damaged.
       OSError: it cannot be read.
     """
-    image, _, notes, _ = read_picture(path)
+    picture = read_picture(path)
+    image, notes = picture.pixels, [note.text for note in picture.notes]
     if image.shape[-1] == channels:
         return image, "; ".join(notes)
     if channels == 1:

@@ -19,8 +19,8 @@ from fmdp.errors import InputError, ParameterError
 from fmdp.io.files import is_disk_full, read_json, write_json
 from fmdp.io.levels import UNIT
 from fmdp.restoration.output_formats import PNG, OutputFormat
-from fmdp.restoration.picture_files import RESTORABLE, Picture, read_picture
-from fmdp.restoration.prepare import Note
+from fmdp.restoration.picture_files import RESTORABLE, read_picture
+from fmdp.restoration.prepare import Picture
 from fmdp.restoration.request import Request
 from fmdp.restoration.restore import Restored, restore
 from fmdp.restoration.tiles import choose_tiles
@@ -238,7 +238,7 @@ def _read(path: pathlib.Path, request: Request) -> Picture:
 def _restore_picture(prior: SizedField, picture: Picture, request: Request) -> Restored:
     """The restoration, whose notes begin with those of the picture."""
     restored = restore(prior, picture.pixels, dataclasses.replace(request, range=UNIT))
-    notes = tuple(Note(text, "range" if "taken as" in text else "") for text in picture.notes) + restored.notes
+    notes = picture.notes + restored.notes
     return restored._replace(notes=notes, facts=restored.facts | {"notes": [note.text for note in notes]})
 
 

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import pathlib
 from io import BufferedIOBase
-from typing import BinaryIO, NamedTuple, cast
+from typing import BinaryIO, cast
 
 import numpy as np
 from PIL import Image
@@ -24,6 +24,7 @@ from fmdp.data.unusable import UnusableError, damage_as_unusable
 from fmdp.errors import InputError
 from fmdp.io.archives import MAX_PIXELS, load_npy
 from fmdp.io.levels import BYTES, MAX_ABS_VALUE, UNIT, Range, find_range, layout_remedy, require_numbers, to_unit
+from fmdp.restoration.prepare import Note, Picture
 
 PREPROCESSOR = ImagePreprocessor(size=1, channels=3, max_pixels=MAX_PIXELS, warns=False)
 HEADERS = dataclasses.replace(PREPROCESSOR, range=UNIT)  # lets numbers of any range pass
@@ -31,22 +32,6 @@ MAX_ABS_IN_FILE = 2.0  # of floating-point numbers that are taken to be in [-1, 
 NPY = b"\x93NUMPY"
 RESTORABLE = frozenset({*SUFFIXES, ".npy", *OPTIONAL})
 """The suffixes by which pictures to restore are found in a folder."""
-
-
-class Picture(NamedTuple):
-    """A picture that was read.
-
-    Attributes:
-      pixels: [H, W, 1 or 3], float32, black at -1 and white at 1.
-      range: the numbers of the file that were taken as black and white.
-      notes: what was assumed, in lines.
-      profile: of sRGB, where the file has a colour profile that can be used.
-    """
-
-    pixels: np.ndarray
-    range: Range
-    notes: tuple[str, ...] = ()
-    profile: bytes | None = None
 
 
 def read_picture(path: pathlib.Path, stated: Range | None = None) -> Picture:
@@ -67,10 +52,11 @@ def read_picture(path: pathlib.Path, stated: Range | None = None) -> Picture:
         found = _read_numbers(path, file)
     values, notes = _first_plane(found.values)
     if found.pages > 1:
-        notes.insert(0, f"the first of {found.pages} pages is used")
+        notes.insert(0, Note(f"the first of {found.pages} pages is used"))
     in_bytes = found.range == BYTES
     if in_bytes and stated not in (None, BYTES):
-        notes.append(f"a picture of 8 bits: black is taken as 0 and white as 255, not {list(stated or ())}")
+        text = f"a picture of 8 bits: black is taken as 0 and white as 255, not {list(stated or ())}"
+        notes.append(Note(text, "range"))
     try:
         require_numbers(values)
     except InputError as error:
@@ -86,7 +72,7 @@ def read_picture(path: pathlib.Path, stated: Range | None = None) -> Picture:
         raise UnusableError(f"values from {limits} are far from black and white at {list(taken.range)}", "range")
     pixels = pixels if pixels.ndim == 3 else pixels[..., None]
     gray = pixels.shape[-1] == 1 or (pixels == pixels[..., :1]).all()
-    notes = [*notes, *filter(None, [found.note, taken.said])]
+    notes += [Note(text, about) for text, about in ((found.note, ""), (taken.said, "range")) if text]
     return Picture(pixels[..., :1] if gray else pixels, taken.range, tuple(notes), found.profile)
 
 
@@ -167,7 +153,7 @@ def _read_npy(file: BufferedIOBase) -> np.ndarray:
         raise UnusableError(str(error)) from error
 
 
-def _first_plane(values: np.ndarray) -> tuple[np.ndarray, list[str]]:
+def _first_plane(values: np.ndarray) -> tuple[np.ndarray, list[Note]]:
     """The first picture of planes [n, H, W], with a note where there are several.
 
     Raises:
@@ -179,7 +165,7 @@ def _first_plane(values: np.ndarray) -> tuple[np.ndarray, list[str]]:
         return values[0], []
     remedy = layout_remedy(values.shape)
     if values.ndim == 3 and not remedy:
-        return values[0], [f"the first of {len(values)} planes is used"]
+        return values[0], [Note(f"the first of {len(values)} planes is used")]
     if values.ndim != 2:
         raise UnusableError(f"it has shape {values.shape}: {remedy or 'save [height, width] or [height, width, 3]'}")
     return values, []

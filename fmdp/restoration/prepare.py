@@ -14,7 +14,17 @@ from fmdp import operators
 from fmdp.errors import InputError, translating
 from fmdp.flow.tiling import Shape
 from fmdp.io.archives import MAX_PIXELS
-from fmdp.io.levels import MAX_ABS_VALUE, REMEDY, UNIT, as_numpy, find_range, layout_remedy, require_numbers, to_unit
+from fmdp.io.levels import (
+    MAX_ABS_VALUE,
+    REMEDY,
+    UNIT,
+    Range,
+    as_numpy,
+    find_range,
+    layout_remedy,
+    require_numbers,
+    to_unit,
+)
 from fmdp.operators import Operator
 from fmdp.operators.blur import SUM_TOLERANCE, Blur
 from fmdp.operators.color import REC_601, luma
@@ -35,6 +45,22 @@ class Note(NamedTuple):
 
     text: str
     parameter: str = ""
+
+
+class Picture(NamedTuple):
+    """A picture that was read from a file (`picture_files.read_picture`), and what its numbers were taken for.
+
+    Attributes:
+      pixels: [H, W, 1 or 3], float32, black at -1 and white at 1.
+      range: the numbers of the file that were taken as black and white.
+      notes: what was assumed.
+      profile: of sRGB, where the file has a colour profile that can be used.
+    """
+
+    pixels: np.ndarray
+    range: Range
+    notes: tuple[Note, ...] = ()
+    profile: bytes | None = None
 
 
 class Prepared(NamedTuple):
