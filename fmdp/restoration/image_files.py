@@ -198,7 +198,7 @@ def write_result(
     asked = {name: value for name, value in vars(request).items() if name not in unused}
     settings: dict[str, Any] = {"input": path.name} | asked | {"operator": request.name} | made_by | restored.facts
     settings |= {"white_of_std": largest} if largest else {}
-    settings |= {"backend": jax.default_backend(), "files": written}
+    settings |= {"output_format": form.name, "backend": jax.default_backend(), "files": written}
     path_of_settings = target.with_name(f"{target.name}.json")
     earlier = _files_of(path_of_settings)
     write_json(path_of_settings, json.loads(json.dumps(settings, default=_plain)))

@@ -125,6 +125,7 @@ def test_results_and_measurements_keep_the_depth_that_is_asked_for(tmp_path, nam
             np.testing.assert_allclose(found[..., 0], wanted, atol=error + 2e-6)
         facts = json.loads((tmp_path / "out" / f"{stem}.json").read_text())
         assert facts["range"] == [0, 4095]
+        assert facts["output_format"] == name
         assert facts["notes"][0] == "values from 0 to 4095 of uint16: white is taken as 4095"
     again = list(image_files.restore_files(Zero((8, 8, 1)), request, tmp_path / "in", tmp_path / "out", {}, form=form))
     assert [outcome.error for outcome in again] == [None, None]  # earlier results are replaced
