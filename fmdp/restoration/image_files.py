@@ -1,7 +1,6 @@
 """Image files in, restored image files out: finding, naming, reading and writing them."""
 
 import collections
-import dataclasses
 import itertools
 import json
 import os
@@ -17,10 +16,8 @@ from fmdp.data import folder
 from fmdp.data.unusable import UnusableError
 from fmdp.errors import InputError, ParameterError
 from fmdp.io.files import is_disk_full, read_json, write_json
-from fmdp.io.levels import UNIT
 from fmdp.restoration.output_formats import PNG, OutputFormat
-from fmdp.restoration.picture_files import RESTORABLE, read_picture
-from fmdp.restoration.prepare import Picture
+from fmdp.restoration.picture_files import RESTORABLE, read_requested
 from fmdp.restoration.request import Request
 from fmdp.restoration.restore import Restored, restore
 from fmdp.restoration.tiles import choose_tiles
@@ -103,18 +100,6 @@ def file_endings(request: Request, form: OutputFormat = PNG) -> list[str]:
     return [*images, "_measured" + form.suffix, "_sheet.png", ".html", ".json"]
 
 
-def read_image(path: pathlib.Path) -> np.ndarray:
-    """An image file as [H, W, 1 or 3] in [-1, 1].
-
-    It is upright and in sRGB; transparency is composited on white. `read_picture` also tells which range was taken.
-
-    Raises:
-      UnusableError: it is not an image, too large, or damaged, or its range could be mistaken.
-      OSError: it cannot be read.
-    """
-    return read_picture(path).pixels
-
-
 def restore_files(
     prior: SizedField,
     request: Request,
@@ -148,9 +133,9 @@ def restore_files(
         try:
             _check_target(target, output, request, sources, form)
             began = time.monotonic()
-            picture = _read(path, request)
-            restored = _restore_picture(prior, picture, request)
-            found = {"seconds": time.monotonic() - began, "range": picture.range}
+            picture = read_requested(path, request)
+            restored = restore(prior, picture, request)
+            found = {"seconds": time.monotonic() - began}
             write_result(target, path, restored, request, made_by | found, draw_overview, form, picture.profile)
         except (UnusableError, InputError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
             if is_disk_full(error):
@@ -223,23 +208,6 @@ def is_image(measured: np.ndarray) -> bool:
 def _lookahead_names(request: Request) -> list[str]:
     """What tells the files of the lookaheads apart."""
     return [f"_r{r:.2f}" if len(request.lookaheads) > 1 else "" for r in request.lookaheads]
-
-
-def _read(path: pathlib.Path, request: Request) -> Picture:
-    """The picture; where its range must be stated, the error names the parameter of the request."""
-    try:
-        return read_picture(path, request.range)
-    except UnusableError as error:
-        if error.parameter != "range":
-            raise
-        raise request.error("range", str(error)) from error
-
-
-def _restore_picture(prior: SizedField, picture: Picture, request: Request) -> Restored:
-    """The restoration, whose notes begin with those of the picture."""
-    restored = restore(prior, picture.pixels, dataclasses.replace(request, range=UNIT))
-    notes = picture.notes + restored.notes
-    return restored._replace(notes=notes, facts=restored.facts | {"notes": [note.text for note in notes]})
 
 
 def _check_target(

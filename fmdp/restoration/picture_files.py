@@ -25,6 +25,7 @@ from fmdp.errors import InputError
 from fmdp.io.archives import MAX_PIXELS, load_npy
 from fmdp.io.levels import BYTES, MAX_ABS_VALUE, UNIT, Range, find_range, layout_remedy, require_numbers, to_unit
 from fmdp.restoration.prepare import Note, Picture
+from fmdp.restoration.request import Request
 
 PREPROCESSOR = ImagePreprocessor(size=1, channels=3, max_pixels=MAX_PIXELS, warns=False)
 HEADERS = dataclasses.replace(PREPROCESSOR, range=UNIT)  # lets numbers of any range pass
@@ -74,6 +75,21 @@ def read_picture(path: pathlib.Path, stated: Range | None = None) -> Picture:
     gray = pixels.shape[-1] == 1 or (pixels == pixels[..., :1]).all()
     notes += [Note(text, about) for text, about in ((found.note, ""), (taken.said, "range")) if text]
     return Picture(pixels[..., :1] if gray else pixels, taken.range, tuple(notes), found.profile)
+
+
+def read_requested(path: pathlib.Path, request: Request) -> Picture:
+    """The picture, with the range that a request states.
+
+    Raises:
+      ParameterError: its range must be stated; names the parameter of the request.
+      UnusableError, OSError: as for `read_picture`.
+    """
+    try:
+        return read_picture(path, request.range)
+    except UnusableError as error:
+        if error.parameter != "range":
+            raise
+        raise request.error("range", str(error)) from error
 
 
 def read_kernel(path: pathlib.Path) -> np.ndarray:

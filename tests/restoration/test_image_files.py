@@ -13,6 +13,7 @@ from fmdp.data.color_profiles import srgb_profile
 from fmdp.errors import InputError
 from fmdp.restoration import image_files
 from fmdp.restoration.output_formats import OUTPUT_FORMATS
+from fmdp.restoration.picture_files import read_picture
 from fmdp.restoration.request import Request
 from tests.support import color_profiles
 from tests.support.exact_priors import COLOUR, PRIOR
@@ -120,7 +121,7 @@ def test_results_and_measurements_keep_the_depth_that_is_asked_for(tmp_path, nam
     assert [outcome.error for outcome in outcomes] == [None, None]
     for stem in ("ramp", "array"):
         for ending in ("", "_measured"):
-            found = image_files.read_image(tmp_path / "out" / f"{stem}{ending}{form.suffix}")
+            found = read_picture(tmp_path / "out" / f"{stem}{ending}{form.suffix}").pixels
             wanted = levels if ending else levels / 1.1  # the denoiser of this prior gives back s y, and s = 1 / 1.1
             np.testing.assert_allclose(found[..., 0], wanted, atol=error + 2e-6)
         facts = json.loads((tmp_path / "out" / f"{stem}.json").read_text())
