@@ -50,8 +50,8 @@ def read_picture(path: pathlib.Path, stated: Range | None = None) -> Picture:
     """
     require_not_converted(path)
     with open_file(path) as file:
-        found = _read_numbers(path, file)
-    values, notes = _first_plane(found.values)
+        found = read_numbers(path, file)
+    values, notes = first_plane(found.values)
     if found.pages > 1:
         notes.insert(0, Note(f"the first of {found.pages} pages is used"))
     in_bytes = found.range == BYTES
@@ -131,8 +131,12 @@ def read_plane(path: pathlib.Path) -> np.ndarray:
     return values.astype(np.float32)
 
 
-def _read_numbers(path: pathlib.Path, file: BufferedIOBase) -> Numbers:
-    """What is in a file, as its format has it."""
+def read_numbers(path: pathlib.Path, file: BufferedIOBase) -> Numbers:
+    """The numbers in an opened file as its format has them; those of 8 bits are upright, opaque and in sRGB.
+
+    Raises:
+      UnusableError: it is not a picture, too large or damaged.
+    """
     if form := OPTIONAL.get(path.suffix.lower()):
         return read_optional(form, file)
     prefix = file.read(len(NPY))
@@ -169,7 +173,7 @@ def _read_npy(file: BufferedIOBase) -> np.ndarray:
         raise UnusableError(str(error)) from error
 
 
-def _first_plane(values: np.ndarray) -> tuple[np.ndarray, list[Note]]:
+def first_plane(values: np.ndarray) -> tuple[np.ndarray, list[Note]]:
     """The first picture of planes [n, H, W], with a note where there are several.
 
     Raises:
