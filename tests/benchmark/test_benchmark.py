@@ -28,6 +28,7 @@ from fmdp.benchmark.rivals import RIVALS
 from fmdp.benchmark.summary import Means, Result, SetResult, summarise
 from fmdp.cli import benchmark
 from fmdp.config.validation import validate
+from fmdp.data.unusable import UnusableError
 from fmdp.errors import InputError
 from fmdp.io.run_dir import RunDir
 from fmdp.pretrained import prior as prior_files
@@ -144,6 +145,24 @@ def test_pictures_keep_their_place_when_few_are_measured(folder):
     colour, note = read_clean(folder / "a.png", 1)
     assert colour.shape == (20, 33, 1)
     assert "measured in gray" in note
+
+
+def test_every_picture_that_can_be_restored_is_found_and_read(tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 9), np.uint8)
+    Image.fromarray(pixels).save(folder / "a.tif")
+    np.save(folder / "b.npy", pixels)
+    Image.fromarray(pixels.astype(np.uint16) * 257).save(folder / "c.tiff")
+    np.save(folder / "d.npy", pixels * 20.0)
+    found = find_pictures(str(folder))
+    assert [picture.name for picture in found] == ["a.tif", "b.npy", "c.tiff", "d.npy"]
+    for picture in found[:3]:
+        np.testing.assert_allclose(read_clean(picture.path, 1)[0][..., 0], pixels / 127.5 - 1, atol=1e-6)
+    with pytest.raises(UnusableError) as refused:
+        read_clean(found[3].path, 1)
+    wanted = "are not floats from -1 to 1: the benchmark takes no range, so save it as a picture of 8 or 16 bits"
+    assert str(refused.value).endswith(wanted)
 
 
 def test_what_no_picture_can_be_measured_with_is_one_line(checkpoint, folder, tmp_path):
