@@ -18,6 +18,7 @@ from fmdp.errors import InputError, ParameterError
 from fmdp.io.files import is_disk_full, read_json, write_json
 from fmdp.restoration.output_formats import PNG, OutputFormat
 from fmdp.restoration.picture_files import RESTORABLE, read_requested
+from fmdp.restoration.prepare import Picture
 from fmdp.restoration.request import Request
 from fmdp.restoration.restore import Restored, restore
 from fmdp.restoration.tiles import choose_tiles
@@ -27,14 +28,16 @@ DEFAULT_OUTPUT = "restored"  # a folder
 MAX_STEM_BYTES = 200  # of an image's name without its ending; most disks take names of 255
 
 DrawOverview = Callable[[pathlib.Path, Restored, Request], None]
+Adapt = Callable[[Request, Picture], Request]
 
 
 class Outcome(NamedTuple):
-    """What became of one image file: it was restored, or could not be because of an error."""
+    """What became of one image file: it was restored as the request says, or could not be because of an error."""
 
     path: pathlib.Path
     restored: Restored | None = None
     error: Exception | None = None
+    request: Request | None = None
 
 
 def default_output(source: pathlib.Path) -> pathlib.Path:
@@ -108,6 +111,7 @@ def restore_files(
     made_by: dict[str, Any],
     draw_overview: DrawOverview | None = None,
     form: OutputFormat = PNG,
+    adapt: Adapt | None = None,
 ) -> Iterator[Outcome]:
     """Restore the images of the source into the output folder, one with each step of the iteration.
 
@@ -122,6 +126,7 @@ def restore_files(
       made_by: what else each JSON file says, such as the checkpoint.
       draw_overview: writes NAME.html and NAME_sheet.png where there are several lookaheads; its path is that of NAME.
       form: how images are written, one of `OUTPUT_FORMATS`.
+      adapt: changes the request for a picture; the number of lookaheads and of samples stays.
 
     Raises:
       InputError: there are no images, the prior takes no such tiles, the folders cannot be used, or the disk is full.
@@ -134,9 +139,10 @@ def restore_files(
             _check_target(target, output, request, sources, form)
             began = time.monotonic()
             picture = read_requested(path, request)
-            restored = restore(prior, picture, request)
+            asked = adapt(request, picture) if adapt else request
+            restored = restore(prior, picture, asked)
             found = {"seconds": time.monotonic() - began}
-            write_result(target, path, restored, request, made_by | found, draw_overview, form, picture.profile)
+            write_result(target, path, restored, asked, made_by | found, draw_overview, form, picture.profile)
         except (UnusableError, InputError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
             if is_disk_full(error):
                 room = f"no room in {output}, {done} restored before {path}"
@@ -144,7 +150,7 @@ def restore_files(
             yield Outcome(path, error=_out_of_memory(error) or error)
         else:
             done += 1
-            yield Outcome(path, restored)
+            yield Outcome(path, restored, request=asked)
 
 
 def write_result(

@@ -131,6 +131,11 @@ def estimate_noise(image: np.ndarray) -> float:
     return max(float(np.nan_to_num(np.mean(found))), MIN_SIGMA)
 
 
+def noise_left(sigma: float, to_gray: bool) -> float:
+    """The noise level of a picture whose channels may be averaged before it is restored, and their noise with them."""
+    return sigma * (float(np.linalg.norm(REC_601)) if to_gray else 1.0)
+
+
 def _noise_level(image: np.ndarray, request: Request, to_gray: bool, notes: list[Note]) -> tuple[float, bool]:
     """The noise in a degraded image, and whether it is estimated."""
     if not request.denoises:
@@ -139,8 +144,7 @@ def _noise_level(image: np.ndarray, request: Request, to_gray: bool, notes: list
             notes.append(Note(text, "sigma"))
         return DEFAULT_SIGMA, False
     if request.sigma is not None:
-        # The noise of the channels was averaged together with them.
-        return float(request.sigma) * (float(np.linalg.norm(REC_601)) if to_gray else 1.0), False
+        return noise_left(float(request.sigma), to_gray), False
     clipped = float(np.mean(np.abs(image) >= 1))
     if clipped > CLIPPED_SHARE:
         share = f"{clipped:.0%} of the pixels are black or white, where noise is clipped"

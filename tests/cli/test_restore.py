@@ -122,6 +122,37 @@ def test_a_budget_becomes_a_lookahead(checkpoint, pictures, tmp_path):
     assert lookahead == pytest.approx(0.5, abs=0.01)  # 10 log10(1.1) dB
 
 
+def test_a_budget_is_spent_on_the_noise_that_is_left_in_gray(checkpoint, pictures, tmp_path, capsys):
+    """The luma averages the noise of the channels, so the calibration at another level counts."""
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    Image.fromarray(pixels).save(pictures / "c.png")
+    least, most = 0.05 / 0.95, 0.3 / 0.7
+    shrink = np.linalg.norm([0.299, 0.587, 0.114])
+    common = dict(checkpoint=str(checkpoint), input=str(pictures), budget_db=0.41)
+
+    def spent(name, **given):
+        run(**common | given, output=str(tmp_path / name))
+        facts = [json.loads((tmp_path / name / f"{stem}.json").read_text()) for stem in ("a", "c")]
+        return [(fact["sigma"], fact["lookaheads"][0]) for fact in facts]
+
+    (gray, at_gray), (colour, at_colour) = spent("one", sigma=0.2)
+    assert (gray, colour) == (0.2, pytest.approx(0.2 * shrink))
+    calibration = Calibration.from_dict(json.loads((checkpoint / "calibration.json").read_text()))
+    for sigma, lookahead in ((gray, at_gray), (colour, at_colour)):
+        assert lookahead == pytest.approx(calibration.knob_for_loss(sigma / (1 + sigma), 0.41))
+    said = capsys.readouterr().out
+    assert f"c.png: --budget_db=0.41: lookahead {at_colour:.3g}\n" in said
+    assert len({level for _, level in spent("two", sigma=0.2, degrade=True)}) == 1  # added in gray
+    capsys.readouterr()
+    (pictures / "a.png").unlink()
+    with pytest.raises(SystemExit):
+        run(**common, sigma_255=1.2 * least * 127.5, output=str(tmp_path / "three"))
+    assert re.search(
+        r"c.png: --sigma_255=5.\d+ in gray: this checkpoint is calibrated from 6.71", capsys.readouterr().out
+    )
+    run(**common, sigma=1.2 * most, output=str(tmp_path / "four"))  # calibrated in gray alone
+
+
 def test_masks_and_kernels_are_pictures(tmp_path):
     Image.fromarray(np.array([[0, 255], [90, 200]], np.uint8)).resize((20, 20), 0).save(tmp_path / "m.png")
     with pytest.raises(InputError) as refused:
@@ -182,7 +213,12 @@ def test_masks_and_kernels_are_arrays(tmp_path):
         (dict(lookahead=0.5, sweep=True), "--lookahead and --sweep exclude each other"),
         (dict(degrade=True, already_degraded=True), "--degrade and --already_degraded exclude each other: keep one"),
         (dict(operator="phase_retrieval"), "without --degrade: phase_retrieval does not measure an image"),
-        (dict(budget_db=0.5, operator="hdr"), "--budget_db=0.5: only --operator=denoising with --sigma is calibrated"),
+        (dict(budget_db=0.5, operator="hdr"), "--budget_db=0.5: only --operator=denoising with --sigma or --sigma_255"),
+        (
+            dict(budget_db=0.1, sigma_255=200.0),
+            "--sigma_255=200: this checkpoint is calibrated from 6.71 to 54.6: leave --budget_db out for other levels",
+        ),
+        (dict(budget_db=9.0, sigma_255=25.0), "--sigma_255=25: a budget of 9 dB cannot be spent at noise level"),
         (dict(budget_db=9.0, sigma=0.1), "a budget of 9 dB cannot be spent"),
         (dict(budget_db=0.1, sigma=3.0), "--sigma=3: this checkpoint is calibrated from 0.0526 to 0.429"),
         (dict(sigma=0.1, sigma_255=25.0), "--sigma and --sigma_255 exclude each other: keep one"),
