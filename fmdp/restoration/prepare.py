@@ -201,6 +201,7 @@ def _fit_to_operator(
         if request.operator.image_shape[2] != tile[2]:
             wanted = request.operator.image_shape
             raise InputError(f"{request.name} takes images of shape {wanted}, but the prior's have {tile[2]} channels")
+        _require_size(request.operator, image.shape, request.degraded)
         return request.operator, image
     image = _fit_channels(image, tile[2], request, notes)
     height, width = image.shape[:2]
@@ -216,6 +217,18 @@ def _fit_to_operator(
         text = f"the kernel sums to {total:.3g}, not to 1, which changes the brightness: normalize=True divides by it"
         notes.append(Note(text, "parameters"))
     return operator, image
+
+
+def _require_size(own: Operator, shape: tuple[int, ...], degraded: bool) -> None:
+    """Raises InputError where an operator of the user's own is for images of another size."""
+    wanted = own.output_shape if degraded else own.image_shape
+    if shape == wanted:
+        return
+    if degraded:
+        fact = f"{own.name} of an image {own.image_shape} measures {wanted}, and this measurement has shape {shape}"
+        raise InputError(f"{fact}: pass one of {wanted}, or make the operator for the size of the restored image")
+    fact = f"{own.name} takes images of shape {wanted}, and this image has shape {shape}"
+    raise InputError(f"{fact}: crop or resize it to {wanted}, or make the operator with image_shape={shape}")
 
 
 def _fit_channels(image: np.ndarray, wanted: int, request: Request, notes: list[Note]) -> np.ndarray:

@@ -97,8 +97,18 @@ def test_an_operator_of_your_own_measures_pictures_of_its_size():
     named = operators.from_function(lambda x: x[::2], (12, 9, 1), linear=True, name="my_inpainting")
     assert restore(PRIOR, x[::2], Request(operator=named, degraded=True, steps=2)).images.shape[2:] == (12, 9, 1)
     for given, changes, message in [
-        (picture(8, 8), dict(degraded=False), "even_rows takes images of shape (12, 9, 1), got (8, 8, 1)"),
-        (picture(8, 8), dict(degraded=True), "y has shape (8, 8, 1) but even_rows"),
+        (
+            picture(8, 8),
+            dict(degraded=False),
+            "even_rows takes images of shape (12, 9, 1), and this image has shape (8, 8, 1): crop or resize it to "
+            "(12, 9, 1), or make the operator with image_shape=(8, 8, 1)",
+        ),
+        (
+            picture(8, 8),
+            dict(degraded=True),
+            "even_rows of an image (12, 9, 1) measures (6, 9), and this measurement has shape (8, 8, 1): pass one of "
+            "(6, 9), or make the operator for the size of the restored image",
+        ),
     ]:
         with pytest.raises(InputError) as refused:
             restore(PRIOR, given, Request(operator=rows, **changes))
