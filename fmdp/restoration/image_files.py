@@ -6,7 +6,7 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -68,7 +68,7 @@ def find_images(source: pathlib.Path, output: pathlib.Path) -> list[pathlib.Path
     if _is_inside(output, source):
         raise _output_error(output, "it lies inside the folder of the images: name a folder elsewhere")
     found = [source / name for name in folder.list_names(source, RESTORABLE)]
-    if any(map(_is_result, (source / DEFAULT_OUTPUT).glob("*.json"))):
+    if any(_files_of(path) is not None for path in (source / DEFAULT_OUTPUT).glob("*.json")):
         found = [path for path in found if not path.is_relative_to(source / DEFAULT_OUTPUT)]
     if not found:
         raise _source_error(source, f"it holds no images: files of {', '.join(sorted(RESTORABLE))} are")
@@ -136,13 +136,13 @@ def restore_files(
     done, sources = 0, {os.path.realpath(path) for path in paths}
     for path, target in zip(paths, output_paths(paths, source, output, request, form), strict=True):
         try:
-            _check_target(target, output, request, sources, form)
+            earlier = _check_target(target, output, request, sources, form)
             began = time.monotonic()
             picture = read_requested(path, request)
             asked = adapt(request, picture) if adapt else request
             restored = restore(prior, picture, asked)
             found = {"seconds": time.monotonic() - began}
-            write_result(target, path, restored, asked, made_by | found, draw_overview, form, picture.profile)
+            write_result(target, path, restored, asked, made_by | found, draw_overview, form, picture.profile, earlier)
         except (UnusableError, InputError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
             if is_disk_full(error):
                 room = f"no room in {output}, {done} restored before {path}"
@@ -162,10 +162,14 @@ def write_result(
     draw_overview: DrawOverview | None = None,
     form: OutputFormat = PNG,
     profile: bytes | None = None,
+    earlier: Collection[str] = (),
 ) -> None:
     """Write all files of one restored image, its pictures with the profile; the JSON file comes last.
 
     Files of an earlier restoration that this one does not replace are removed: they would belong to other settings.
+
+    Args:
+      earlier: the names of these files.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     largest, written = [], []
@@ -190,20 +194,22 @@ def write_result(
     settings: dict[str, Any] = {"input": path.name} | asked | {"operator": request.name} | made_by | restored.facts
     settings |= {"white_of_std": largest} if largest else {}
     settings |= {"output_format": form.name, "backend": jax.default_backend(), "files": written}
-    path_of_settings = target.with_name(f"{target.name}.json")
-    earlier = _files_of(path_of_settings)
-    write_json(path_of_settings, json.loads(json.dumps(settings, default=_plain)))
-    for name in earlier - set(written):
+    write_json(target.with_name(f"{target.name}.json"), json.loads(json.dumps(settings, default=_plain)))
+    for name in set(earlier) - set(written):
         target.with_name(name).unlink(missing_ok=True)
 
 
-def _files_of(path: pathlib.Path) -> set[str]:
-    """The names of the pictures and pages of an earlier restoration, by its JSON file; none where there is none."""
+def _files_of(path: pathlib.Path) -> set[str] | None:
+    """The names of the pictures and pages of an earlier restoration, by its JSON file; None if it describes none."""
     try:
-        names = read_json(path)["files"]
-    except (InputError, KeyError, TypeError):
-        return set()
-    return {str(name) for name in names if str(name) == pathlib.Path(str(name)).name != path.name}
+        settings = read_json(path)
+    except InputError:
+        return None
+    if "lookaheads" not in settings:
+        return None
+    names = settings.get("files")
+    names = map(str, names) if isinstance(names, list) else ()
+    return {name for name in names if name == pathlib.Path(name).name != path.name}
 
 
 def is_image(measured: np.ndarray) -> bool:
@@ -218,22 +224,19 @@ def _lookahead_names(request: Request) -> list[str]:
 
 def _check_target(
     target: pathlib.Path, output: pathlib.Path, request: Request, sources: set[str], form: OutputFormat
-) -> None:
-    """Raises InputError where files would leave the output folder, or replace any but an earlier restoration."""
+) -> set[str]:
+    """The names of the files of an earlier restoration, which may be replaced or removed.
+
+    Raises:
+      ParameterError: files would leave the output folder, or replace any others.
+    """
     if not _is_inside(target.parent, output):
         raise _output_error(output, f"{target.parent} leads out of it: name another folder")
-    ours = _is_result(target.with_name(f"{target.name}.json"))
+    earlier = _files_of(target.with_name(f"{target.name}.json"))
     for file in (target.with_name(target.name + ending) for ending in file_endings(request, form)):
-        if os.path.realpath(file) in sources or (os.path.lexists(file) and not ours):
+        if os.path.realpath(file) in sources or (os.path.lexists(file) and earlier is None):
             raise _output_error(output, f"{file} is not from restoring: name another folder, or remove the file")
-
-
-def _is_result(path: pathlib.Path) -> bool:
-    """Whether a JSON file describes a restoration."""
-    try:
-        return "lookaheads" in read_json(path)
-    except InputError:
-        return False
+    return earlier or set()
 
 
 def _out_of_memory(error: Exception) -> UnusableError | None:

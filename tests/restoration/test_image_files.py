@@ -343,7 +343,7 @@ def test_gray_results_say_that_they_are_srgb(tmp_path):
         assert np.abs(np.asarray(image) - color_profiles.in_srgb(pixels.astype(float), 1.8)).max() < 2
 
 
-def test_files_of_earlier_settings_do_not_stay(tmp_path):
+def test_files_of_earlier_settings_do_not_stay(tmp_path, monkeypatch):
     save(tmp_path / "in" / "a.png", np.full((8, 8), 90, np.uint8))
     output = tmp_path / "out"
     restore_all(PRIOR, Request(sigma=0.1, lookaheads=(0.0, 1.0)), tmp_path / "in", output)
@@ -353,7 +353,10 @@ def test_files_of_earlier_settings_do_not_stay(tmp_path):
     settings = json.loads((output / "a.json").read_text())
     settings["files"] += ["../kept.png", 7]
     (output / "a.json").write_text(json.dumps(settings))
+    read, original = [], image_files.read_json
+    monkeypatch.setattr(image_files, "read_json", lambda path: read.append(path) or original(path))
     restore_all(PRIOR, Request(sigma=0.2), tmp_path / "in", output)
+    assert read == [output / "a.json"]  # once
     assert sorted(file.name for file in output.iterdir()) == ["a.json", "a.png", "a_measured.png", "mine.png"]
     assert json.loads((output / "a.json").read_text())["files"] == ["a.png", "a_measured.png"]
     assert (tmp_path / "kept.png").exists()
