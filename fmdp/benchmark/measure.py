@@ -141,7 +141,7 @@ def _estimates(plan: Plan, noisy: np.ndarray, sigma: float, in_full: bool) -> tu
     found[Made(NOISY)] = noisy
     if in_full:
         found |= {Made(name): run_rival(rival, noisy, sigma / GRAY_LEVELS) for name, rival in plan.rivals.items()}
-    return found, [note.text for note in restored.notes]
+    return found, [note.text for note in restored.notes if note.parameter != "sigma"]  # which is known here
 
 
 def _suited(distances: Mapping[str, Weights], shape: tuple[int, ...]) -> tuple[dict[str, Weights], list[str]]:

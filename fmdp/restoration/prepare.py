@@ -30,13 +30,15 @@ from fmdp.operators.blur import SUM_TOLERANCE, Blur
 from fmdp.operators.color import REC_601, luma
 from fmdp.operators.inpainting import Inpainting
 from fmdp.operators.noise import GaussianNoise, observe
-from fmdp.restoration.request import Request
+from fmdp.restoration.request import GRAY_LEVELS, Request
 from fmdp.restoration.tiles import Tiles
 from fmdp.types import PRNGKey
 
 DEFAULT_SIGMA = 0.05  # of the noise that is added
 MIN_SIGMA = 1 / 255  # below it, 8 bits cannot hold the noise
 CLIPPED_SHARE = 0.05  # of the pixels at black or white, above which an estimate of the noise may be too low
+FAR = 3.0  # by this factor a stated noise level may differ from an estimate
+ESTIMATED_SIDE = 16  # pixels; estimates from fewer say little
 DOWNSCALING_OPERATORS = ("super_resolution", "decimation")  # by `factor` along each axis
 
 
@@ -144,12 +146,26 @@ def _noise_level(image: np.ndarray, request: Request, to_gray: bool, notes: list
             notes.append(Note(text, "sigma"))
         return DEFAULT_SIGMA, False
     if request.sigma is not None:
-        return noise_left(float(request.sigma), to_gray), False
+        stated = noise_left(float(request.sigma), to_gray)
+        _compare_noise(image, stated, noise_left(1.0, to_gray), notes)
+        return stated, False
     clipped = float(np.mean(np.abs(image) >= 1))
     if clipped > CLIPPED_SHARE:
         share = f"{clipped:.0%} of the pixels are black or white, where noise is clipped"
         notes.append(Note(f"{share}: if the estimate is too low, set the noise level yourself", "sigma"))
     return estimate_noise(image), True
+
+
+def _compare_noise(image: np.ndarray, stated: float, left: float, notes: list[Note]) -> None:
+    """Notes a stated noise level that is far from an estimate, with both as they were before the share `left` was."""
+    if min(image.shape[:2]) < ESTIMATED_SIDE:
+        return
+    estimate = estimate_noise(image)
+    ratio = max(stated, MIN_SIGMA) / estimate
+    if not 1 / FAR <= ratio <= FAR:
+        found, given = (f"{x / left:.3g} ({x / left * GRAY_LEVELS:.3g} of 255)" for x in (estimate, stated))
+        text = f"the noise is stated as {given}, which is used, but it looks like {found}: see that the unit is right"
+        notes.append(Note(text, "sigma"))
 
 
 def request_with_range(images: np.ndarray, request: Request, notes: list[Note]) -> Request:
