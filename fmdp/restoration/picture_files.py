@@ -7,10 +7,9 @@ from io import BufferedIOBase
 from typing import BinaryIO, cast
 
 import numpy as np
-from PIL import Image
 
 from fmdp.data import deep_pictures
-from fmdp.data.color_profiles import in_srgb
+from fmdp.data.color_profiles import deep_profile
 from fmdp.data.decoding import SUFFIXES, ImagePreprocessor, open_file, read_header
 from fmdp.data.optional_formats import (
     OPTIONAL,
@@ -159,11 +158,7 @@ def read_numbers(path: pathlib.Path, file: BufferedIOBase) -> Numbers:
             return Numbers(np.asarray(upright), BYTES, pages, upright.info["icc_profile"], upright.info["profile_note"])
         numbers = deep_pictures.read_numbers(image, lambda: read_header(file))
     known = (0, 0xFFFF) if image.format == "PPM" else None  # Pillow applies what the header says
-    probe = Image.new("RGB" if numbers.ndim == 3 else "L", (1, 1))
-    _, profile, note = in_srgb(probe, image.info.get("icc_profile"))
-    if profile and note:
-        profile, note = None, "a colour profile of more than 8 bits is not converted: the picture counts as sRGB"
-    return Numbers(numbers, known, pages, profile, note)
+    return Numbers(numbers, known, pages, *deep_profile(image.info.get("icc_profile"), numbers.ndim == 3))
 
 
 def _read_npy(file: BufferedIOBase) -> np.ndarray:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fmdp.data.color_profiles import srgb_profile
+from fmdp.data.color_profiles import DEEP, srgb_profile
 from fmdp.data.optional_formats import CONVERTED, OPTIONAL
 from fmdp.data.unusable import UnusableError
 from fmdp.restoration import picture_files
@@ -233,6 +233,11 @@ def test_tiffs_that_pillow_does_not_read_need_tifffile(tmp_path, monkeypatch):
     for kind in (np.float16, np.float32, np.float64):
         tifffile.imwrite(tmp_path / "x.tif", unit.astype(kind), photometric="rgb")
         np.testing.assert_allclose(read_picture(tmp_path / "x.tif").pixels, 2 * unit - 1, atol=2e-3)
+    adobe = color_profiles.profile(1.8, color_profiles.ADOBE_RGB)
+    for profile, carried, said in [(adobe, None, (DEEP,)), (srgb_profile(), srgb_profile(), ())]:
+        tifffile.imwrite(tmp_path / "x.tif", 2 * unit - 1, photometric="rgb", iccprofile=profile)
+        found = read_picture(tmp_path / "x.tif")
+        assert (found.profile, texts(found)[:-1]) == (carried, said)
     tifffile.imwrite(tmp_path / "x.tif", np.stack([unit, unit]), photometric="rgb")
     assert texts(read_picture(tmp_path / "x.tif"))[0] == "the first of 2 pages is used"
     monkeypatch.setitem(sys.modules, "tifffile", None)
@@ -249,10 +254,10 @@ def fits(pixels):
     return types.SimpleNamespace(getdata=lambda file: pixels)
 
 
-def heif(pixels):
-    return types.SimpleNamespace(
-        open_heif=lambda file: types.SimpleNamespace(to_pillow=lambda: Image.fromarray(pixels))
-    )
+def heif(pixels, profile=None):
+    image = Image.fromarray(pixels)
+    image.info["icc_profile"] = profile
+    return types.SimpleNamespace(open_heif=lambda file: types.SimpleNamespace(to_pillow=lambda: image))
 
 
 def raw(pixels):
@@ -286,6 +291,17 @@ def test_what_a_library_reads_where_it_is_installed(tmp_path, monkeypatch, name,
     monkeypatch.setitem(sys.modules, module, library)
     found = read_picture(tmp_path / name).pixels
     np.testing.assert_allclose(found[..., 0] if np.ndim(wanted) == 2 else found, wanted, atol=1e-6)
+
+
+def test_the_colours_of_phones_become_srgb(tmp_path, monkeypatch):
+    (tmp_path / "a.heic").write_bytes(b"content that only the library knows")
+    p3 = color_profiles.profile(color_profiles.SRGB_CURVE, color_profiles.DISPLAY_P3)
+    monkeypatch.setitem(sys.modules, "pillow_heif", heif(COLOUR, p3))
+    found = read_picture(tmp_path / "a.heic")
+    wanted = color_profiles.in_srgb(COLOUR, color_profiles.SRGB_CURVE, color_profiles.DISPLAY_P3)
+    assert np.abs((found.pixels + 1) * 127.5 - wanted).max() < 2
+    assert np.abs(COLOUR - wanted).max() > 10
+    assert (found.profile, texts(found)) == (srgb_profile(), ("the colours were converted to sRGB",))
 
 
 @pytest.mark.parametrize("suffix", OPTIONAL)
@@ -344,7 +360,7 @@ def test_profiles_of_deep_pictures_are_kept_only_if_they_are_of_srgb(tmp_path):
         (srgb_profile(), ()),
         (
             color_profiles.profile(1.8, color_profiles.ADOBE_RGB),
-            ("a colour profile of more than 8 bits is not converted: the picture counts as sRGB",),
+            (DEEP,),
         ),
         (
             b"no profile",
