@@ -122,7 +122,9 @@ def find_prior(path: str | os.PathLike) -> pathlib.Path:
     if not folder.exists():
         beside = (found.parent for found in sorted(folder.parent.glob("*/config.json")))
         known = ", ".join([*shipped(), *(str(run) for run in beside)][:20])
-        raise InputError(f"no checkpoint {str(path)!r}: name a folder of one, or one of {known}")
+        config = pathlib.Path("configs", f"{folder.name}.py")
+        train = f"train it with python -m fmdp.main --config={config} --workdir={path}, or " if config.is_file() else ""
+        raise InputError(f"no checkpoint {str(path)!r}: {train}name a folder of one, or one of {known}")
     return folder
 
 
