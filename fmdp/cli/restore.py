@@ -143,7 +143,8 @@ def run_restore() -> None:
         budget = read_budget(BUDGET.value, request, folder, prior.image_shape[-1], in_levels)
     made_by = {"checkpoint": str(checkpoint), "given": OPERATOR_ARG.value} | provenance.provenance_of_run()
     done, faults = restore_folder(prior, request, source, output, made_by, count, budget)
-    print(printable(f"{done} restored, {len(faults)} not; results in {output}"), flush=True)
+    where = f"results in {output}" if done else "nothing was written"
+    print(printable(f"{done} restored, {len(faults)} not; {where}"), flush=True)
     if not done:
         sys.exit(2)
 

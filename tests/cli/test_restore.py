@@ -73,12 +73,13 @@ def test_a_folder_from_the_command_line(checkpoint, pictures, tmp_path):
     assert len(list(out.glob("a_r*.png"))) == 5
 
 
-def test_nothing_restored_is_exit_code_2(checkpoint, pictures, tmp_path):
+def test_nothing_restored_is_exit_code_2(checkpoint, pictures, tmp_path, capsys):
     (pictures / "a.png").unlink()
     with pytest.raises(SystemExit) as ended:
         run(checkpoint=str(checkpoint), input=str(pictures), output=str(tmp_path / "out"))
     assert ended.value.code == 2
-    assert not list(tmp_path.glob("out/*"))
+    assert capsys.readouterr().out.splitlines()[-1] == "0 restored, 1 not; nothing was written"
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_full_disk_ends_it_in_one_line(checkpoint, pictures, small_disk):
@@ -113,6 +114,20 @@ def test_checkpoints_that_exist_are_listed(checkpoint, tmp_path):
     (tmp_path / "mine" / "config.json").write_text("{}")
     with pytest.raises(InputError, match=rf"or one of fashion_mnist, .*{tmp_path}/mine$"):
         prior_files.find_prior(tmp_path / "nobody")
+
+
+def test_a_run_that_was_not_trained_names_the_command_that_trains_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "digits.py").write_text("")
+    with pytest.raises(InputError) as refused:
+        prior_files.find_prior("runs/digits")
+    train = "train it with python -m fmdp.main --config=configs/digits.py --workdir=runs/digits"
+    assert str(refused.value).startswith(
+        f"no checkpoint 'runs/digits': {train}, or name a folder of one, or one of fash"
+    )
+    with pytest.raises(InputError, match="no checkpoint 'runs/other': name a folder of one, or one of fashion_mnist, "):
+        prior_files.find_prior("runs/other")
 
 
 def test_a_budget_becomes_a_lookahead(checkpoint, pictures, tmp_path):
@@ -229,6 +244,11 @@ def test_masks_and_kernels_are_arrays(tmp_path):
         (dict(sigma=1e6), "--sigma=1000000.0: must be at most 4, which is 510 of 255"),
         (dict(sigma_255=600.0), "--sigma_255=600: must be at most 510, twice the range from black to white"),
         (dict(sigma_255=-1.0), "--sigma_255=-1.0: must be positive"),
+        (
+            dict(operator="gaussian_blur"),
+            "--operator_arg: gaussian_blur: missing parameters 'kernel_size', 'std': pass kernel_size=..., std=...",
+        ),
+        (dict(operator="gaussian_blur", operator_arg=["kernelsize=5"]), "did you mean 'kernel_size'?"),
         (dict(operator_arg=["size"]), "--operator_arg=size: write NAME=VALUE"),
         (
             dict(operator_arg=["size=3", "size=4"], operator="box_inpainting"),
