@@ -64,6 +64,12 @@ class Picture(NamedTuple):
     notes: tuple[Note, ...] = ()
     profile: bytes | None = None
 
+    def __repr__(self) -> str:
+        """The shape, the range and the notes, without arrays and bytes."""
+        return (
+            f"Picture(pixels=array{self.pixels.shape}, range={self.range}, notes={[note.text for note in self.notes]})"
+        )
+
 
 class Prepared(NamedTuple):
     """An image ready to be restored.

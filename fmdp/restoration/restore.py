@@ -43,6 +43,12 @@ class Restored(NamedTuple):
     facts: dict[str, Any]
     notes: tuple[Note, ...] = ()
 
+    def __repr__(self) -> str:
+        """The shapes of the arrays, without their numbers, and the facts, which hold the notes."""
+        arrays = {"images": self.images, "measured": self.measured, "clean": self.clean}
+        shapes = ", ".join(f"{name}={x if x is None else f'array{x.shape}'}" for name, x in arrays.items())
+        return f"Restored({shapes}, facts={self.facts})"
+
 
 def restore(
     prior: SizedField, image: ArrayLike | str | os.PathLike | Picture, request: Request = DENOISING

@@ -49,6 +49,16 @@ def test_what_was_assumed_about_a_file_comes_first(tmp_path):
     assert stated.facts["range"] == [0, 8190]
 
 
+def test_results_are_shown_without_their_numbers(tmp_path):
+    Image.fromarray(BRIGHT).save(tmp_path / "bright.png")
+    picture = read_picture(tmp_path / "bright.png")
+    assert repr(picture) == "Picture(pixels=array(9, 11, 1), range=(0, 255), notes=[])"
+    for request, clean in ((REQUEST, "None"), (Request(degraded=False), "array(9, 11, 1)")):
+        found = restore(PRIOR, picture, request)
+        arrays = f"images=array(1, 1, 9, 11, 1), measured=array(9, 11, 1), clean={clean}"
+        assert repr(found) == f"Restored({arrays}, facts={found.facts})"
+
+
 def test_files_that_cannot_be_restored_are_one_line(tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no picture")
     np.save(tmp_path / "x.npy", np.linspace(0, 3000, 64).reshape(8, 8))
