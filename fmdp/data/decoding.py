@@ -139,9 +139,9 @@ class ImagePreprocessor:
             image = read_header(file)
         width, height = image.size
         if width * height > self.max_pixels:
-            raise UnusableError(f"{width}x{height} are more than max_pixels={self.max_pixels:,} pixels", "max_pixels")
+            raise UnusableError(f"{height}x{width} are more than max_pixels={self.max_pixels:,} pixels", "max_pixels")
         if min(width, height) < self.size:
-            raise UnusableError(f"{width}x{height} is smaller than size={self.size}", "size")
+            raise UnusableError(f"{height}x{width} is smaller than size={self.size}", "size")
         return image
 
 

@@ -40,7 +40,7 @@ def render_restoration_page(name: str, restored: Restored, request: Request) -> 
     ]
     height, width, _ = restored.images.shape[2:]
     facts = {
-        "size": f"{width} x {height} pixels",
+        "size": f"{height} pixels high, {width} wide",
         "operator": request.name.replace("_", " "),
         "noise": _noise(restored.facts),
         "samples": f"the mean of {request.num_samples}" if request.num_samples > 1 else None,
