@@ -17,8 +17,8 @@ GRAY_IN_COLOUR = "gray, measured as a colour picture with three equal channels, 
 COLOUR_IN_GRAY = "in colour, measured in gray (Rec. 601 luma), as this prior has no colour"
 
 
-class Picture(NamedTuple):
-    """One test picture.
+class PictureFile(NamedTuple):
+    """The file of a test picture.
 
     Attributes:
       dataset: the name of its set, which is the name of the folder.
@@ -33,7 +33,7 @@ class Picture(NamedTuple):
     place: int
 
 
-def find_pictures(folders: str, at_most: int = 0) -> list[Picture]:
+def find_pictures(folders: str, at_most: int = 0) -> list[PictureFile]:
     """The pictures of the folders in their order, sorted by name within each.
 
     Args:
@@ -43,7 +43,7 @@ def find_pictures(folders: str, at_most: int = 0) -> list[Picture]:
     Raises:
       InputError: a folder does not exist or holds no pictures, two have one name, or none is named.
     """
-    found: list[Picture] = []
+    found: list[PictureFile] = []
     for part in [part for part in folders.split(",") if part]:
         root = expand_path(part)
         if not root.is_dir():
@@ -54,7 +54,7 @@ def find_pictures(folders: str, at_most: int = 0) -> list[Picture]:
             raise _error(part, f"holds no pictures: files of {', '.join(sorted(RESTORABLE))} are")
         if dataset in {picture.dataset for picture in found}:
             raise _error(part, f"two folders are called {dataset!r}, which names the results: rename one of them")
-        pictures = [Picture(dataset, name, root / name, place) for place, name in enumerate(names)]
+        pictures = [PictureFile(dataset, name, root / name, place) for place, name in enumerate(names)]
         found += pictures[: at_most or None]
     if not found:
         raise _error("", "name folders of test pictures, separated by commas")

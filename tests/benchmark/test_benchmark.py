@@ -16,7 +16,7 @@ from fmdp import main
 from fmdp.benchmark.measure import Row
 from fmdp.benchmark.pictures import (
     GRAY_IN_COLOUR,
-    Picture,
+    PictureFile,
     detail_corner,
     draw_noise,
     find_pictures,
@@ -236,7 +236,7 @@ def test_means_and_spreads():
         rows += [Row(sigma=15.0, method="wavelets", measures={"psnr": psnr - 2})] if more else []
         return Record(sha256="", in_full=bool(more), size=[1, 1], seconds=1.0, backend="cpu", rows=rows)
 
-    pictures = [Picture("set", name, None, index) for index, name in enumerate("abc")]
+    pictures = [PictureFile("set", name, None, index) for index, name in enumerate("abc")]
     records = dict(zip(pictures, [record(30.0, ssim=0.5), record(33.0), record(36.0, ssim=0.7)], strict=True))
     (of,) = summarise(records, {})
     best, wavelets = of.results
@@ -267,7 +267,7 @@ def test_the_plane_shows_what_has_learned_distances(tmp_path):
 
 
 def test_records_of_another_file_or_extent_are_not_used(tmp_path):
-    picture = Picture("set", "sub/a.png", None, 0)
+    picture = PictureFile("set", "sub/a.png", None, 0)
     records = Records.open(tmp_path / "records", {"seed": 0, "lookaheads": (0.0, 1.0)})
     record = Record(
         sha256="ab", in_full=True, size=[2, 3], seconds=1.5, backend="cpu", notes=["small"],
