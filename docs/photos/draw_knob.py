@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import fmdp
-from fmdp.data.containers import to_uint8
+from fmdp.io.levels import to_uint8
 from fmdp.reporting.animation import save_gif
 
 LEVEL = 50  # of the noise, of 255

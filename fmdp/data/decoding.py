@@ -19,10 +19,10 @@ from PIL import Image, ImageOps
 
 from fmdp.data import deep_pictures
 from fmdp.data.color_profiles import in_srgb
-from fmdp.data.containers import Index, to_float
+from fmdp.data.containers import Index
 from fmdp.data.unusable import UnusableError, damage_as_unusable
 from fmdp.errors import InputError
-from fmdp.io.levels import Range
+from fmdp.io.levels import Range, to_float
 
 Read = TypeVar("Read")
 

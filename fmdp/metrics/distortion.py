@@ -7,7 +7,6 @@ from jax import Array
 
 from fmdp.types import BroadcastImages
 
-
 SMALLEST_MSE = 1e-12  # of which a PSNR is given, so that it is finite for equal images
 
 
@@ -22,7 +21,7 @@ def psnr(x: BroadcastImages, reference: BroadcastImages) -> Array:
 
 
 def clipped_psnr(x: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """`psnr` [...] of images [..., H, W, C] that are clipped to [-1, 1], not rounded, on the host in double precision."""
+    """`psnr` [...] of images [..., H, W, C] clipped to [-1, 1], not rounded, on the host in double precision."""
     error = np.square(np.clip(x, -1, 1).astype(np.float64) - reference).mean((-3, -2, -1))
     return np.asarray(10 * np.log10(4 / np.maximum(error, SMALLEST_MSE)))
 

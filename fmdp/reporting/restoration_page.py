@@ -2,8 +2,8 @@
 
 import pathlib
 
-from fmdp.data.containers import to_uint8
 from fmdp.io.files import atomic_write
+from fmdp.io.levels import to_uint8
 from fmdp.reporting.contact_sheet import draw_sheet
 from fmdp.reporting.templating import LOSSLESS, TEMPLATES, data_uri
 from fmdp.restoration.image_files import is_image

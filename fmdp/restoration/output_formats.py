@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from fmdp.data.containers import to_uint8
 from fmdp.io.files import atomic_write
+from fmdp.io.levels import to_uint8
 
 
 class OutputFormat(NamedTuple):

@@ -14,8 +14,8 @@ from fmdp.benchmark import rivals
 from fmdp.benchmark.measure import Plan, load_distances, measure_picture
 from fmdp.benchmark.rivals import RIVALS, find_rivals, run_rival
 from fmdp.config.defaults import default_config
-from fmdp.data.containers import to_uint8
 from fmdp.errors import InputError
+from fmdp.io.levels import to_uint8
 from fmdp.metrics.convert_weights import params_shapes
 from fmdp.metrics.distortion import clipped_psnr
 from fmdp.metrics.lpips import LPIPS
