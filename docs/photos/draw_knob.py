@@ -12,9 +12,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import fmdp
-from fmdp.data.containers import to_uint8
+from fmdp.io.levels import to_uint8
 from fmdp.reporting.animation import save_gif
-from fmdp.restoration.image_files import read_image
 
 LEVEL = 50  # of the noise, of 255
 LOOKAHEADS = tuple(np.linspace(0, 1, 13).tolist())
@@ -24,7 +23,7 @@ SIZE = (7.7, 3.5)  # hundreds of pixels
 
 def main() -> None:
     """Restore the portrait at every lookahead, and draw one frame for each."""
-    clean = read_image(pathlib.Path(__file__).parents[1] / "astronaut.png")
+    clean = pathlib.Path(__file__).parents[1] / "astronaut.png"
     request = fmdp.Request(degraded=False, sigma=LEVEL / 127.5, lookaheads=LOOKAHEADS)
     restored = fmdp.restore(fmdp.load("photos"), clean, request)
     figure = Figure(figsize=SIZE, dpi=100)

@@ -102,7 +102,7 @@ def measure_picture(plan: Plan, clean: np.ndarray, noise: np.ndarray, in_full: b
         estimates, more = _estimates(plan, clean + np.float32(sigma / GRAY_LEVELS) * noise, sigma, in_full)
         once = [made for made in estimates if made == _equal(made)]
         stack = np.stack([estimates[made] for made in once])
-        measures = {"psnr": psnr(stack, clean)}
+        measures = {"psnr": distortion.clipped_psnr(stack, clean)}
         if in_full:
             measures["ssim"] = np.asarray(_ssim(stack, clean))
         for name, (network, params, _) in distances.items():
@@ -113,12 +113,6 @@ def measure_picture(plan: Plan, clean: np.ndarray, noise: np.ndarray, in_full: b
         by_sigma[sigma] = estimates
         notes += [note for note in [*more, *small] if note not in notes]
     return Measured(rows, by_sigma, notes)
-
-
-def psnr(estimates: np.ndarray, clean: np.ndarray) -> np.ndarray:
-    """The PSNR [...] in dB of estimates [..., H, W, C], clipped to [-1, 1] and not rounded, in double precision."""
-    mse = np.square(np.clip(estimates, -1, 1).astype(np.float64) - clean).mean((-3, -2, -1))
-    return np.asarray(10 * np.log10(4 / np.maximum(mse, 1e-12)))  # finite for equal pictures
 
 
 def _equal(made: Made) -> Made:
@@ -141,7 +135,7 @@ def _estimates(plan: Plan, noisy: np.ndarray, sigma: float, in_full: bool) -> tu
     found[Made(NOISY)] = noisy
     if in_full:
         found |= {Made(name): run_rival(rival, noisy, sigma / GRAY_LEVELS) for name, rival in plan.rivals.items()}
-    return found, [note.text for note in restored.notes]
+    return found, [note.text for note in restored.notes if note.parameter != "sigma"]  # which is known here
 
 
 def _suited(distances: Mapping[str, Weights], shape: tuple[int, ...]) -> tuple[dict[str, Weights], list[str]]:

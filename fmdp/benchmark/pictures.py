@@ -7,18 +7,18 @@ from typing import NamedTuple
 import numpy as np
 
 from fmdp.data import folder
-from fmdp.data.decoding import SUFFIXES
+from fmdp.data.unusable import UnusableError
 from fmdp.errors import InputError
 from fmdp.io.files import expand_path
 from fmdp.operators.color import luma
-from fmdp.restoration.picture_files import read_picture
+from fmdp.restoration.picture_files import RESTORABLE, read_picture
 
 GRAY_IN_COLOUR = "gray, measured as a colour picture with three equal channels, each with noise of its own"
 COLOUR_IN_GRAY = "in colour, measured in gray (Rec. 601 luma), as this prior has no colour"
 
 
-class Picture(NamedTuple):
-    """One test picture.
+class PictureFile(NamedTuple):
+    """The file of a test picture.
 
     Attributes:
       dataset: the name of its set, which is the name of the folder.
@@ -33,7 +33,7 @@ class Picture(NamedTuple):
     place: int
 
 
-def find_pictures(folders: str, at_most: int = 0) -> list[Picture]:
+def find_pictures(folders: str, at_most: int = 0) -> list[PictureFile]:
     """The pictures of the folders in their order, sorted by name within each.
 
     Args:
@@ -43,18 +43,18 @@ def find_pictures(folders: str, at_most: int = 0) -> list[Picture]:
     Raises:
       InputError: a folder does not exist or holds no pictures, two have one name, or none is named.
     """
-    found: list[Picture] = []
+    found: list[PictureFile] = []
     for part in [part for part in folders.split(",") if part]:
         root = expand_path(part)
         if not root.is_dir():
             what = "is no folder" if root.exists() else "does not exist"
             raise _error(part, f"{what}: name folders of test pictures, separated by commas")
-        dataset, names = root.resolve().name, folder.list_names(root)
+        dataset, names = root.resolve().name, folder.list_names(root, RESTORABLE)
         if not names:
-            raise _error(part, f"holds no pictures: files of {', '.join(sorted(SUFFIXES))} are")
+            raise _error(part, f"holds no pictures: files of {', '.join(sorted(RESTORABLE))} are")
         if dataset in {picture.dataset for picture in found}:
             raise _error(part, f"two folders are called {dataset!r}, which names the results: rename one of them")
-        pictures = [Picture(dataset, name, root / name, place) for place, name in enumerate(names)]
+        pictures = [PictureFile(dataset, name, root / name, place) for place, name in enumerate(names)]
         found += pictures[: at_most or None]
     if not found:
         raise _error("", "name folders of test pictures, separated by commas")
@@ -65,10 +65,17 @@ def read_clean(path: pathlib.Path, channels: int) -> tuple[np.ndarray, str]:
     """A picture [H, W, channels] in [-1, 1], and a note of what was assumed or changed, else "".
 
     Raises:
-      UnusableError: it is not a picture, too large, or damaged.
+      UnusableError: it is not a picture, too large or damaged, or does not tell its range.
       OSError: it cannot be read.
     """
-    image, _, notes, _ = read_picture(path)
+    try:
+        picture = read_picture(path)
+    except UnusableError as error:
+        if error.parameter != "range":
+            raise
+        remedy = "the benchmark takes no range, so save it as a picture of 8 or 16 bits"
+        raise UnusableError(f"{str(error).partition(': ')[0]}: {remedy}") from error
+    image, notes = picture.pixels, [note.text for note in picture.notes]
     if image.shape[-1] == channels:
         return image, "; ".join(notes)
     if channels == 1:

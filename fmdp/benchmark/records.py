@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fmdp.benchmark.measure import Row
-from fmdp.benchmark.pictures import Picture
+from fmdp.benchmark.pictures import PictureFile
 from fmdp.errors import InputError
 from fmdp.io.archives import load_npz
 from fmdp.io.dataclass_json import from_json, to_json
@@ -62,7 +62,7 @@ class Records:
             write_json(path, settings)
         return cls(folder)
 
-    def read(self, picture: Picture, sha256: str, in_full: bool) -> Record | None:
+    def read(self, picture: PictureFile, sha256: str, in_full: bool) -> Record | None:
         """The record of a picture; None where there is none of this file, or a damaged one."""
         path = self._path(picture, ".json")
         try:
@@ -71,7 +71,7 @@ class Records:
             return None
         return record if (record.sha256, record.in_full) == (sha256, in_full) else None
 
-    def write(self, picture: Picture, record: Record, crops: dict[str, np.ndarray]) -> None:
+    def write(self, picture: PictureFile, record: Record, crops: dict[str, np.ndarray]) -> None:
         """Keep the record of a picture, after its crops, uint8 by name; without any, no file of crops is written."""
         path = self._path(picture, ".json")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,7 @@ class Records:
                 np.savez_compressed(temporary, **crops)  # type: ignore[arg-type]
         write_json(path, to_json(record))
 
-    def crops(self, picture: Picture) -> dict[str, np.ndarray]:
+    def crops(self, picture: PictureFile) -> dict[str, np.ndarray]:
         """The crops of a picture; empty where there are none."""
         path = self._path(picture, ".npz")
         try:
@@ -88,6 +88,6 @@ class Records:
         except InputError:
             return {}
 
-    def _path(self, picture: Picture, ending: str) -> pathlib.Path:
+    def _path(self, picture: PictureFile, ending: str) -> pathlib.Path:
         path = self.folder / picture.dataset / picture.name
         return path.with_name(path.name + ending)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fmdp.benchmark.measure import LOOKAHEAD, Made
-from fmdp.benchmark.pictures import Picture
+from fmdp.benchmark.pictures import PictureFile
 from fmdp.benchmark.records import Record
 from fmdp.evaluation.results import Measures, Number
 
@@ -55,7 +55,7 @@ class SetResult:
     left_out: dict[str, str] = field(default_factory=dict)
 
 
-def summarise(records: Mapping[Picture, Record], left_out: Mapping[Picture, str]) -> list[SetResult]:
+def summarise(records: Mapping[PictureFile, Record], left_out: Mapping[PictureFile, str]) -> list[SetResult]:
     """The results on each set, in the order of the pictures."""
     found = []
     for name in dict.fromkeys(picture.dataset for picture in records):

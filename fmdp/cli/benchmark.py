@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from fmdp import load
 from fmdp.benchmark.measure import Plan, load_distances, measure_picture
-from fmdp.benchmark.pictures import Picture, draw_noise, find_pictures, read_clean
+from fmdp.benchmark.pictures import PictureFile, draw_noise, find_pictures, read_clean
 from fmdp.benchmark.published import PUBLISHED
 from fmdp.benchmark.records import Record, Records
 from fmdp.benchmark.rivals import describe_rival, find_rivals
@@ -113,11 +113,11 @@ def _digest(prior: Prior) -> str:
 
 
 def _measure_all(
-    config: ConfigDict, plan: Plan, pictures: list[Picture], records: Records
-) -> tuple[dict[Picture, Record], dict[Picture, str]]:
+    config: ConfigDict, plan: Plan, pictures: list[PictureFile], records: Records
+) -> tuple[dict[PictureFile, Record], dict[PictureFile, str]]:
     """The record of each picture, and why others are left out; each is kept as soon as it is measured."""
-    measured: dict[Picture, Record] = {}
-    left_out: dict[Picture, str] = {}
+    measured: dict[PictureFile, Record] = {}
+    left_out: dict[PictureFile, str] = {}
     with tqdm(pictures, unit="picture") as bar:
         for picture in bar:
             in_full = picture.place % config.benchmark.perceptual_every == 0
@@ -142,7 +142,7 @@ def _measure_all(
 
 
 def _measure_one(
-    config: ConfigDict, plan: Plan, picture: Picture, clean: np.ndarray, sha256: str, in_full: bool
+    config: ConfigDict, plan: Plan, picture: PictureFile, clean: np.ndarray, sha256: str, in_full: bool
 ) -> tuple[Record, dict[str, np.ndarray]]:
     """The record of a picture, and its crops where it is shown."""
     began = time.monotonic()
@@ -161,7 +161,7 @@ def _measure_one(
     return record, crop_estimates(clean, estimates) if shown else {}
 
 
-def describe(picture: Picture, record: Record) -> str:
+def describe(picture: PictureFile, record: Record) -> str:
     """What to say about a picture that was measured, in one line."""
     ends = {
         end: "/".join(
@@ -177,8 +177,8 @@ def describe(picture: Picture, record: Record) -> str:
 def _write_results(
     config: ConfigDict,
     run: RunDir,
-    measured: dict[Picture, Record],
-    left_out: dict[Picture, str],
+    measured: dict[PictureFile, Record],
+    left_out: dict[PictureFile, str],
     records: Records,
     facts: dict[str, Any],
 ) -> None:

@@ -53,17 +53,29 @@ flags.FLAGS["config"].parser = ConfigParser()
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """Parse the command line, and return the arguments that are not flags.
+    """Parse the command line, and return the name of the program, since all its arguments are flags.
 
     Raises:
-      InputError: a flag or the configuration cannot be used.
+      InputError: a flag or the configuration cannot be used, or an argument belongs to no flag.
     """
     sys.argv = rename_flags(argv)  # ml_collections looks for overridden keys there
     try:
-        return flags.FLAGS(sys.argv)
+        program, *left = flags.FLAGS(sys.argv)
     except Exception as error:  # ml_collections raises many kinds for values that do not fit
         plain = isinstance(error, flags.Error | ValueError | TypeError)
         raise _as_input_error(error, "" if plain else "--config cannot be used") from error
+    if left:
+        more = f" and {len(left) - 1} more belong" if len(left) > 1 else " belongs"
+        raise InputError(f"{left[0][:100]!r}{more} to no flag: {_flag_for(left[0][:100])}")
+    return [program]
+
+
+def _flag_for(argument: str) -> str:
+    """How an argument without a flag was probably meant."""
+    if "input" in flags.FLAGS and flags.FLAGS["input"].present:
+        return "--input takes one picture or one folder, so put several pictures into a folder"
+    likely = "--config=" if argument.endswith(".py") else "--mode=restore --checkpoint=photos --input="
+    return f"write --NAME=VALUE, such as {likely}{argument}"
 
 
 def given_config() -> ConfigDict:

@@ -1,7 +1,6 @@
 """The command line of --mode=restore: your own images in, restored ones out."""
 
 import contextlib
-import dataclasses
 import pathlib
 import sys
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from tqdm import tqdm
 
 from fmdp import load
 from fmdp.cli import provenance
-from fmdp.cli.budget import lookahead_for_budget
+from fmdp.cli.budget import Budget, read_budget
 from fmdp.cli.deprecated import warn_degraded
 from fmdp.cli.operator_args import parse_operator_args
 from fmdp.errors import InputError, ParameterError, printable
@@ -138,12 +137,14 @@ def run_restore() -> None:
     request = request_from_flags()
     if DEGRADE.value is None:
         warn_degraded(ALREADY.value, OPERATOR.value != "denoising" or request.sigma is not None)
+    prior, budget = load(checkpoint), None
     if BUDGET.value is not None:
-        lookahead = lookahead_for_budget(BUDGET.value, request, prior_files.find_prior(checkpoint))
-        request = dataclasses.replace(request, lookaheads=(lookahead,))
+        in_levels, folder = SIGMA_255.value is not None, prior_files.find_prior(checkpoint)
+        budget = read_budget(BUDGET.value, request, folder, prior.image_shape[-1], in_levels)
     made_by = {"checkpoint": str(checkpoint), "given": OPERATOR_ARG.value} | provenance.provenance_of_run()
-    done, faults = restore_folder(load(checkpoint), request, source, output, made_by, count)
-    print(printable(f"{done} restored, {len(faults)} not; results in {output}"), flush=True)
+    done, faults = restore_folder(prior, request, source, output, made_by, count, budget)
+    where = f"results in {output}" if done else "nothing was written"
+    print(printable(f"{done} restored, {len(faults)} not; {where}"), flush=True)
     if not done:
         sys.exit(2)
 
@@ -155,23 +156,26 @@ def restore_folder(
     output: pathlib.Path,
     made_by: dict[str, Any],
     count: int | None = None,
+    budget: Budget | None = None,
 ) -> tuple[int, list[str]]:
     """Restore an image or a folder of them, as `image_files.restore_files`, and print what becomes of each.
 
     Args:
       count: of the images, for the progress bar.
+      budget: sets the lookahead for the noise in each image.
 
     Returns:
       How many were restored, and one line for each that could not be.
     """
     done, faults = 0, []
     form = OUTPUT_FORMATS[OUTPUT_FORMAT.value]
-    outcomes = image_files.restore_files(prior, request, source, output, made_by, draw_overview, form)
+    adapt = budget.spend if budget else None
+    outcomes = image_files.restore_files(prior, request, source, output, made_by, draw_overview, form, adapt)
     with tqdm(outcomes, total=count, unit="image") as bar:
         for outcome in bar:
             if outcome.error is None:
                 done += 1
-                lines = describe_result(outcome.restored, request)
+                lines = describe_result(outcome.restored, outcome.request)
             else:
                 lines = [describe_error(outcome.error)]
             lines = [printable(f"{outcome.path}: {line}") for line in lines]
@@ -187,6 +191,8 @@ def describe_result(restored: Restored, request: Request) -> list[str]:
     lines = [
         f"{describe_flag(note.parameter)}: {note.text}" if note.parameter else note.text for note in restored.notes
     ]
+    if BUDGET.value is not None:
+        lines.append(f"--{BUDGET.name}={BUDGET.value:g}: lookahead {request.lookaheads[0]:.3g}")
     if "psnr" in facts:
         psnr = ", ".join(f"{value:.2f}" for value in facts["psnr"])
         lines.append(f"PSNR {psnr} dB at lookahead {', '.join(f'{r:.3g}' for r in request.lookaheads)}")

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from fmdp.data.containers import ArrayImages, Images, UInt8Images, to_float
+from fmdp.data.containers import ArrayImages, Images, UInt8Images
 from fmdp.errors import InputError, translating
-from fmdp.io.levels import BYTES, REMEDY, Range, as_numpy, find_range, layout_remedy, to_unit
+from fmdp.io.levels import BYTES, REMEDY, Range, as_numpy, find_range, layout_remedy, to_float, to_unit
 from fmdp.operators.color import luma
 
 

@@ -8,6 +8,7 @@ from PIL import Image, ImageCms
 
 from fmdp.errors import reason
 
+DEEP = "the colour profile is not converted, as the picture has more than 8 bits: it counts as sRGB, save it as such"
 ROUNDING = 2  # of 255: a profile that changes no colour by more is one of sRGB
 
 
@@ -52,6 +53,14 @@ def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     if clear is not None:
         converted.putalpha(clear.getchannel("A"))
     return converted
+
+
+def deep_profile(profile: bytes | None, colour: bool) -> tuple[bytes | None, str]:
+    """What `in_srgb` returns beside an image of more than 8 bits, whose colours are not converted."""
+    _, found, note = in_srgb(Image.new("RGB" if colour else "L", (1, 1)), profile)
+    if found and note:
+        return None, DEEP
+    return found, note
 
 
 @functools.cache

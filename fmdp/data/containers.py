@@ -1,16 +1,13 @@
 """Sets of images, in memory or not, with the few operations of an array that are needed."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
-import jax
 import numpy as np
 
-Index = slice | np.ndarray
-Pixels = TypeVar("Pixels", np.ndarray, jax.Array)
+from fmdp.io.levels import to_float
 
-_COARSE = np.float32(257 / 2**15)  # 1 / 127.5 in 9 bits
-_FINE = np.float32(1 / 127.5 - 257 / 2**15)
+Index = slice | np.ndarray
 
 
 @runtime_checkable
@@ -75,24 +72,6 @@ def take(images: Images, index: np.ndarray) -> Images:
 def read_stored(images: Images, index: Index) -> np.ndarray:
     """The images at an index as their source has them: uint8 from 0 to 255, or float32."""
     return images.read_bytes(index) if isinstance(images, ByteImages) else images[index]
-
-
-def to_float(images: Pixels) -> Pixels:
-    """Images as float32, on the host or on a device: uint8 from 0 to 255 in [-1, 1], floats as they are.
-
-    Bytes give pixels / 127.5 - 1 with the same bits everywhere. A GPU may round a division differently, so the quotient
-    is the sum of two products, of which the first is exact.
-    """
-    if images.dtype != np.uint8:
-        return images
-    pixels = images.astype(np.float32)
-    return pixels * _COARSE + pixels * _FINE - 1
-
-
-def to_uint8(images: np.ndarray) -> np.ndarray:
-    """Images [..., H, W, C] in [-1, 1] as bytes [..., H, W, 3], or [..., H, W] if they have one channel."""
-    pixels = np.clip(np.round((images + 1) * 127.5), 0, 255).astype(np.uint8)
-    return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
 
 
 class Examples(NamedTuple):

@@ -19,10 +19,10 @@ from PIL import Image, ImageOps
 
 from fmdp.data import deep_pictures
 from fmdp.data.color_profiles import in_srgb
-from fmdp.data.containers import Index, to_float
+from fmdp.data.containers import Index
 from fmdp.data.unusable import UnusableError, damage_as_unusable
 from fmdp.errors import InputError
-from fmdp.io.levels import Range
+from fmdp.io.levels import Range, to_float
 
 Read = TypeVar("Read")
 
@@ -139,9 +139,9 @@ class ImagePreprocessor:
             image = read_header(file)
         width, height = image.size
         if width * height > self.max_pixels:
-            raise UnusableError(f"{width}x{height} are more than max_pixels={self.max_pixels:,} pixels", "max_pixels")
+            raise UnusableError(f"{height}x{width} are more than max_pixels={self.max_pixels:,} pixels", "max_pixels")
         if min(width, height) < self.size:
-            raise UnusableError(f"{width}x{height} is smaller than size={self.size}", "size")
+            raise UnusableError(f"{height}x{width} is smaller than size={self.size}", "size")
         return image
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fmdp.data.color_profiles import deep_profile, in_srgb
 from fmdp.data.unusable import UnusableError, damage_as_unusable
 from fmdp.io.archives import MAX_PIXELS
 from fmdp.io.levels import Range
@@ -58,8 +59,10 @@ def _read_dicom(pydicom: Any, file: io.BytesIO) -> Numbers:
 
 
 def _read_heif(pillow_heif: Any, file: io.BytesIO) -> Numbers:
-    """The first picture, of 8 bits."""
-    return Numbers(np.asarray(pillow_heif.open_heif(file).to_pillow().convert("RGB")), (0, 255))
+    """The first picture, of 8 bits, in sRGB."""
+    image = pillow_heif.open_heif(file).to_pillow()
+    image, profile, note = in_srgb(image, image.info.get("icc_profile"))
+    return Numbers(np.asarray(image.convert("RGB")), (0, 255), profile=profile, note=note)
 
 
 def _read_raw(rawpy: Any, file: io.BytesIO) -> Numbers:
@@ -74,7 +77,9 @@ def _read_tiff(tifffile: Any, file: io.BytesIO) -> Numbers:
         page = tiff.pages[0]
         if np.prod(page.shape, dtype=float) > 3 * MAX_PIXELS:
             raise UnusableError(f"its shape {page.shape} is more than {MAX_PIXELS:,} pixels")
-        return Numbers(np.asarray(page.asarray()), pages=len(tiff.pages))
+        values, tag = np.asarray(page.asarray()), page.tags.get("InterColorProfile")
+        profile, note = deep_profile(tag and tag.value, values.shape[-1] == 3)
+        return Numbers(values, None, len(tiff.pages), profile, note)
 
 
 FITS = Format("FITS", "astropy", "astropy.io.fits", _read_fits)

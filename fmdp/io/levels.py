@@ -1,8 +1,9 @@
 """What numbers mean as pixels: which of them are black and white, and which axis holds the channels."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -16,6 +17,9 @@ BYTES: Range = (0, 255)
 BITS = (8, 10, 12, 14, 16)  # that cameras, detectors and files have
 MAX_ABS_VALUE = 10.0  # of an image in [-1, 1] with its noise; larger values are on another scale
 FEW, DEEP = 0.1, -0.5  # the share and the depth of values below 0 that the noise of an image from 0 to 1 may have
+Pixels = TypeVar("Pixels", np.ndarray, jax.Array)
+COARSE = np.float32(257 / 2**15)  # 1 / 127.5 in 9 bits
+FINE = np.float32(1 / 127.5 - 257 / 2**15)
 REMEDY = "state the values of black and white"
 
 
@@ -99,7 +103,7 @@ def to_unit(values: np.ndarray, taken: Range) -> np.ndarray:
     if (black, white) == UNIT:
         return values.astype(np.float32, copy=False)
     if values.dtype == np.uint8 and (black, white) == BYTES:
-        return values.astype(np.float32) / 127.5 - 1
+        return to_float(values)
     exact = values.dtype.itemsize <= 2 or values.dtype == np.float32  # in float32
     pixels: Any = values.astype(np.float32 if exact else np.float64)
     return ((pixels - black) * (2 / (white - black)) - 1).astype(np.float32)
@@ -107,7 +111,29 @@ def to_unit(values: np.ndarray, taken: Range) -> np.ndarray:
 
 def to_bytes(values: np.ndarray, taken: Range) -> np.ndarray:
     """Numbers as uint8, with black at 0 and white at 255; what is darker or brighter is cut off."""
-    return np.clip(np.round((to_unit(values, taken) + 1) * 127.5), 0, 255).astype(np.uint8)
+    return _round(to_unit(values, taken))
+
+
+def to_float(images: Pixels) -> Pixels:
+    """Images as float32, on the host or on a device: uint8 from 0 to 255 in [-1, 1], floats as they are.
+
+    Bytes give pixels / 127.5 - 1 with the same bits everywhere. A GPU may round a division differently, so the quotient
+    is the sum of two products, of which the first is exact.
+    """
+    if images.dtype != np.uint8:
+        return images
+    pixels = images.astype(np.float32)
+    return pixels * COARSE + pixels * FINE - 1
+
+
+def to_uint8(images: np.ndarray) -> np.ndarray:
+    """Images [..., H, W, C] in [-1, 1] as bytes [..., H, W, 3], or [..., H, W] if they have one channel."""
+    pixels = _round(images)
+    return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+
+
+def _round(unit: np.ndarray) -> np.ndarray:
+    return np.clip(np.round((unit + 1) * 127.5), 0, 255).astype(np.uint8)
 
 
 def require_numbers(values: np.ndarray) -> None:

@@ -2,9 +2,12 @@
 
 import dm_pix
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from fmdp.types import BroadcastImages
+
+SMALLEST_MSE = 1e-12  # of which a PSNR is given, so that it is finite for equal images
 
 
 def mse(x: BroadcastImages, reference: BroadcastImages) -> Array:
@@ -14,7 +17,13 @@ def mse(x: BroadcastImages, reference: BroadcastImages) -> Array:
 
 def psnr(x: BroadcastImages, reference: BroadcastImages) -> Array:
     """Peak signal-to-noise ratio in dB, [...] for images [..., H, W, C] in [-1, 1] (peak to peak 2); 126 at most."""
-    return 10 * jnp.log10(4 / jnp.maximum(mse(x, reference), 1e-12))  # finite for equal images
+    return 10 * jnp.log10(4 / jnp.maximum(mse(x, reference), SMALLEST_MSE))
+
+
+def clipped_psnr(x: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """`psnr` [...] of images [..., H, W, C] clipped to [-1, 1], not rounded, on the host in double precision."""
+    error = np.square(np.clip(x, -1, 1).astype(np.float64) - reference).mean((-3, -2, -1))
+    return np.asarray(10 * np.log10(4 / np.maximum(error, SMALLEST_MSE)))
 
 
 def ssim(x: BroadcastImages, reference: BroadcastImages) -> Array:

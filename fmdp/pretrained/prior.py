@@ -34,7 +34,7 @@ class PriorMetadata(dict):
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Prior:
     """A trained average field (x, s, t) -> v over images [..., H, W, C]; a pytree, so it can be an argument of jit.
 
@@ -67,6 +67,11 @@ class Prior:
     def floats_per_pixel(self) -> int | None:
         """About how many numbers one evaluation holds at once for each pixel; None where nobody has counted them."""
         return getattr(self.network, "floats_per_pixel", None)
+
+    def __repr__(self) -> str:
+        """The network, the size of its images and the number of its parameters, without the arrays."""
+        count = sum(int(np.prod(np.shape(x))) for x in jax.tree.leaves(self.params))
+        return f"Prior({type(self.network).__name__}, image_shape={self.image_shape}, {count:,} parameters)"
 
     def __call__(self, x: Array, s: Time, t: Time) -> Array:
         """The mean velocity of the flow from x at time s to time t, with the shape of x."""
@@ -122,7 +127,9 @@ def find_prior(path: str | os.PathLike) -> pathlib.Path:
     if not folder.exists():
         beside = (found.parent for found in sorted(folder.parent.glob("*/config.json")))
         known = ", ".join([*shipped(), *(str(run) for run in beside)][:20])
-        raise InputError(f"no checkpoint {str(path)!r}: name a folder of one, or one of {known}")
+        config = pathlib.Path("configs", f"{folder.name}.py")
+        train = f"train it with python -m fmdp.main --config={config} --workdir={path}, or " if config.is_file() else ""
+        raise InputError(f"no checkpoint {str(path)!r}: {train}name a folder of one, or one of {known}")
     return folder
 
 

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from fmdp.benchmark.measure import CHORD, LOOKAHEAD, NOISY, Made
 from fmdp.benchmark.pictures import detail_corner
 from fmdp.benchmark.summary import Result, SetResult
-from fmdp.data.containers import to_uint8
 from fmdp.io.files import atomic_write
+from fmdp.io.levels import to_uint8
 from fmdp.reporting.benchmark_tables import TITLES, method_title
 from fmdp.reporting.curves import STYLE, verbatim
 

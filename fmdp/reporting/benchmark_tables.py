@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fmdp.benchmark.measure import CHORD, LOOKAHEAD, NOISY
-from fmdp.benchmark.pictures import Picture
+from fmdp.benchmark.pictures import PictureFile
 from fmdp.benchmark.published import PICTURES, PUBLISHED, published_psnr
 from fmdp.benchmark.records import Record
 from fmdp.benchmark.rivals import RIVALS
@@ -29,7 +29,7 @@ photograph. The chord blends the pictures of these two ends, (1 - r) of the firs
 CHORD_ENDS = ((CHORD, 0), (CHORD, 1))  # those of the lookahead
 
 
-def write_csv(path: pathlib.Path, records: Mapping[Picture, Record]) -> None:
+def write_csv(path: pathlib.Path, records: Mapping[PictureFile, Record]) -> None:
     """Write one line for each picture, noise level, method and lookahead; what was not measured is empty."""
     with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=["set", "picture", "sigma", "method", "lookahead", *MEASURES])

@@ -5,8 +5,8 @@ import pathlib
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from fmdp.data.containers import to_uint8
 from fmdp.io.files import atomic_write
+from fmdp.io.levels import to_uint8
 from fmdp.restoration.image_files import is_image
 from fmdp.restoration.request import Request
 from fmdp.restoration.restore import Restored

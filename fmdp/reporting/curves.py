@@ -10,11 +10,11 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import SymmetricalLogLocator
 
-from fmdp.data.containers import to_uint8
 from fmdp.evaluation.denoising import Sweep
 from fmdp.evaluation.results import DenoisingCurve, DenoisingResult
 from fmdp.io.dataclass_json import to_json
 from fmdp.io.files import atomic_write
+from fmdp.io.levels import to_uint8
 
 BEHIND: dict[str, Any] = {"mfc": "none", "ms": 5.5, "lw": 0.9, "zorder": 2.5}
 """The style of curves that may coincide with the lookahead, which is drawn over them with small filled markers."""

@@ -7,10 +7,10 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from fmdp.data.containers import to_uint8
 from fmdp.evaluation.denoising import Sweep
 from fmdp.evaluation.results import Bounds, KnownTargetCurve, KnownTargetLevel, StationaryLaw, TwoComponentsLevel
 from fmdp.io.files import atomic_write
+from fmdp.io.levels import to_uint8
 from fmdp.reporting.curves import NAMES, STYLE
 
 

@@ -5,13 +5,13 @@ from typing import TypeAlias
 
 import numpy as np
 
-from fmdp.data.containers import to_uint8
 from fmdp.errors import InputError
 from fmdp.evaluation.denoising import Sweep
 from fmdp.evaluation.solver_comparison import ComparedImages
 from fmdp.evaluation.summary import Summary, digest
 from fmdp.io.archives import load_npz
 from fmdp.io.files import atomic_write
+from fmdp.io.levels import to_uint8
 
 Pictures: TypeAlias = dict[str, np.ndarray]
 """By name: uint8, "denoise/<level>/<clean|noisy|restored>" and "inverse/<task>/...", levels and tasks by number.

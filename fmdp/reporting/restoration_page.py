@@ -2,8 +2,8 @@
 
 import pathlib
 
-from fmdp.data.containers import to_uint8
 from fmdp.io.files import atomic_write
+from fmdp.io.levels import to_uint8
 from fmdp.reporting.contact_sheet import draw_sheet
 from fmdp.reporting.templating import LOSSLESS, TEMPLATES, data_uri
 from fmdp.restoration.image_files import is_image
@@ -40,7 +40,7 @@ def render_restoration_page(name: str, restored: Restored, request: Request) -> 
     ]
     height, width, _ = restored.images.shape[2:]
     facts = {
-        "size": f"{width} x {height} pixels",
+        "size": f"{height} pixels high, {width} wide",
         "operator": request.name.replace("_", " "),
         "noise": _noise(restored.facts),
         "samples": f"the mean of {request.num_samples}" if request.num_samples > 1 else None,

@@ -7,11 +7,11 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from fmdp.data.containers import to_uint8
 from fmdp.evaluation.results import SolverResult, SolverRun
 from fmdp.evaluation.solver_comparison import ITERATES, ComparedImages
 from fmdp.io.dataclass_json import to_json
 from fmdp.io.files import atomic_write
+from fmdp.io.levels import to_uint8
 from fmdp.reporting.curves import STYLE, verbatim
 
 BASELINES = {

@@ -1,13 +1,12 @@
 """Image files in, restored image files out: finding, naming, reading and writing them."""
 
 import collections
-import dataclasses
 import itertools
 import json
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -17,10 +16,9 @@ from fmdp.data import folder
 from fmdp.data.unusable import UnusableError
 from fmdp.errors import InputError, ParameterError
 from fmdp.io.files import is_disk_full, read_json, write_json
-from fmdp.io.levels import UNIT
 from fmdp.restoration.output_formats import PNG, OutputFormat
-from fmdp.restoration.picture_files import RESTORABLE, Picture, read_picture
-from fmdp.restoration.prepare import Note
+from fmdp.restoration.picture_files import RESTORABLE, read_requested
+from fmdp.restoration.prepare import Picture
 from fmdp.restoration.request import Request
 from fmdp.restoration.restore import Restored, restore
 from fmdp.restoration.tiles import choose_tiles
@@ -30,14 +28,16 @@ DEFAULT_OUTPUT = "restored"  # a folder
 MAX_STEM_BYTES = 200  # of an image's name without its ending; most disks take names of 255
 
 DrawOverview = Callable[[pathlib.Path, Restored, Request], None]
+Adapt = Callable[[Request, Picture], Request]
 
 
 class Outcome(NamedTuple):
-    """What became of one image file: it was restored, or could not be because of an error."""
+    """What became of one image file: it was restored as the request says, or could not be because of an error."""
 
     path: pathlib.Path
     restored: Restored | None = None
     error: Exception | None = None
+    request: Request | None = None
 
 
 def default_output(source: pathlib.Path) -> pathlib.Path:
@@ -68,7 +68,7 @@ def find_images(source: pathlib.Path, output: pathlib.Path) -> list[pathlib.Path
     if _is_inside(output, source):
         raise _output_error(output, "it lies inside the folder of the images: name a folder elsewhere")
     found = [source / name for name in folder.list_names(source, RESTORABLE)]
-    if any(map(_is_result, (source / DEFAULT_OUTPUT).glob("*.json"))):
+    if any(_files_of(path) is not None for path in (source / DEFAULT_OUTPUT).glob("*.json")):
         found = [path for path in found if not path.is_relative_to(source / DEFAULT_OUTPUT)]
     if not found:
         raise _source_error(source, f"it holds no images: files of {', '.join(sorted(RESTORABLE))} are")
@@ -103,18 +103,6 @@ def file_endings(request: Request, form: OutputFormat = PNG) -> list[str]:
     return [*images, "_measured" + form.suffix, "_sheet.png", ".html", ".json"]
 
 
-def read_image(path: pathlib.Path) -> np.ndarray:
-    """An image file as [H, W, 1 or 3] in [-1, 1].
-
-    It is upright and in sRGB; transparency is composited on white. `read_picture` also tells which range was taken.
-
-    Raises:
-      UnusableError: it is not an image, too large, or damaged, or its range could be mistaken.
-      OSError: it cannot be read.
-    """
-    return read_picture(path).pixels
-
-
 def restore_files(
     prior: SizedField,
     request: Request,
@@ -123,6 +111,7 @@ def restore_files(
     made_by: dict[str, Any],
     draw_overview: DrawOverview | None = None,
     form: OutputFormat = PNG,
+    adapt: Adapt | None = None,
 ) -> Iterator[Outcome]:
     """Restore the images of the source into the output folder, one with each step of the iteration.
 
@@ -137,6 +126,7 @@ def restore_files(
       made_by: what else each JSON file says, such as the checkpoint.
       draw_overview: writes NAME.html and NAME_sheet.png where there are several lookaheads; its path is that of NAME.
       form: how images are written, one of `OUTPUT_FORMATS`.
+      adapt: changes the request for a picture; the number of lookaheads and of samples stays.
 
     Raises:
       InputError: there are no images, the prior takes no such tiles, the folders cannot be used, or the disk is full.
@@ -146,12 +136,13 @@ def restore_files(
     done, sources = 0, {os.path.realpath(path) for path in paths}
     for path, target in zip(paths, output_paths(paths, source, output, request, form), strict=True):
         try:
-            _check_target(target, output, request, sources, form)
+            earlier = _check_target(target, output, request, sources, form)
             began = time.monotonic()
-            picture = _read(path, request)
-            restored = _restore_picture(prior, picture, request)
-            found = {"seconds": time.monotonic() - began, "range": picture.range}
-            write_result(target, path, restored, request, made_by | found, draw_overview, form, picture.profile)
+            picture = read_requested(path, request)
+            asked = adapt(request, picture) if adapt else request
+            restored = restore(prior, picture, asked)
+            found = {"seconds": time.monotonic() - began}
+            write_result(target, path, restored, asked, made_by | found, draw_overview, form, picture.profile, earlier)
         except (UnusableError, InputError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
             if is_disk_full(error):
                 room = f"no room in {output}, {done} restored before {path}"
@@ -159,7 +150,7 @@ def restore_files(
             yield Outcome(path, error=_out_of_memory(error) or error)
         else:
             done += 1
-            yield Outcome(path, restored)
+            yield Outcome(path, restored, request=asked)
 
 
 def write_result(
@@ -171,10 +162,14 @@ def write_result(
     draw_overview: DrawOverview | None = None,
     form: OutputFormat = PNG,
     profile: bytes | None = None,
+    earlier: Collection[str] = (),
 ) -> None:
     """Write all files of one restored image, its pictures with the profile; the JSON file comes last.
 
     Files of an earlier restoration that this one does not replace are removed: they would belong to other settings.
+
+    Args:
+      earlier: the names of these files.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     largest, written = [], []
@@ -198,21 +193,23 @@ def write_result(
     asked = {name: value for name, value in vars(request).items() if name not in unused}
     settings: dict[str, Any] = {"input": path.name} | asked | {"operator": request.name} | made_by | restored.facts
     settings |= {"white_of_std": largest} if largest else {}
-    settings |= {"backend": jax.default_backend(), "files": written}
-    path_of_settings = target.with_name(f"{target.name}.json")
-    earlier = _files_of(path_of_settings)
-    write_json(path_of_settings, json.loads(json.dumps(settings, default=_plain)))
-    for name in earlier - set(written):
+    settings |= {"output_format": form.name, "backend": jax.default_backend(), "files": written}
+    write_json(target.with_name(f"{target.name}.json"), json.loads(json.dumps(settings, default=_plain)))
+    for name in set(earlier) - set(written):
         target.with_name(name).unlink(missing_ok=True)
 
 
-def _files_of(path: pathlib.Path) -> set[str]:
-    """The names of the pictures and pages of an earlier restoration, by its JSON file; none where there is none."""
+def _files_of(path: pathlib.Path) -> set[str] | None:
+    """The names of the pictures and pages of an earlier restoration, by its JSON file; None if it describes none."""
     try:
-        names = read_json(path)["files"]
-    except (InputError, KeyError, TypeError):
-        return set()
-    return {str(name) for name in names if str(name) == pathlib.Path(str(name)).name != path.name}
+        settings = read_json(path)
+    except InputError:
+        return None
+    if "lookaheads" not in settings:
+        return None
+    names = settings.get("files")
+    names = map(str, names) if isinstance(names, list) else ()
+    return {name for name in names if name == pathlib.Path(name).name != path.name}
 
 
 def is_image(measured: np.ndarray) -> bool:
@@ -225,41 +222,21 @@ def _lookahead_names(request: Request) -> list[str]:
     return [f"_r{r:.2f}" if len(request.lookaheads) > 1 else "" for r in request.lookaheads]
 
 
-def _read(path: pathlib.Path, request: Request) -> Picture:
-    """The picture; where its range must be stated, the error names the parameter of the request."""
-    try:
-        return read_picture(path, request.range)
-    except UnusableError as error:
-        if error.parameter != "range":
-            raise
-        raise request.error("range", str(error)) from error
-
-
-def _restore_picture(prior: SizedField, picture: Picture, request: Request) -> Restored:
-    """The restoration, whose notes begin with those of the picture."""
-    restored = restore(prior, picture.pixels, dataclasses.replace(request, range=UNIT))
-    notes = tuple(Note(text, "range" if "taken as" in text else "") for text in picture.notes) + restored.notes
-    return restored._replace(notes=notes, facts=restored.facts | {"notes": [note.text for note in notes]})
-
-
 def _check_target(
     target: pathlib.Path, output: pathlib.Path, request: Request, sources: set[str], form: OutputFormat
-) -> None:
-    """Raises InputError where files would leave the output folder, or replace any but an earlier restoration."""
+) -> set[str]:
+    """The names of the files of an earlier restoration, which may be replaced or removed.
+
+    Raises:
+      ParameterError: files would leave the output folder, or replace any others.
+    """
     if not _is_inside(target.parent, output):
         raise _output_error(output, f"{target.parent} leads out of it: name another folder")
-    ours = _is_result(target.with_name(f"{target.name}.json"))
+    earlier = _files_of(target.with_name(f"{target.name}.json"))
     for file in (target.with_name(target.name + ending) for ending in file_endings(request, form)):
-        if os.path.realpath(file) in sources or (os.path.lexists(file) and not ours):
+        if os.path.realpath(file) in sources or (os.path.lexists(file) and earlier is None):
             raise _output_error(output, f"{file} is not from restoring: name another folder, or remove the file")
-
-
-def _is_result(path: pathlib.Path) -> bool:
-    """Whether a JSON file describes a restoration."""
-    try:
-        return "lookaheads" in read_json(path)
-    except InputError:
-        return False
+    return earlier or set()
 
 
 def _out_of_memory(error: Exception) -> UnusableError | None:

@@ -10,13 +10,14 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from fmdp.data.containers import to_uint8
 from fmdp.io.files import atomic_write
+from fmdp.io.levels import to_uint8
 
 
 class OutputFormat(NamedTuple):
-    """The ending of its files, whether their numbers are those of fmdp, and how an image in [-1, 1] is written."""
+    """Its name, the ending of its files, whether their numbers are those of fmdp, and how an image is written."""
 
+    name: str
     suffix: str
     exact: bool
     write: Callable[[pathlib.Path, np.ndarray, bytes | None], None]
@@ -67,10 +68,13 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
-PNG = OutputFormat(".png", False, _write_png)
+PNG = OutputFormat("png", ".png", False, _write_png)
 OUTPUT_FORMATS: Mapping[str, OutputFormat] = {
-    "png": PNG,
-    "png16": OutputFormat(".png", False, _write_png16),
-    "npy": OutputFormat(".npy", True, _write_npy),
+    form.name: form
+    for form in (
+        PNG,
+        OutputFormat("png16", ".png", False, _write_png16),
+        OutputFormat("npy", ".npy", True, _write_npy),
+    )
 }
-"""By the name on the command line."""
+"""By name."""

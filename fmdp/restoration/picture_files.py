@@ -4,13 +4,12 @@ import contextlib
 import dataclasses
 import pathlib
 from io import BufferedIOBase
-from typing import BinaryIO, NamedTuple, cast
+from typing import BinaryIO, cast
 
 import numpy as np
-from PIL import Image
 
 from fmdp.data import deep_pictures
-from fmdp.data.color_profiles import in_srgb
+from fmdp.data.color_profiles import deep_profile
 from fmdp.data.decoding import SUFFIXES, ImagePreprocessor, open_file, read_header
 from fmdp.data.optional_formats import (
     OPTIONAL,
@@ -24,6 +23,8 @@ from fmdp.data.unusable import UnusableError, damage_as_unusable
 from fmdp.errors import InputError
 from fmdp.io.archives import MAX_PIXELS, load_npy
 from fmdp.io.levels import BYTES, MAX_ABS_VALUE, UNIT, Range, find_range, layout_remedy, require_numbers, to_unit
+from fmdp.restoration.prepare import Note, Picture
+from fmdp.restoration.request import Request
 
 PREPROCESSOR = ImagePreprocessor(size=1, channels=3, max_pixels=MAX_PIXELS, warns=False)
 HEADERS = dataclasses.replace(PREPROCESSOR, range=UNIT)  # lets numbers of any range pass
@@ -31,22 +32,6 @@ MAX_ABS_IN_FILE = 2.0  # of floating-point numbers that are taken to be in [-1, 
 NPY = b"\x93NUMPY"
 RESTORABLE = frozenset({*SUFFIXES, ".npy", *OPTIONAL})
 """The suffixes by which pictures to restore are found in a folder."""
-
-
-class Picture(NamedTuple):
-    """A picture that was read.
-
-    Attributes:
-      pixels: [H, W, 1 or 3], float32, black at -1 and white at 1.
-      range: the numbers of the file that were taken as black and white.
-      notes: what was assumed, in lines.
-      profile: of sRGB, where the file has a colour profile that can be used.
-    """
-
-    pixels: np.ndarray
-    range: Range
-    notes: tuple[str, ...] = ()
-    profile: bytes | None = None
 
 
 def read_picture(path: pathlib.Path, stated: Range | None = None) -> Picture:
@@ -64,13 +49,14 @@ def read_picture(path: pathlib.Path, stated: Range | None = None) -> Picture:
     """
     require_not_converted(path)
     with open_file(path) as file:
-        found = _read_numbers(path, file)
-    values, notes = _first_plane(found.values)
+        found = read_numbers(path, file)
+    values, notes = first_plane(found.values)
     if found.pages > 1:
-        notes.insert(0, f"the first of {found.pages} pages is used")
+        notes.insert(0, Note(f"the first of {found.pages} pages is used"))
     in_bytes = found.range == BYTES
     if in_bytes and stated not in (None, BYTES):
-        notes.append(f"a picture of 8 bits: black is taken as 0 and white as 255, not {list(stated or ())}")
+        text = f"a picture of 8 bits: black is taken as 0 and white as 255, not {list(stated or ())}"
+        notes.append(Note(text, "range"))
     try:
         require_numbers(values)
     except InputError as error:
@@ -86,8 +72,23 @@ def read_picture(path: pathlib.Path, stated: Range | None = None) -> Picture:
         raise UnusableError(f"values from {limits} are far from black and white at {list(taken.range)}", "range")
     pixels = pixels if pixels.ndim == 3 else pixels[..., None]
     gray = pixels.shape[-1] == 1 or (pixels == pixels[..., :1]).all()
-    notes = [*notes, *filter(None, [found.note, taken.said])]
+    notes += [Note(text, about) for text, about in ((found.note, ""), (taken.said, "range")) if text]
     return Picture(pixels[..., :1] if gray else pixels, taken.range, tuple(notes), found.profile)
+
+
+def read_requested(path: pathlib.Path, request: Request) -> Picture:
+    """The picture, with the range that a request states.
+
+    Raises:
+      ParameterError: its range must be stated; names the parameter of the request.
+      UnusableError, OSError: as for `read_picture`.
+    """
+    try:
+        return read_picture(path, request.range)
+    except UnusableError as error:
+        if error.parameter != "range":
+            raise
+        raise request.error("range", str(error)) from error
 
 
 def read_kernel(path: pathlib.Path) -> np.ndarray:
@@ -129,8 +130,12 @@ def read_plane(path: pathlib.Path) -> np.ndarray:
     return values.astype(np.float32)
 
 
-def _read_numbers(path: pathlib.Path, file: BufferedIOBase) -> Numbers:
-    """What is in a file, as its format has it."""
+def read_numbers(path: pathlib.Path, file: BufferedIOBase) -> Numbers:
+    """The numbers in an opened file as its format has them; those of 8 bits are upright, opaque and in sRGB.
+
+    Raises:
+      UnusableError: it is not a picture, too large or damaged.
+    """
     if form := OPTIONAL.get(path.suffix.lower()):
         return read_optional(form, file)
     prefix = file.read(len(NPY))
@@ -153,11 +158,7 @@ def _read_numbers(path: pathlib.Path, file: BufferedIOBase) -> Numbers:
             return Numbers(np.asarray(upright), BYTES, pages, upright.info["icc_profile"], upright.info["profile_note"])
         numbers = deep_pictures.read_numbers(image, lambda: read_header(file))
     known = (0, 0xFFFF) if image.format == "PPM" else None  # Pillow applies what the header says
-    probe = Image.new("RGB" if numbers.ndim == 3 else "L", (1, 1))
-    _, profile, note = in_srgb(probe, image.info.get("icc_profile"))
-    if profile and note:
-        profile, note = None, "a colour profile of more than 8 bits is not converted: the picture counts as sRGB"
-    return Numbers(numbers, known, pages, profile, note)
+    return Numbers(numbers, known, pages, *deep_profile(image.info.get("icc_profile"), numbers.ndim == 3))
 
 
 def _read_npy(file: BufferedIOBase) -> np.ndarray:
@@ -167,7 +168,7 @@ def _read_npy(file: BufferedIOBase) -> np.ndarray:
         raise UnusableError(str(error)) from error
 
 
-def _first_plane(values: np.ndarray) -> tuple[np.ndarray, list[str]]:
+def first_plane(values: np.ndarray) -> tuple[np.ndarray, list[Note]]:
     """The first picture of planes [n, H, W], with a note where there are several.
 
     Raises:
@@ -179,7 +180,7 @@ def _first_plane(values: np.ndarray) -> tuple[np.ndarray, list[str]]:
         return values[0], []
     remedy = layout_remedy(values.shape)
     if values.ndim == 3 and not remedy:
-        return values[0], [f"the first of {len(values)} planes is used"]
+        return values[0], [Note(f"the first of {len(values)} planes is used")]
     if values.ndim != 2:
         raise UnusableError(f"it has shape {values.shape}: {remedy or 'save [height, width] or [height, width, 3]'}")
     return values, []

@@ -14,19 +14,31 @@ from fmdp import operators
 from fmdp.errors import InputError, translating
 from fmdp.flow.tiling import Shape
 from fmdp.io.archives import MAX_PIXELS
-from fmdp.io.levels import MAX_ABS_VALUE, REMEDY, UNIT, as_numpy, find_range, layout_remedy, require_numbers, to_unit
+from fmdp.io.levels import (
+    MAX_ABS_VALUE,
+    REMEDY,
+    UNIT,
+    Range,
+    as_numpy,
+    find_range,
+    layout_remedy,
+    require_numbers,
+    to_unit,
+)
 from fmdp.operators import Operator
 from fmdp.operators.blur import SUM_TOLERANCE, Blur
 from fmdp.operators.color import REC_601, luma
 from fmdp.operators.inpainting import Inpainting
 from fmdp.operators.noise import GaussianNoise, observe
-from fmdp.restoration.request import Request
+from fmdp.restoration.request import GRAY_LEVELS, Request
 from fmdp.restoration.tiles import Tiles
 from fmdp.types import PRNGKey
 
 DEFAULT_SIGMA = 0.05  # of the noise that is added
 MIN_SIGMA = 1 / 255  # below it, 8 bits cannot hold the noise
 CLIPPED_SHARE = 0.05  # of the pixels at black or white, above which an estimate of the noise may be too low
+FAR = 3.0  # by this factor a stated noise level may differ from an estimate
+ESTIMATED_SIDE = 16  # pixels; estimates from fewer say little
 DOWNSCALING_OPERATORS = ("super_resolution", "decimation")  # by `factor` along each axis
 
 
@@ -35,6 +47,28 @@ class Note(NamedTuple):
 
     text: str
     parameter: str = ""
+
+
+class Picture(NamedTuple):
+    """A picture that was read from a file (`picture_files.read_picture`), and what its numbers were taken for.
+
+    Attributes:
+      pixels: [H, W, 1 or 3], float32, black at -1 and white at 1.
+      range: the numbers of the file that were taken as black and white.
+      notes: what was assumed.
+      profile: of sRGB, where the file has a colour profile that can be used.
+    """
+
+    pixels: np.ndarray
+    range: Range
+    notes: tuple[Note, ...] = ()
+    profile: bytes | None = None
+
+    def __repr__(self) -> str:
+        """The shape, the range and the notes, without arrays and bytes."""
+        return (
+            f"Picture(pixels=array{self.pixels.shape}, range={self.range}, notes={[note.text for note in self.notes]})"
+        )
 
 
 class Prepared(NamedTuple):
@@ -105,6 +139,11 @@ def estimate_noise(image: np.ndarray) -> float:
     return max(float(np.nan_to_num(np.mean(found))), MIN_SIGMA)
 
 
+def noise_left(sigma: float, to_gray: bool) -> float:
+    """The noise level of a picture whose channels may be averaged before it is restored, and their noise with them."""
+    return sigma * (float(np.linalg.norm(REC_601)) if to_gray else 1.0)
+
+
 def _noise_level(image: np.ndarray, request: Request, to_gray: bool, notes: list[Note]) -> tuple[float, bool]:
     """The noise in a degraded image, and whether it is estimated."""
     if not request.denoises:
@@ -113,13 +152,26 @@ def _noise_level(image: np.ndarray, request: Request, to_gray: bool, notes: list
             notes.append(Note(text, "sigma"))
         return DEFAULT_SIGMA, False
     if request.sigma is not None:
-        # The noise of the channels was averaged together with them.
-        return float(request.sigma) * (float(np.linalg.norm(REC_601)) if to_gray else 1.0), False
+        stated = noise_left(float(request.sigma), to_gray)
+        _compare_noise(image, stated, noise_left(1.0, to_gray), notes)
+        return stated, False
     clipped = float(np.mean(np.abs(image) >= 1))
     if clipped > CLIPPED_SHARE:
         share = f"{clipped:.0%} of the pixels are black or white, where noise is clipped"
         notes.append(Note(f"{share}: if the estimate is too low, set the noise level yourself", "sigma"))
     return estimate_noise(image), True
+
+
+def _compare_noise(image: np.ndarray, stated: float, left: float, notes: list[Note]) -> None:
+    """Notes a stated noise level that is far from an estimate, with both as they were before the share `left` was."""
+    if min(image.shape[:2]) < ESTIMATED_SIDE:
+        return
+    estimate = estimate_noise(image)
+    ratio = max(stated, MIN_SIGMA) / estimate
+    if not 1 / FAR <= ratio <= FAR:
+        found, given = (f"{x / left:.3g} ({x / left * GRAY_LEVELS:.3g} of 255)" for x in (estimate, stated))
+        text = f"the noise is stated as {given}, which is used, but it looks like {found}: see that the unit is right"
+        notes.append(Note(text, "sigma"))
 
 
 def request_with_range(images: np.ndarray, request: Request, notes: list[Note]) -> Request:
@@ -171,6 +223,7 @@ def _fit_to_operator(
         if request.operator.image_shape[2] != tile[2]:
             wanted = request.operator.image_shape
             raise InputError(f"{request.name} takes images of shape {wanted}, but the prior's have {tile[2]} channels")
+        _require_size(request.operator, image.shape, request.degraded)
         return request.operator, image
     image = _fit_channels(image, tile[2], request, notes)
     height, width = image.shape[:2]
@@ -186,6 +239,18 @@ def _fit_to_operator(
         text = f"the kernel sums to {total:.3g}, not to 1, which changes the brightness: normalize=True divides by it"
         notes.append(Note(text, "parameters"))
     return operator, image
+
+
+def _require_size(own: Operator, shape: tuple[int, ...], degraded: bool) -> None:
+    """Raises InputError where an operator of the user's own is for images of another size."""
+    wanted = own.output_shape if degraded else own.image_shape
+    if shape == wanted:
+        return
+    if degraded:
+        fact = f"{own.name} of an image {own.image_shape} measures {wanted}, and this measurement has shape {shape}"
+        raise InputError(f"{fact}: pass one of {wanted}, or make the operator for the size of the restored image")
+    fact = f"{own.name} takes images of shape {wanted}, and this image has shape {shape}"
+    raise InputError(f"{fact}: crop or resize it to {wanted}, or make the operator with image_shape={shape}")
 
 
 def _fit_channels(image: np.ndarray, wanted: int, request: Request, notes: list[Note]) -> np.ndarray:

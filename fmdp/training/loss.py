@@ -9,10 +9,10 @@ from flax import struct
 from jax import Array
 from ml_collections import ConfigDict
 
-from fmdp.data.containers import to_float
 from fmdp.flow import losses
 from fmdp.flow.diagonal_rows import split_rows
 from fmdp.flow.times import QUANTILES, kronecker_times
+from fmdp.io.levels import to_float
 from fmdp.networks.log_variance import LogVariance
 from fmdp.training.state import make_field, make_network
 from fmdp.types import AverageField, PRNGKey

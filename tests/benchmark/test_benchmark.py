@@ -16,7 +16,7 @@ from fmdp import main
 from fmdp.benchmark.measure import Row
 from fmdp.benchmark.pictures import (
     GRAY_IN_COLOUR,
-    Picture,
+    PictureFile,
     detail_corner,
     draw_noise,
     find_pictures,
@@ -28,6 +28,7 @@ from fmdp.benchmark.rivals import RIVALS
 from fmdp.benchmark.summary import Means, Result, SetResult, summarise
 from fmdp.cli import benchmark
 from fmdp.config.validation import validate
+from fmdp.data.unusable import UnusableError
 from fmdp.errors import InputError
 from fmdp.io.run_dir import RunDir
 from fmdp.pretrained import prior as prior_files
@@ -146,6 +147,24 @@ def test_pictures_keep_their_place_when_few_are_measured(folder):
     assert "measured in gray" in note
 
 
+def test_every_picture_that_can_be_restored_is_found_and_read(tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 9), np.uint8)
+    Image.fromarray(pixels).save(folder / "a.tif")
+    np.save(folder / "b.npy", pixels)
+    Image.fromarray(pixels.astype(np.uint16) * 257).save(folder / "c.tiff")
+    np.save(folder / "d.npy", pixels * 20.0)
+    found = find_pictures(str(folder))
+    assert [picture.name for picture in found] == ["a.tif", "b.npy", "c.tiff", "d.npy"]
+    for picture in found[:3]:
+        np.testing.assert_allclose(read_clean(picture.path, 1)[0][..., 0], pixels / 127.5 - 1, atol=1e-6)
+    with pytest.raises(UnusableError) as refused:
+        read_clean(found[3].path, 1)
+    wanted = "are not floats from -1 to 1: the benchmark takes no range, so save it as a picture of 8 or 16 bits"
+    assert str(refused.value).endswith(wanted)
+
+
 def test_what_no_picture_can_be_measured_with_is_one_line(checkpoint, folder, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad").mkdir()
@@ -217,7 +236,7 @@ def test_means_and_spreads():
         rows += [Row(sigma=15.0, method="wavelets", measures={"psnr": psnr - 2})] if more else []
         return Record(sha256="", in_full=bool(more), size=[1, 1], seconds=1.0, backend="cpu", rows=rows)
 
-    pictures = [Picture("set", name, None, index) for index, name in enumerate("abc")]
+    pictures = [PictureFile("set", name, None, index) for index, name in enumerate("abc")]
     records = dict(zip(pictures, [record(30.0, ssim=0.5), record(33.0), record(36.0, ssim=0.7)], strict=True))
     (of,) = summarise(records, {})
     best, wavelets = of.results
@@ -248,7 +267,7 @@ def test_the_plane_shows_what_has_learned_distances(tmp_path):
 
 
 def test_records_of_another_file_or_extent_are_not_used(tmp_path):
-    picture = Picture("set", "sub/a.png", None, 0)
+    picture = PictureFile("set", "sub/a.png", None, 0)
     records = Records.open(tmp_path / "records", {"seed": 0, "lookaheads": (0.0, 1.0)})
     record = Record(
         sha256="ab", in_full=True, size=[2, 3], seconds=1.5, backend="cpu", notes=["small"],

@@ -1,8 +1,10 @@
 import sys
 
 import pytest
+from absl.testing import flagsaver
 from ml_collections import ConfigDict
 
+from fmdp import main
 from fmdp.cli import flags as command_line
 from fmdp.errors import InputError
 
@@ -85,6 +87,31 @@ def test_what_is_not_a_file_is_refused(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"--config names a file, such as configs/digits\.py"):
         command_line.load_config(name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["photo.jpg"],
+            "'photo.jpg' belongs to no flag: write --NAME=VALUE, such as --mode=restore --checkpoint=photos "
+            "--input=photo.jpg",
+        ),
+        (["configs/digits.py"], "belongs to no flag: write --NAME=VALUE, such as --config=configs/digits.py"),
+        (
+            ["--mode=restore", "--checkpoint=photos", "--input", "a.jpg", "b.jpg", "c.jpg", "--sweep"],
+            "'b.jpg' and 1 more belong to no flag: --input takes one picture or one folder, so put several pictures",
+        ),
+    ],
+)
+def test_arguments_that_belong_to_no_flag_are_one_line(arguments, message, capsys):
+    main.define_flags()  # before the flags are saved
+    with flagsaver.flagsaver():
+        with pytest.raises(SystemExit) as ended:
+            main.cli(arguments)
+        assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
 
 
 def test_a_file_with_an_old_key_gives_a_locked_configuration_with_the_new_one(tmp_path, monkeypatch, capsys):

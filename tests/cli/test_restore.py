@@ -73,12 +73,13 @@ def test_a_folder_from_the_command_line(checkpoint, pictures, tmp_path):
     assert len(list(out.glob("a_r*.png"))) == 5
 
 
-def test_nothing_restored_is_exit_code_2(checkpoint, pictures, tmp_path):
+def test_nothing_restored_is_exit_code_2(checkpoint, pictures, tmp_path, capsys):
     (pictures / "a.png").unlink()
     with pytest.raises(SystemExit) as ended:
         run(checkpoint=str(checkpoint), input=str(pictures), output=str(tmp_path / "out"))
     assert ended.value.code == 2
-    assert not list(tmp_path.glob("out/*"))
+    assert capsys.readouterr().out.splitlines()[-1] == "0 restored, 1 not; nothing was written"
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_full_disk_ends_it_in_one_line(checkpoint, pictures, small_disk):
@@ -115,11 +116,56 @@ def test_checkpoints_that_exist_are_listed(checkpoint, tmp_path):
         prior_files.find_prior(tmp_path / "nobody")
 
 
+def test_a_run_that_was_not_trained_names_the_command_that_trains_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "digits.py").write_text("")
+    with pytest.raises(InputError) as refused:
+        prior_files.find_prior("runs/digits")
+    train = "train it with python -m fmdp.main --config=configs/digits.py --workdir=runs/digits"
+    assert str(refused.value).startswith(
+        f"no checkpoint 'runs/digits': {train}, or name a folder of one, or one of fash"
+    )
+    with pytest.raises(InputError, match="no checkpoint 'runs/other': name a folder of one, or one of fashion_mnist, "):
+        prior_files.find_prior("runs/other")
+
+
 def test_a_budget_becomes_a_lookahead(checkpoint, pictures, tmp_path):
     sigma = 0.05 / 0.95
     run(checkpoint=str(checkpoint), input=str(pictures), output=str(tmp_path / "out"), sigma=sigma, budget_db=0.41)
     (lookahead,) = json.loads((tmp_path / "out" / "a.json").read_text())["lookaheads"]
     assert lookahead == pytest.approx(0.5, abs=0.01)  # 10 log10(1.1) dB
+
+
+def test_a_budget_is_spent_on_the_noise_that_is_left_in_gray(checkpoint, pictures, tmp_path, capsys):
+    """The luma averages the noise of the channels, so the calibration at another level counts."""
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    Image.fromarray(pixels).save(pictures / "c.png")
+    least, most = 0.05 / 0.95, 0.3 / 0.7
+    shrink = np.linalg.norm([0.299, 0.587, 0.114])
+    common = dict(checkpoint=str(checkpoint), input=str(pictures), budget_db=0.41)
+
+    def spent(name, **given):
+        run(**common | given, output=str(tmp_path / name))
+        facts = [json.loads((tmp_path / name / f"{stem}.json").read_text()) for stem in ("a", "c")]
+        return [(fact["sigma"], fact["lookaheads"][0]) for fact in facts]
+
+    (gray, at_gray), (colour, at_colour) = spent("one", sigma=0.2)
+    assert (gray, colour) == (0.2, pytest.approx(0.2 * shrink))
+    calibration = Calibration.from_dict(json.loads((checkpoint / "calibration.json").read_text()))
+    for sigma, lookahead in ((gray, at_gray), (colour, at_colour)):
+        assert lookahead == pytest.approx(calibration.knob_for_loss(sigma / (1 + sigma), 0.41))
+    said = capsys.readouterr().out
+    assert f"c.png: --budget_db=0.41: lookahead {at_colour:.3g}\n" in said
+    assert len({level for _, level in spent("two", sigma=0.2, degrade=True)}) == 1  # added in gray
+    capsys.readouterr()
+    (pictures / "a.png").unlink()
+    with pytest.raises(SystemExit):
+        run(**common, sigma_255=1.2 * least * 127.5, output=str(tmp_path / "three"))
+    assert re.search(
+        r"c.png: --sigma_255=5.\d+ in gray: this checkpoint is calibrated from 6.71", capsys.readouterr().out
+    )
+    run(**common, sigma=1.2 * most, output=str(tmp_path / "four"))  # calibrated in gray alone
 
 
 def test_masks_and_kernels_are_pictures(tmp_path):
@@ -182,7 +228,12 @@ def test_masks_and_kernels_are_arrays(tmp_path):
         (dict(lookahead=0.5, sweep=True), "--lookahead and --sweep exclude each other"),
         (dict(degrade=True, already_degraded=True), "--degrade and --already_degraded exclude each other: keep one"),
         (dict(operator="phase_retrieval"), "without --degrade: phase_retrieval does not measure an image"),
-        (dict(budget_db=0.5, operator="hdr"), "--budget_db=0.5: only --operator=denoising with --sigma is calibrated"),
+        (dict(budget_db=0.5, operator="hdr"), "--budget_db=0.5: only --operator=denoising with --sigma or --sigma_255"),
+        (
+            dict(budget_db=0.1, sigma_255=200.0),
+            "--sigma_255=200: this checkpoint is calibrated from 6.71 to 54.6: leave --budget_db out for other levels",
+        ),
+        (dict(budget_db=9.0, sigma_255=25.0), "--sigma_255=25: a budget of 9 dB cannot be spent at noise level"),
         (dict(budget_db=9.0, sigma=0.1), "a budget of 9 dB cannot be spent"),
         (dict(budget_db=0.1, sigma=3.0), "--sigma=3: this checkpoint is calibrated from 0.0526 to 0.429"),
         (dict(sigma=0.1, sigma_255=25.0), "--sigma and --sigma_255 exclude each other: keep one"),
@@ -193,6 +244,11 @@ def test_masks_and_kernels_are_arrays(tmp_path):
         (dict(sigma=1e6), "--sigma=1000000.0: must be at most 4, which is 510 of 255"),
         (dict(sigma_255=600.0), "--sigma_255=600: must be at most 510, twice the range from black to white"),
         (dict(sigma_255=-1.0), "--sigma_255=-1.0: must be positive"),
+        (
+            dict(operator="gaussian_blur"),
+            "--operator_arg: gaussian_blur: missing parameters 'kernel_size', 'std': pass kernel_size=..., std=...",
+        ),
+        (dict(operator="gaussian_blur", operator_arg=["kernelsize=5"]), "did you mean 'kernel_size'?"),
         (dict(operator_arg=["size"]), "--operator_arg=size: write NAME=VALUE"),
         (
             dict(operator_arg=["size=3", "size=4"], operator="box_inpainting"),

@@ -23,6 +23,7 @@ from fmdp.data import folder
 from fmdp.data.decoding import ImagePreprocessor, UnusableError
 from fmdp.errors import InputError
 from fmdp.restoration import image_files
+from fmdp.restoration.picture_files import read_picture
 from tests.cli.test_main import command
 from tests.support import damaged_pictures
 from tests.support.bad_input import at_most, little_memory, one_line, refused
@@ -196,7 +197,7 @@ def test_what_may_not_be_read_is_named(tmp_path, caplog):
             with pytest.raises(InputError, match=r"cannot be reached \(Permission denied\): name another folder"):
                 image_files.find_images(root, tmp_path)
             with pytest.raises(PermissionError):
-                image_files.read_image(root / "3.png")
+                read_picture(root / "3.png")
         finally:
             os.seteuid(0)
     assert split.left_out == ("'3.png': Permission denied",)

@@ -182,7 +182,7 @@ def test_whole_pictures_are_kept_only_where_all_of_them_fit(tmp_path):
     Image.new("RGB", (SIZE - 1, 100)).save(tmp_path / "small.png")  # is left out and takes no memory
     fits, exceeds = (data.load_split(settings(tmp_path, memory_gb=n / 1e9)) for n in (needed, needed - 1))
     assert (fits.train.kept, exceeds.train.kept) == (True, False)
-    assert fits.left_out == (f"'small.png': {SIZE - 1}x100 is smaller than size={SIZE} (config.data.size)",)
+    assert fits.left_out == (f"'small.png': 100x{SIZE - 1} is smaller than size={SIZE} (config.data.size)",)
     gray = data.load_split(settings(tmp_path, memory_gb=needed / 4e9, channels=1)).train
     assert gray.kept
     assert gray[:].shape == (6, SIZE, SIZE, 1)

@@ -21,6 +21,18 @@ def test_black_is_minus_one_and_white_is_one(kind, black_white):
     np.testing.assert_array_equal(levels.to_bytes(np.array([black, white], kind), black_white), [0, 255])
 
 
+def test_bytes_become_floats_and_bytes_again_by_the_same_numbers():
+    every = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
+    unit = levels.to_float(every)
+    np.testing.assert_array_equal(unit, every.astype(np.float32) / np.float32(127.5) - 1)
+    np.testing.assert_array_equal(levels.to_unit(every, levels.BYTES), unit)
+    np.testing.assert_array_equal(levels.to_bytes(unit, levels.UNIT), every)
+    np.testing.assert_array_equal(levels.to_uint8(unit), every[..., 0])
+    np.testing.assert_array_equal(levels.to_uint8(np.repeat(unit, 3, -1)), np.repeat(every, 3, -1))
+    np.testing.assert_array_equal(levels.to_uint8(np.float32([[[-1.5], [1.5]]])), [[0, 255]])
+    assert levels.to_float(unit) is unit
+
+
 def test_every_level_of_16_bits_keeps_its_place():
     every = np.arange(65536, dtype=np.uint16)
     np.testing.assert_allclose(levels.to_unit(every, (0, 65535)), np.linspace(-1, 1, 65536), atol=1.2e-7)

@@ -24,6 +24,15 @@ def test_mse_and_psnr_are_per_image():
     np.testing.assert_allclose(distortion.psnr(restored, clean), 20 * np.log10(2 / off), rtol=1e-5)
 
 
+def test_psnr_of_clipped_images_is_not_rounded():
+    clean = np.ones((4, 4, 1), np.float32)
+    assert distortion.clipped_psnr(clean + 0.3, clean) == pytest.approx(126.02, abs=0.01)  # for equal pictures, a bound
+    assert distortion.clipped_psnr(clean - 0.001, clean) == pytest.approx(20 * np.log10(2 / 0.001), abs=1e-3)
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 3, 8, 8, 3)).astype(np.float32)
+    found = distortion.clipped_psnr(images, images[0, 0])
+    np.testing.assert_allclose(found, distortion.psnr(jnp.asarray(images), jnp.asarray(images[0, 0])), rtol=1e-4)
+
+
 @pytest.mark.slow
 def test_ssim_is_one_for_the_same_image_and_falls_with_noise():
     clean = jnp.clip(normal(0, 2, 3, 16, 16, 3), -1, 1)

@@ -51,6 +51,19 @@ def test_what_is_saved_is_loaded(prior, tmp_path, half, tolerance):
     assert {path.name for path in tmp_path.iterdir()} == {"tiny"}
 
 
+def test_a_prior_is_shown_without_its_arrays(prior):
+    count = sum(x.size for x in jax.tree.leaves(prior.params))
+    shown = f"Prior(MLP, image_shape=(4, 6, 1), {count:,} parameters)"
+    assert repr(prior) == shown
+
+    def traced(given):
+        assert repr(given) == shown
+        return given
+
+    jax.eval_shape(traced, prior)
+    assert repr(jax.tree.map(lambda _: None, prior)) == "Prior(MLP, image_shape=(4, 6, 1), 0 parameters)"
+
+
 def test_half_takes_half_the_room(prior, tmp_path):
     sizes = []
     for half in (False, True):

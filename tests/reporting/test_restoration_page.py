@@ -45,6 +45,12 @@ def test_original_and_psnr_are_only_shown_where_they_are_known():
         assert "standard deviation 25.5 of 255" in page
 
 
+def test_the_sides_are_told_apart_by_words():
+    result = restored()
+    wide = result._replace(images=result.images[:, :, :7])
+    assert "7 pixels high, 12 wide" in render_restoration_page("cat", wide, Request(lookaheads=LOOKAHEADS))
+
+
 def test_plug_and_play_promises_nothing_about_the_ends():
     request = Request(operator="gaussian_blur", parameters={"kernel_size": 5, "std": 1.0}, lookaheads=LOOKAHEADS)
     page = render_restoration_page("cat", restored(), request)

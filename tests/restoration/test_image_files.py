@@ -13,6 +13,7 @@ from fmdp.data.color_profiles import srgb_profile
 from fmdp.errors import InputError
 from fmdp.restoration import image_files
 from fmdp.restoration.output_formats import OUTPUT_FORMATS
+from fmdp.restoration.picture_files import read_picture
 from fmdp.restoration.request import Request
 from tests.support import color_profiles
 from tests.support.exact_priors import COLOUR, PRIOR
@@ -120,11 +121,12 @@ def test_results_and_measurements_keep_the_depth_that_is_asked_for(tmp_path, nam
     assert [outcome.error for outcome in outcomes] == [None, None]
     for stem in ("ramp", "array"):
         for ending in ("", "_measured"):
-            found = image_files.read_image(tmp_path / "out" / f"{stem}{ending}{form.suffix}")
+            found = read_picture(tmp_path / "out" / f"{stem}{ending}{form.suffix}").pixels
             wanted = levels if ending else levels / 1.1  # the denoiser of this prior gives back s y, and s = 1 / 1.1
             np.testing.assert_allclose(found[..., 0], wanted, atol=error + 2e-6)
         facts = json.loads((tmp_path / "out" / f"{stem}.json").read_text())
         assert facts["range"] == [0, 4095]
+        assert facts["output_format"] == name
         assert facts["notes"][0] == "values from 0 to 4095 of uint16: white is taken as 4095"
     again = list(image_files.restore_files(Zero((8, 8, 1)), request, tmp_path / "in", tmp_path / "out", {}, form=form))
     assert [outcome.error for outcome in again] == [None, None]  # earlier results are replaced
@@ -341,7 +343,7 @@ def test_gray_results_say_that_they_are_srgb(tmp_path):
         assert np.abs(np.asarray(image) - color_profiles.in_srgb(pixels.astype(float), 1.8)).max() < 2
 
 
-def test_files_of_earlier_settings_do_not_stay(tmp_path):
+def test_files_of_earlier_settings_do_not_stay(tmp_path, monkeypatch):
     save(tmp_path / "in" / "a.png", np.full((8, 8), 90, np.uint8))
     output = tmp_path / "out"
     restore_all(PRIOR, Request(sigma=0.1, lookaheads=(0.0, 1.0)), tmp_path / "in", output)
@@ -351,7 +353,10 @@ def test_files_of_earlier_settings_do_not_stay(tmp_path):
     settings = json.loads((output / "a.json").read_text())
     settings["files"] += ["../kept.png", 7]
     (output / "a.json").write_text(json.dumps(settings))
+    read, original = [], image_files.read_json
+    monkeypatch.setattr(image_files, "read_json", lambda path: read.append(path) or original(path))
     restore_all(PRIOR, Request(sigma=0.2), tmp_path / "in", output)
+    assert read == [output / "a.json"]  # once
     assert sorted(file.name for file in output.iterdir()) == ["a.json", "a.png", "a_measured.png", "mine.png"]
     assert json.loads((output / "a.json").read_text())["files"] == ["a.png", "a_measured.png"]
     assert (tmp_path / "kept.png").exists()

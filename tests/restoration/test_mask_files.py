@@ -4,6 +4,7 @@ from PIL import Image
 
 from fmdp.data.decoding import UnusableError
 from fmdp.restoration.mask_files import read_mask
+from fmdp.restoration.output_formats import encode_png16
 
 SEEN = np.ones((20, 30), bool)
 SEEN[5:9, 10:20] = False
@@ -27,12 +28,40 @@ def written(tmp_path, pixels, mode=None, suffix=".png", **options):
         (SEEN.astype(np.uint8) * 255, "P", ".gif"),
         (SEEN.astype(np.uint8) * 255, "RGB", ".jpg"),
         (SEEN.astype(np.uint16) * 65535, None, ".tif"),
+        (SEEN.astype(np.uint16) * 65535, None, ".png"),
+        (SEEN.astype(np.uint16) * 4095, None, ".png"),
+        (SEEN.astype(np.uint16) * 255, None, ".tif"),
+        (SEEN.astype(np.uint16), None, ".png"),
+        (SEEN.astype(np.int32) * 65535, None, ".tif"),
+        (SEEN.astype(np.float32), None, ".tif"),
+        (SEEN.astype(np.float32) * 255, None, ".tif"),
     ],
 )
 def test_white_is_observed_and_black_is_hidden(tmp_path, pixels, mode, suffix):
     mask = read_mask(written(tmp_path, pixels, mode, suffix))
     assert mask.dtype == bool
     np.testing.assert_array_equal(mask, SEEN)
+
+
+def test_numbers_that_are_no_levels_are_refused_by_name(tmp_path):
+    values = np.where(SEEN, np.float32(1), np.float32(-1))
+    with pytest.raises(UnusableError, match="its values go from -1 to 1 instead of 0 to 1: paint observed pixels"):
+        read_mask(written(tmp_path, values, suffix=".tif"))
+    with pytest.raises(UnusableError, match="its values go from 0 to 100000 instead of 0 to 65535"):
+        read_mask(written(tmp_path, labels(0, 100).astype(np.int32) * 1000, suffix=".tif"))
+    values[3, 4] = np.nan
+    with pytest.raises(UnusableError, match="it holds 1 NaN among 600 values"):
+        read_mask(written(tmp_path, values, suffix=".tif"))
+
+
+def test_masks_of_16_bits_in_colour_are_gray(tmp_path):
+    deep = np.repeat(SEEN.astype(np.uint16)[..., None] * 65535, 3, -1)
+    (tmp_path / "mask.png").write_bytes(encode_png16(deep))
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.png"), SEEN)
+    deep[0, 0, 1] = 0
+    (tmp_path / "mask.png").write_bytes(encode_png16(deep))
+    with pytest.raises(UnusableError, match="it is in colour: paint"):
+        read_mask(tmp_path / "mask.png")
 
 
 def test_soft_edges_are_divided_in_the_middle(tmp_path):
@@ -63,6 +92,9 @@ REMEDY = ": paint observed pixels white and hidden ones black"
         (labels(0, 3), "its values go from 0 to 3 instead of 0 to 255"),
         (labels(0, 128), "its values go from 0 to 128 instead of 0 to 255"),
         (labels(100, 255), "its values go from 100 to 255 instead of 0 to 255"),
+        (labels(0, 3).astype(np.uint16), "its values go from 0 to 3 instead of 0 to 255"),
+        (labels(0, 128).astype(np.uint16) * 256, "its values go from 0 to 32768 instead of 0 to 65535"),
+        (labels(0, 0).astype(np.uint16), "it hides 100 % of the pixels"),
         (labels(0, 0), "it hides 100 % of the pixels"),
         (labels(1, 1), "it hides 0 % of the pixels"),
         (labels(255, 255), "it hides 0 % of the pixels"),

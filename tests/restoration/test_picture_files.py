@@ -14,12 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fmdp.data.color_profiles import srgb_profile
+from fmdp.data.color_profiles import DEEP, srgb_profile
 from fmdp.data.optional_formats import CONVERTED, OPTIONAL
 from fmdp.data.unusable import UnusableError
 from fmdp.restoration import picture_files
 from fmdp.restoration.output_formats import OUTPUT_FORMATS, encode_png16
 from fmdp.restoration.picture_files import read_picture, read_plane
+from fmdp.restoration.prepare import Note
 from tests.support import color_profiles
 from tests.support.generated import cases
 
@@ -38,6 +39,10 @@ def save(path, pixels):
     return path
 
 
+def texts(picture):
+    return tuple(note.text for note in picture.notes)
+
+
 def refusal(path, stated=None, parameter=""):
     with pytest.raises(UnusableError) as refused:
         read_picture(path, stated)
@@ -51,7 +56,7 @@ def test_a_ramp_of_12_bits_reads_as_the_exact_levels(tmp_path, name):
     found = read_picture(save(tmp_path / name, TWELVE))
     np.testing.assert_allclose(found.pixels[..., 0], LEVELS, atol=1e-6)
     assert found.range == (0, 4095)
-    assert found.notes == ("values from 0 to 4095 of uint16: white is taken as 4095",)
+    assert found.notes == (Note("values from 0 to 4095 of uint16: white is taken as 4095", "range"),)
     stated = read_picture(tmp_path / name, (0, 8190))
     np.testing.assert_allclose(stated.pixels[..., 0], (LEVELS + 1) / 2 - 1, atol=1e-6)
     assert (stated.range, stated.notes) == ((0, 8190), ())
@@ -74,7 +79,7 @@ def test_pictures_of_8_bits_have_no_other_range(tmp_path):
     found = read_picture(save(tmp_path / "a.png", COLOUR), (0, 4095))
     np.testing.assert_array_equal(found.pixels, COLOUR.astype(np.float32) / 127.5 - 1)
     assert found.range == (0, 255)
-    assert found.notes == ("a picture of 8 bits: black is taken as 0 and white as 255, not [0, 4095]",)
+    assert texts(found) == ("a picture of 8 bits: black is taken as 0 and white as 255, not [0, 4095]",)
     (tmp_path / "a.pgm").write_bytes(b"P5 2 2 4095\n" + np.array([[0, 50], [1, 100]], ">u2").tobytes())
     dark = read_picture(tmp_path / "a.pgm")  # its header says white, and Pillow applies it
     np.testing.assert_allclose(dark.pixels[..., 0], np.array([[0, 50], [1, 100]]) / 2047.5 - 1, atol=2e-5)
@@ -85,10 +90,10 @@ def test_floats_are_read_with_their_range(tmp_path):
     for name in ("unit.tif", "unit.npy"):
         found = read_picture(save(tmp_path / name, unit))
         np.testing.assert_allclose(found.pixels[..., 0], 2 * unit - 1, atol=1e-6)
-        assert "black is taken as 0 and white as 1" in found.notes[0]
+        assert "black is taken as 0 and white as 1" in texts(found)[0]
         signed = read_picture(save(tmp_path / name, 2 * unit - 1))
         np.testing.assert_allclose(signed.pixels[..., 0], 2 * unit - 1, atol=1e-6)
-        assert "black is taken as -1 and white as 1" in signed.notes[0]
+        assert "black is taken as -1 and white as 1" in texts(signed)[0]
         scaled = save(tmp_path / name, 3000 * unit - 500)
         assert "state the values of black and white" in refusal(scaled, parameter="range")
         np.testing.assert_allclose(read_picture(scaled, (-500, 2500)).pixels[..., 0], 2 * unit - 1, atol=1e-5)
@@ -114,13 +119,13 @@ def test_pages_frames_and_planes_are_said(tmp_path):
     pages = [Image.fromarray(TWELVE + i) for i in range(3)]
     pages[0].save(tmp_path / "stack.tif", save_all=True, append_images=pages[1:])
     found = read_picture(tmp_path / "stack.tif")
-    assert found.notes[0] == "the first of 3 pages is used"
+    assert texts(found)[0] == "the first of 3 pages is used"
     np.testing.assert_allclose(found.pixels[..., 0], LEVELS, atol=1e-6)
     frames = [Image.fromarray(np.full((8, 8), 90 * i, np.uint8)) for i in range(1, 3)]
     frames[0].save(tmp_path / "film.gif", save_all=True, append_images=frames[1:])
-    assert read_picture(tmp_path / "film.gif").notes == ("the first of 2 pages is used",)
+    assert texts(read_picture(tmp_path / "film.gif")) == ("the first of 2 pages is used",)
     volume = read_picture(save(tmp_path / "volume.npy", np.stack([TWELVE] * 7)))
-    assert volume.notes[0] == "the first of 7 planes is used"
+    assert texts(volume)[0] == "the first of 7 planes is used"
     assert volume.pixels.shape == (64, 64, 1)
 
 
@@ -228,8 +233,13 @@ def test_tiffs_that_pillow_does_not_read_need_tifffile(tmp_path, monkeypatch):
     for kind in (np.float16, np.float32, np.float64):
         tifffile.imwrite(tmp_path / "x.tif", unit.astype(kind), photometric="rgb")
         np.testing.assert_allclose(read_picture(tmp_path / "x.tif").pixels, 2 * unit - 1, atol=2e-3)
+    adobe = color_profiles.profile(1.8, color_profiles.ADOBE_RGB)
+    for profile, carried, said in [(adobe, None, (DEEP,)), (srgb_profile(), srgb_profile(), ())]:
+        tifffile.imwrite(tmp_path / "x.tif", 2 * unit - 1, photometric="rgb", iccprofile=profile)
+        found = read_picture(tmp_path / "x.tif")
+        assert (found.profile, texts(found)[:-1]) == (carried, said)
     tifffile.imwrite(tmp_path / "x.tif", np.stack([unit, unit]), photometric="rgb")
-    assert read_picture(tmp_path / "x.tif").notes[0] == "the first of 2 pages is used"
+    assert texts(read_picture(tmp_path / "x.tif"))[0] == "the first of 2 pages is used"
     monkeypatch.setitem(sys.modules, "tifffile", None)
     assert "a TIFF file, which needs the library tifffile: pip install tifffile, or save it as .npy" in refusal(
         tmp_path / "x.tif"
@@ -244,10 +254,10 @@ def fits(pixels):
     return types.SimpleNamespace(getdata=lambda file: pixels)
 
 
-def heif(pixels):
-    return types.SimpleNamespace(
-        open_heif=lambda file: types.SimpleNamespace(to_pillow=lambda: Image.fromarray(pixels))
-    )
+def heif(pixels, profile=None):
+    image = Image.fromarray(pixels)
+    image.info["icc_profile"] = profile
+    return types.SimpleNamespace(open_heif=lambda file: types.SimpleNamespace(to_pillow=lambda: image))
 
 
 def raw(pixels):
@@ -283,6 +293,17 @@ def test_what_a_library_reads_where_it_is_installed(tmp_path, monkeypatch, name,
     np.testing.assert_allclose(found[..., 0] if np.ndim(wanted) == 2 else found, wanted, atol=1e-6)
 
 
+def test_the_colours_of_phones_become_srgb(tmp_path, monkeypatch):
+    (tmp_path / "a.heic").write_bytes(b"content that only the library knows")
+    p3 = color_profiles.profile(color_profiles.SRGB_CURVE, color_profiles.DISPLAY_P3)
+    monkeypatch.setitem(sys.modules, "pillow_heif", heif(COLOUR, p3))
+    found = read_picture(tmp_path / "a.heic")
+    wanted = color_profiles.in_srgb(COLOUR, color_profiles.SRGB_CURVE, color_profiles.DISPLAY_P3)
+    assert np.abs((found.pixels + 1) * 127.5 - wanted).max() < 2
+    assert np.abs(COLOUR - wanted).max() > 10
+    assert (found.profile, texts(found)) == (srgb_profile(), ("the colours were converted to sRGB",))
+
+
 @pytest.mark.parametrize("suffix", OPTIONAL)
 def test_without_its_library_a_file_is_refused_by_name(tmp_path, monkeypatch, suffix):
     form = OPTIONAL[suffix]
@@ -304,7 +325,7 @@ def test_other_files_are_refused_by_name(tmp_path, suffix):
 def test_dicom_with_a_sign_or_in_other_colours(tmp_path, monkeypatch):
     (tmp_path / "a.dcm").write_bytes(b"x")
     monkeypatch.setitem(sys.modules, "pydicom", dicom(PixelRepresentation=1))
-    assert read_picture(tmp_path / "a.dcm").notes == ("values from 0 to 4095 of uint16: white is taken as 4095",)
+    assert texts(read_picture(tmp_path / "a.dcm")) == ("values from 0 to 4095 of uint16: white is taken as 4095",)
     monkeypatch.setitem(sys.modules, "pydicom", dicom(PhotometricInterpretation="YBR_FULL"))
     assert "a DICOM file in YBR_FULL: convert it to RGB" in refusal(tmp_path / "a.dcm")
 
@@ -339,7 +360,7 @@ def test_profiles_of_deep_pictures_are_kept_only_if_they_are_of_srgb(tmp_path):
         (srgb_profile(), ()),
         (
             color_profiles.profile(1.8, color_profiles.ADOBE_RGB),
-            ("a colour profile of more than 8 bits is not converted: the picture counts as sRGB",),
+            (DEEP,),
         ),
         (
             b"no profile",
@@ -348,7 +369,7 @@ def test_profiles_of_deep_pictures_are_kept_only_if_they_are_of_srgb(tmp_path):
     ]:
         (tmp_path / "x.png").write_bytes(encode_png16(COLOUR16, profile))
         picture = read_picture(tmp_path / "x.png")
-        assert picture.notes == notes
+        assert texts(picture) == notes
         assert picture.profile == (None if notes else srgb_profile())
         np.testing.assert_allclose((picture.pixels + 1) * 32767.5, COLOUR16, atol=0.01)
 

@@ -37,6 +37,11 @@ from fmdp.restoration.request import Request
             dict(operator="decimation", parameters={"factor": 0}),
             "Request(parameters={'factor': 0}): decimation: factor=0: pass a number that is at least 1",
         ),
+        (
+            dict(operator="gaussian_blur"),
+            "gaussian_blur: missing parameters 'kernel_size', 'std': pass kernel_size=..., std=...",
+        ),
+        (dict(operator="gaussian_blur", parameters={"std": 1.0}), "gaussian_blur: missing parameter 'kernel_size'"),
         (dict(operator="decimation"), "Request(parameters={}): decimation: missing parameter 'factor'"),
         (
             dict(operator="phase_retrieval", degraded=True),

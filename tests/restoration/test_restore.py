@@ -97,8 +97,18 @@ def test_an_operator_of_your_own_measures_pictures_of_its_size():
     named = operators.from_function(lambda x: x[::2], (12, 9, 1), linear=True, name="my_inpainting")
     assert restore(PRIOR, x[::2], Request(operator=named, degraded=True, steps=2)).images.shape[2:] == (12, 9, 1)
     for given, changes, message in [
-        (picture(8, 8), dict(degraded=False), "even_rows takes images of shape (12, 9, 1), got (8, 8, 1)"),
-        (picture(8, 8), dict(degraded=True), "y has shape (8, 8, 1) but even_rows"),
+        (
+            picture(8, 8),
+            dict(degraded=False),
+            "even_rows takes images of shape (12, 9, 1), and this image has shape (8, 8, 1): crop or resize it to "
+            "(12, 9, 1), or make the operator with image_shape=(8, 8, 1)",
+        ),
+        (
+            picture(8, 8),
+            dict(degraded=True),
+            "even_rows of an image (12, 9, 1) measures (6, 9), and this measurement has shape (8, 8, 1): pass one of "
+            "(6, 9), or make the operator for the size of the restored image",
+        ),
     ]:
         with pytest.raises(InputError) as refused:
             restore(PRIOR, given, Request(operator=rows, **changes))
@@ -179,6 +189,31 @@ def test_noise_is_estimated_where_it_is_not_given():
     facts = restore(PRIOR, np.clip(noisy - 0.9, -1, 1), Request(degraded=True)).facts
     assert facts["sigma"] < 0.17  # of 0.2
     assert re.search(r"\d\d% of the pixels are black or white, where noise is clipped", facts["notes"][-1])
+
+
+def test_a_stated_noise_level_that_is_far_from_the_estimate_is_noted():
+    rng = np.random.default_rng(0)
+    smooth = np.linspace(-0.5, 0.5, 64)[:, None, None] * np.ones((64, 64, 3))
+    noisy = (smooth + 0.1 * rng.standard_normal(smooth.shape)).astype(np.float32)
+    for stated in (0.05, 0.1, 0.25):
+        assert restore(COLOUR, noisy, Request(sigma=stated)).notes == ()
+    for prior, others in (
+        (COLOUR, []),
+        (PRIOR, ["converted to gray, as this prior has no colour"]),
+    ):  # the same in gray
+        *before, note = restore(prior, noisy, Request(sigma=0.5)).notes
+        assert [other.text for other in before] == others
+        assert note.parameter == "sigma"
+        assert re.fullmatch(
+            r"the noise is stated as 0\.5 \(63\.8 of 255\), which is used, but it looks like 0\.(09\d+|1\d*) "
+            r"\(1[123](\.\d)? of 255\): see that the unit is right",
+            note.text,
+        )
+        assert "it looks like" in restore(prior, noisy, Request(sigma=0.0)).notes[-1].text
+    facts = restore(COLOUR, noisy, Request(sigma=0.5)).facts
+    assert (facts["sigma"], facts["sigma_estimated"]) == (0.5, False)
+    assert restore(COLOUR, noisy, Request(sigma=0.5, degraded=False)).notes == ()
+    assert restore(COLOUR, noisy[:8], Request(sigma=0.5)).notes == ()  # too few pixels
 
 
 def test_noise_of_colours_is_averaged_where_they_become_gray():

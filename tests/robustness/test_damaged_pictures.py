@@ -9,7 +9,7 @@ from fmdp import data
 from fmdp.config.defaults import default_config
 from fmdp.data.decoding import UnusableError
 from fmdp.errors import InputError
-from fmdp.restoration import image_files
+from fmdp.restoration.picture_files import read_picture
 from tests.support import damaged_pictures
 from tests.support.bad_input import at_most, one_line
 from tests.support.image_folders import restored
@@ -37,7 +37,7 @@ def test_each_file_is_decoded_or_refused_in_time(folder):
         began = time.monotonic()
         with at_most(LONGEST):
             try:
-                pixels = image_files.read_image(path)
+                pixels = read_picture(path).pixels
             except UnusableError as error:
                 assert one_line(str(error)), path.name  # noqa: PT017
             else:

@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 import fmdp
 from configs import digits
 from fmdp import networks
-from fmdp.cli import restore as restore_command
+from fmdp.cli.budget import read_budget
 from fmdp.cli.run import previous_summary, run_config
 from fmdp.errors import InputError
 from fmdp.evaluation.calibration import Calibration
@@ -101,7 +101,7 @@ LEVEL = SAVED["levels"][0]
 )  # fmt: skip
 def test_a_calibration_that_is_none_is_one_line(levels, tmp_path):
     (tmp_path / "calibration.json").write_text(json.dumps({"levels": levels}))
-    message = refused(restore_command.lookahead_for_budget, 0.1, Request(sigma=0.1), tmp_path)
+    message = refused(read_budget, 0.1, Request(sigma=0.1), tmp_path, 3, False)
     assert "not a stored calibration" in message
 
 
