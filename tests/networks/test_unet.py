@@ -243,9 +243,14 @@ def test_equal_blocks_share_one_function():
     assert convolutions(3) == convolutions(6)
 
 
-@pytest.mark.parametrize("norm", NORMS)
-def test_derivatives_forward_reverse_and_reverse_over_forward(x64, norm):
-    network = UNet(channels=4, multipliers=(1,), blocks=0, attention=(), adaptive=True, norm=norm)
+@pytest.mark.parametrize(
+    ("norm", "attention", "eps"), [("group", True, None), ("pixel", False, 1e-6), ("none", False, 1e-6)]
+)
+def test_derivatives_forward_reverse_and_reverse_over_forward(x64, norm, attention, eps):
+    """Only without attention, whose softmax is in float32, can the steps be as short as the sharpest norm needs."""
+    network = UNet(
+        channels=4, multipliers=(1,), blocks=0, attention=(), middle_attention=attention, adaptive=True, norm=norm
+    )
     params = randomised(network, (3, 2, 1), jnp.float64)
 
     @jax.jit
@@ -253,7 +258,7 @@ def test_derivatives_forward_reverse_and_reverse_over_forward(x64, norm):
         field = partial(network.apply, {"params": params}, x, s)
         return jax.jvp(field, (t,), (jnp.ones_like(t),))
 
-    check_grads(value_and_speed, (params, *inputs((2, 3, 2, 1), jnp.float64)), order=1, modes=["fwd", "rev"])
+    check_grads(value_and_speed, (params, *inputs((2, 3, 2, 1), jnp.float64)), order=1, modes=["fwd", "rev"], eps=eps)
 
 
 def test_one_image_is_the_same_as_in_a_batch(tiny):
