@@ -51,6 +51,8 @@ RECIPES: dict[str, Recipe] = {
     "small intervals first": {"loss.interval_steps": 1000},
     "diagonal first": {"loss.phases": ((0.5, 1.0), (0.5, 0.25))},
     "dropout": {"network.dropout": 0.1},
+    "pixel norm": {"network.norm": "pixel"},
+    "no norm": {"network.norm": "none"},
     "best of three averages": {"ema.more_half_lives": (100_000.0, 1_600_000.0), "train.validation_images": 100},
     "late + Huber": {"loss.times": "late", "loss.huber": 0.1},
     "late + share .75": {"loss.times": "late", "loss.diagonal_share": 0.75},

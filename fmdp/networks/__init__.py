@@ -7,6 +7,7 @@ import flax.linen as nn
 
 from fmdp.errors import InputError, kind_fault, require_known
 from fmdp.networks.mlp import MLP
+from fmdp.networks.norms import NORMS
 from fmdp.networks.unet import UNet
 from fmdp.parallel.precision import AUTO
 
@@ -51,6 +52,8 @@ def _fault(key: str, value: Any, default: Any) -> str:
         if not isinstance(value, tuple | list) or not shortest <= len(value) <= MAX_LIST_LENGTH:
             return f"a list of {shortest} to {MAX_LIST_LENGTH} numbers"
         return next(filter(None, (_fault(key, x, default[0]) for x in value)), "")
+    if key == "norm":
+        return "" if value in NORMS else f"one of {', '.join(NORMS)}"
     if default is None:
         return "" if value is None or value in DTYPES else f"None or one of {', '.join(DTYPES)}"
     least, most = BLOCK_RANGE if key == "blocks" else NUMBER_RANGE

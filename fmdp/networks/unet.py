@@ -13,9 +13,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 
 from fmdp.errors import InputError
+from fmdp.networks.norms import GROUP, NONE, Norm
 from fmdp.networks.resampling import double, halve, resampler
 from fmdp.parallel.precision import product_type
 from fmdp.types import PRNGKey, Time
@@ -48,80 +49,6 @@ def _quarter_log(time: Array) -> Array:
     return jnp.log(jnp.maximum(time, 0) + 1e-8) / 4
 
 
-def _group_mean(x: Array, groups: int) -> Array:
-    """The mean of [n, H, W, C] over space and each group of channels, as [n, 1, 1, C].
-
-    XLA is fast at a reduction over the two spatial axes, so the mean over the group is taken of that.
-    """
-    *_, height, width, channels = x.shape
-    size = channels // groups
-    total = x.sum((1, 2)).reshape(-1, groups, size).sum(-1)
-    return jnp.repeat(total / (height * width * size), size, axis=-1)[:, None, None]
-
-
-# The moments are differentiated by rules of our own: two sums over the pixels, and the rest once per channel.
-# Automatic differentiation gives several times as many operations, above all to derivatives of derivatives.
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _normalize(x: Array, groups: int) -> tuple[Array, Array]:
-    """(x - mean) * rate for x [n, H, W, C], and the rate 1 / deviation [n, 1, 1, C]."""
-    mean = _group_mean(x, groups)
-    rate = lax.rsqrt(jnp.maximum(_group_mean(x * x, groups) - mean**2, 0.0) + 1e-6)
-    return x * rate - mean * rate, rate
-
-
-@_normalize.defjvp
-def _normalize_jvp(groups, primals, tangents):
-    (x,), (dx,) = primals, tangents
-    y, rate = _normalize(x, groups)
-    turn = rate * _group_mean(y * dx, groups)
-    return (y, rate), (rate * dx - turn * y - rate * _group_mean(dx, groups), -rate * turn)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(3,))
-def _affine_norm(x: Array, gain: Array, offset: Array, groups: int) -> Array:
-    """The affine function gain y + offset of the normalised x [n, H, W, C]; gain and offset are [n, 1, 1, C]."""
-    return gain * _normalize(x, groups)[0] + offset
-
-
-@_affine_norm.defjvp
-def _affine_norm_jvp(groups, primals, tangents):
-    (x, gain, offset), (dx, dgain, doffset) = primals, tangents
-    y, rate = _normalize(x, groups)
-    slope = gain * rate
-    dz = slope * dx + (dgain - slope * _group_mean(y * dx, groups)) * y + (doffset - slope * _group_mean(dx, groups))
-    return gain * y + offset, dz
-
-
-@partial(jax.jit, static_argnames=("groups", "activate", "dtype"))
-def _group_norm(x, weight, bias, scale, shift, groups, activate, dtype):
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    gain, offset, _ = jnp.broadcast_arrays(weight * (1 + scale), bias * (1 + scale) + shift, x[:, 0, 0])
-    z = _affine_norm(x, gain[:, None, None], offset[:, None, None], groups)
-    return (nn.silu(z) if activate else z).astype(dtype)
-
-
-class GroupNorm(nn.Module):
-    """silu(z) for z = x normalised over space and groups of channels, times (1 + scale), plus shift, in float32.
-
-    Attributes:
-      dtype: of the result.
-      activate: whether to apply silu; z is returned otherwise.
-    """
-
-    dtype: Any
-    activate: bool = True
-
-    @nn.compact
-    def __call__(self, x: Array, scale: Array | float = 0.0, shift: Array | float = 0.0) -> Array:
-        channels = x.shape[-1]
-        groups = math.gcd(channels, min(32, max(channels // 4, 1)))
-        weight = self.param("scale", nn.initializers.ones, (channels,))
-        bias = self.param("bias", _zeros, (channels,))
-        return _group_norm(x, weight, bias, scale, shift, groups, self.activate, self.dtype)
-
-
 class Block(nn.Module):
     """A residual block, resampled by `resample`, optionally followed by attention over all its pixels."""
 
@@ -132,11 +59,14 @@ class Block(nn.Module):
     dropout: float = 0.0
     dtype: str | None = None
     additive: bool = False
+    norm: str = GROUP
 
     @nn.compact
     def __call__(self, x: Array, embedding: Array) -> Array:
         resample = self.resample or (lambda x: x)
         dtype = self.dtype or x.dtype
+        norm = partial(Norm, dtype, self.norm)
+        last = _kernel if self.norm == NONE else _zeros  # without norms, both parts of the sum begin equally large
 
         def dense(features, name, init=_kernel):
             return nn.Dense(features, dtype=dtype, kernel_init=init, name=name)
@@ -144,22 +74,22 @@ class Block(nn.Module):
         def conv(name, init=_kernel):
             return nn.Conv(self.channels, (3, 3), dtype=dtype, kernel_init=init, name=name)
 
-        h = GroupNorm(dtype, name="norm0")(x)
+        h = norm(name="norm0")(x)
         h = conv("conv0")(resample(h))
         modulation = nn.Dense((1 + self.adaptive) * self.channels, kernel_init=_kernel, name="affine")(embedding)
         if self.additive:
-            h = GroupNorm(dtype, name="norm1")(h + modulation[:, None, None])
+            h = norm(name="norm1")(h + modulation[:, None, None])
         else:
-            h = GroupNorm(dtype, name="norm1")(h, *jnp.split(modulation, 1 + self.adaptive, axis=-1))
+            h = norm(name="norm1")(h, *jnp.split(modulation, 1 + self.adaptive, axis=-1))
         h = nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))(h)
-        h = conv("conv1", _zeros)(h)
+        h = conv("conv1", last)(h)
         if self.resample or x.shape[-1] != self.channels:
             x = dense(self.channels, "skip")(resample(x))
         x = (x + h) * math.sqrt(0.5)
         if not self.attention:
             return x
 
-        pixels = GroupNorm(dtype, activate=False, name="norm2")(x).reshape(len(x), -1, 1, self.channels)
+        pixels = norm(activate=False, name="norm2")(x).reshape(len(x), -1, 1, self.channels)
         q, k, v = jnp.split(dense(3 * self.channels, "qkv")(pixels), 3, axis=-1)
         # The fused kernels have no jvp, which the Lagrangian and Eulerian losses need. Softmax is in float32.
         h = jax.nn.dot_product_attention(q, k, v, implementation="xla")
@@ -196,6 +126,10 @@ class UNet(nn.Module):
       remat: whether to recompute the blocks in the backward pass instead of storing their activations.
       meanflow: whether the times enter as the released MeanFlow weights need it: the embedding takes log(1 - s) / 4 and
         log(t - s) / 4 instead of s and t - s, and is added to the features before a norm instead of scaling them after.
+      norm: one of `norms.NORMS`. "group" takes moments over space and groups of channels, as in the released weights.
+        "pixel" takes them over the channels of each pixel, and "none" takes none: a fully convolutional network then
+        gives the same inside a picture of any size. With "none" the residual branches do not begin at zero, so that the
+        features keep about their size at first, as in EDM2 (arXiv 2312.02696), which normalises its kernels, too.
 
     Raises:
       InputError: H or W is not such a multiple, or resampling is not a filter.
@@ -214,6 +148,7 @@ class UNet(nn.Module):
     remat: bool = False
     middle_attention: bool = True
     meanflow: bool = False
+    norm: str = GROUP
 
     @property
     def stride(self) -> int | None:
@@ -259,7 +194,7 @@ class UNet(nn.Module):
         additive = self.meanflow and not self.adaptive
 
         def block(h, name, channels, attention=False, resample=None):
-            options = channels, attention, resample, self.adaptive, self.dropout, dtype, additive
+            options = channels, attention, resample, self.adaptive, self.dropout, dtype, additive, self.norm
             if self.is_initializing():
                 return Block(*options, name=name)(h, times)
             rngs = {"dropout": self.make_rng("dropout")} if self.has_rng("dropout") else {}
@@ -288,6 +223,6 @@ class UNet(nn.Module):
                 last = i == self.blocks
                 h = block(h, f"dec_{level}_block{i}", multiplier * self.channels, attends(level) and last)
 
-        h = GroupNorm(precise, name="dec_0_aux_norm")(h)
+        h = Norm(precise, self.norm, name="dec_0_aux_norm")(h)
         v = nn.Conv(colours, (3, 3), kernel_init=_zeros, name="dec_0_aux_conv")(h)
         return v.astype(x.dtype).reshape(x.shape)

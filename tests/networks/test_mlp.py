@@ -67,3 +67,12 @@ def test_backbones_are_made_by_name():
         networks.make_backbone("mpl", {})
     with pytest.raises(InputError, match=r"unknown option of mlp 'widht', did you mean 'width'"):
         networks.make_backbone("mlp", dict(widht=8))
+    with pytest.raises(InputError, match=r"config.network.norm = 'batch': must be one of group, pixel, none"):
+        networks.make_backbone("unet", dict(norm="batch"))
+
+
+@pytest.mark.parametrize("norm", networks.NORMS)
+def test_the_options_of_a_backbone_make_it_again(norm):
+    options = networks.backbone_options(networks.UNet(norm=norm))
+    assert options["norm"] == norm
+    assert networks.make_backbone(options.pop("name"), options).norm == norm

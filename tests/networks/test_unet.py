@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
+from fmdp.networks.norms import NORMS, Norm, _affine_norm
 from fmdp.networks.resampling import double, halve
-from fmdp.networks.unet import UNet, _affine_norm, _kernel
+from fmdp.networks.unet import Block, UNet, _kernel
 from fmdp.networks.weight_net import WeightNet
 from fmdp.pretrained.pytorch_unet import unet_from_state_dict, weight_net_from_state_dict
 
@@ -134,16 +135,17 @@ def test_doubling_is_twice_the_transpose_of_halving(x64, taps):
     np.testing.assert_allclose(halve(fine, taps, 1)[0, :, 0], np.correlate(padded, taps)[::2])
 
 
-def test_the_rules_for_moments_are_the_derivatives_of_the_plain_formula(x64):
-    """Values, and derivatives up to the second order in both modes, of three groups of two channels."""
+@pytest.mark.parametrize("groups", [3, None])
+def test_the_rules_for_moments_are_the_derivatives_of_the_plain_formula(x64, groups):
+    """Values, and derivatives up to the second order in both modes, of three groups of two channels, or of pixels."""
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(2, 3, 4, 6)) + 0.5)
     gain, offset = jnp.asarray(rng.normal(size=(2, 2, 1, 1, 6)))
 
     def plain(x, gain, offset):
-        grouped = x.reshape(2, 3, 4, 3, 2)
-        centred = grouped - grouped.mean((1, 2, 4), keepdims=True)
-        y = centred / jnp.sqrt((centred**2).mean((1, 2, 4), keepdims=True) + 1e-6)
+        grouped, axes = (x.reshape(2, 3, 4, 3, 2), (1, 2, 4)) if groups else (x, -1)
+        centred = grouped - grouped.mean(axes, keepdims=True)
+        y = centred / jnp.sqrt((centred**2).mean(axes, keepdims=True) + 1e-6)
         return gain * y.reshape(x.shape) + offset
 
     def derivatives(norm):
@@ -157,9 +159,76 @@ def test_the_rules_for_moments_are_the_derivatives_of_the_plain_formula(x64):
             x, gain, offset
         )
 
-    ours = jax.jit(lambda: derivatives(lambda *z: _affine_norm(*z, 3)))()
+    ours = jax.jit(lambda: derivatives(lambda *z: _affine_norm(*z, groups)))()
     jax.tree.map(partial(np.testing.assert_allclose, atol=1e-10), ours, jax.jit(lambda: derivatives(plain))())
-    check_grads(jax.jit(lambda x: _affine_norm(x, gain, offset, 3)), (x,), order=2, modes=["fwd", "rev"])
+    check_grads(jax.jit(lambda x: _affine_norm(x, gain, offset, groups)), (x,), order=2, modes=["fwd", "rev"])
+
+
+def test_each_norm_has_its_moments():
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(3 * rng.normal(size=(2, 4, 6, 8)) + 5, jnp.float32)
+    group, pixel, none = (
+        Norm(jnp.float32, norm, activate=False).init_with_output(jax.random.key(0), x)[0] for norm in NORMS
+    )
+    for y, axes in ((group.reshape(2, 4, 6, 2, 4), (1, 2, 4)), (pixel, -1)):
+        np.testing.assert_allclose(y.mean(axes), 0, atol=1e-5)
+        np.testing.assert_allclose((y**2).mean(axes), 1, atol=1e-4)
+    np.testing.assert_array_equal(none, x)
+
+
+def test_the_norm_modulates_and_activates():
+    """silu(weight (1 + scale) y + bias (1 + scale) + shift), and without moments this over the size of silu."""
+    x, scale, shift = (
+        jnp.asarray(np.random.default_rng(i).normal(size=shape), jnp.float32)
+        for i, shape in enumerate([(2, 3, 3, 4), (2, 4), (2, 4)])
+    )
+    params = {"scale": jnp.arange(4.0), "bias": jnp.ones(4)}
+    y = {"none": x, "pixel": (x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True)}
+    for norm, size in (("none", 0.596), ("pixel", 1.0)):
+        z = (y[norm] * params["scale"] + 1) * (1 + scale[:, None, None]) + shift[:, None, None]
+        expected = z * jax.nn.sigmoid(z) / size
+        found = Norm(jnp.float32, norm).apply({"params": params}, x, scale, shift)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_only_group_norm_knows_the_size_of_the_picture(norm):
+    """Without shared moments, the field of a pixel depends neither on pixels far away nor on where the picture ends."""
+    network = TINY.clone(channels=4, attention=(), middle_attention=False, norm=norm)
+    apply = jax.jit(partial(network.apply, {"params": randomised(network)}))
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(120, 4, 3)), jnp.float32)
+    whole, changed, tile = apply(x, 0.3, 0.8), apply(x.at[:10].add(3.0), 0.3, 0.8), apply(x[20:100], 0.3, 0.8)
+    inside, scale = slice(50, 70), jnp.std(whole)
+    far, size = (float(jnp.abs(y - whole[inside]).max() / scale) for y in (changed[inside], tile[30:50]))
+    assert (far > 0.01, size > 0.01) == ((norm == "group",) * 2)
+    if norm != "group":
+        assert max(far, size) < 1e-5
+        assert jnp.abs(changed - whole)[10:20].max() > 0.1 * scale
+
+
+def test_every_norm_of_the_network_is_of_one_kind(tiny):
+    """Also that before attention: without moments, no root is left in the program."""
+    params, _ = tiny
+
+    def roots(norm):
+        return str(jax.make_jaxpr(TINY.clone(norm=norm).apply)({"params": params}, *inputs())).count("rsqrt")
+
+    assert (roots("pixel"), roots("none")) == (roots("group"), 0)
+    kinds = {norm: shapes(TINY.clone(norm=norm), SHAPE) for norm in NORMS}
+    assert jax.tree.leaves(kinds["group"]) == jax.tree.leaves(kinds["pixel"]) == jax.tree.leaves(kinds["none"])
+    assert TINY.norm == "group"
+
+
+def test_without_norms_features_keep_their_size_at_first():
+    x, embedding = jax.random.normal(jax.random.key(0), (4, 16, 16, 64)), jnp.zeros((4, 8))
+
+    def size(norm):
+        block = Block(64, norm=norm)
+        y, _ = jax.jit(block.init_with_output)(jax.random.key(1), x, embedding)
+        return float(jnp.sqrt(jnp.mean(y**2)))
+
+    assert size("none") == pytest.approx(1, abs=0.1)
+    assert size("group") == pytest.approx(0.5**0.5, abs=0.01)  # the branch begins at zero
 
 
 def test_equal_blocks_share_one_function():
@@ -174,8 +243,14 @@ def test_equal_blocks_share_one_function():
     assert convolutions(3) == convolutions(6)
 
 
-def test_derivatives_forward_reverse_and_reverse_over_forward(x64):
-    network = UNet(channels=4, multipliers=(1,), blocks=0, attention=(), adaptive=True)
+@pytest.mark.parametrize(
+    ("norm", "attention", "eps"), [("group", True, None), ("pixel", False, 1e-6), ("none", False, 1e-6)]
+)
+def test_derivatives_forward_reverse_and_reverse_over_forward(x64, norm, attention, eps):
+    """Only without attention, whose softmax is in float32, can the steps be as short as the sharpest norm needs."""
+    network = UNet(
+        channels=4, multipliers=(1,), blocks=0, attention=(), middle_attention=attention, adaptive=True, norm=norm
+    )
     params = randomised(network, (3, 2, 1), jnp.float64)
 
     @jax.jit
@@ -183,7 +258,7 @@ def test_derivatives_forward_reverse_and_reverse_over_forward(x64):
         field = partial(network.apply, {"params": params}, x, s)
         return jax.jvp(field, (t,), (jnp.ones_like(t),))
 
-    check_grads(value_and_speed, (params, *inputs((2, 3, 2, 1), jnp.float64)), order=1, modes=["fwd", "rev"])
+    check_grads(value_and_speed, (params, *inputs((2, 3, 2, 1), jnp.float64)), order=1, modes=["fwd", "rev"], eps=eps)
 
 
 def test_one_image_is_the_same_as_in_a_batch(tiny):
