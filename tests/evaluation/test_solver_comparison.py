@@ -162,7 +162,7 @@ def test_the_chord_is_left_out_on_request(chord):
     assert len([run for run in runs if run.knob == "relative"]) == 6
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """What ends a comparison in a test."""
 
 
@@ -176,7 +176,7 @@ def test_a_stopped_comparison_goes_on_where_it_was(tmp_path, monkeypatch):
 
     def counted(field, observations, name, run, *rest):
         if len(done) == 2:
-            raise Stopped
+            raise StoppedError
         done.append((name, run.solver, run.setting))
         return run_solver(field, observations, name, run, *rest)
 
@@ -184,11 +184,11 @@ def test_a_stopped_comparison_goes_on_where_it_was(tmp_path, monkeypatch):
         return solver_comparison.compare_solvers(FIELD, split(), tasks, config, key, folder=tmp_path / "parts")
 
     monkeypatch.setattr(solver_comparison, "_run_solver", counted)
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         compare()
     before, done = done, []
     monkeypatch.setattr(solver_comparison, "_run_solver", counted)
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         compare(jax.random.key(1))  # other noise: nothing is taken over
     assert done == before
     monkeypatch.setattr(solver_comparison, "_run_solver", lambda *given: done.append(given[2:4]) or run_solver(*given))
