@@ -87,12 +87,14 @@ def test_solvers_are_compared_with_a_prior_by_name_and_nothing_is_trained(tmp_pa
 
 @pytest.mark.slow
 def test_what_a_prior_by_name_cannot_do_is_one_line(tmp_path):
-    prior = write_prior(tmp_path / "prior", dict(name="mlp", width=32, blocks=1), (6, 6, 1))
+    small, fits = (
+        write_prior(tmp_path / f"prior{side}", dict(name="mlp", width=32, blocks=1), (side, side, 1)) for side in (6, 8)
+    )
     cases = {
-        "size": ([*INVERSE, f"--checkpoint={prior}"], "takes images of the size [6, 6], and these have [8, 8]"),
+        "size": ([*INVERSE, f"--checkpoint={small}"], "takes images of the size [6, 6], and these have [8, 8]"),
         "channels": ([*INVERSE, "--checkpoint=photos"], "takes images of 3 channels, and these have 1"),
         "nobody": ([*INVERSE, "--checkpoint=nobody"], "no checkpoint 'nobody'"),
-        "few": ([*INVERSE, f"--checkpoint={prior}", "--config.inverse.images=1000"], "config.inverse.images = 1000"),
+        "few": ([*INVERSE, f"--checkpoint={fits}", "--config.inverse.images=1000"], "config.inverse.images = 1000"),
         "other flag": ([*INVERSE, "--sweep"], "--sweep does not go with --mode=inverse"),
         "other mode": (
             [*INVERSE[:1], "--checkpoint=photos"],

@@ -16,7 +16,9 @@ SMALLER = {  # numbers that a test does not need in full, by notebook
         "size = 128": "size = 32",
         "linspace(0, 1, 9)": "linspace(0, 1, 3)",
         "curve[round(8 * lookahead)]": "curve[round(2 * lookahead)]",
-        'fmdp.load("photos")': 'fmdp.load("photos")\nobject.__setattr__(prior, "tiling", type(prior.tiling)(size=32, margin=4))',
+        # Tiles as small as the pictures.
+        'fmdp.load("photos")': 'fmdp.load("photos")\n'
+        'object.__setattr__(prior, "tiling", type(prior.tiling)(size=32, margin=4))',
     },
 }
 NOTEBOOKS = sorted(pathlib.Path("colab").glob("*.ipynb"))
