@@ -56,7 +56,7 @@ def main(_: list[str]) -> None:
         mesh.divide_cpu(config.parallel.cpu_devices, partial(divides_batch, config))
     validate_for_devices(config, mesh.count_devices())
     use_precision(config.precision)
-    run_config(config, RunDir.open(workdir), mode)
+    run_config(config, RunDir.open(workdir), mode, restore_command.CHECKPOINT.value)
 
 
 def define_flags() -> tuple[ModuleType, ModuleType]:
@@ -83,7 +83,8 @@ def inapplicable_flags(mode: str) -> list[str]:
     _, restore_command = define_flags()
     restoring = [flag.name for flag in flags.FLAGS.flags_by_module_dict()[restore_command.__name__]]
     excluded = {"restore": ["config", "workdir"], "bench": ["workdir", "mode", "distributed", *restoring]}
-    excluded["benchmark"] = [name for name in restoring if name != restore_command.CHECKPOINT.name]
+    others = [name for name in restoring if name != restore_command.CHECKPOINT.name]
+    excluded |= {"benchmark": others, "inverse": others}
     return [name for name in excluded.get(mode, restoring) if flags.FLAGS[name].present]
 
 

@@ -1,6 +1,7 @@
 """What can be measured of a trained network, and the files that each measurement leaves."""
 
 import dataclasses
+import shutil
 import time
 from collections.abc import Callable
 from typing import TypeAlias
@@ -97,13 +98,15 @@ def compare_solvers(trained: Trained, summary: Summary) -> tuple[Summary, Pictur
     tasks = tasks_of_protocol(config.inverse.protocol, split.test.shape[1:])
     tasks |= {name: task.to_dict() for name, task in config.inverse.tasks.items()}
     networks = load_network_metrics(split, config.evaluate)
+    parts = run / "inverse"
     result, compared = solver_comparison.compare_solvers(
-        trained.field, split, tasks, config.inverse, trained.key(4), networks
+        trained.field, split, tasks, config.inverse, trained.key(4), networks, parts
     )
     solver_figures.write_table(run / "inverse.csv", result.inverse)
     solver_figures.draw_planes(run / "inverse_plane.png", result, config.inverse.images, config.inverse.seeds)
     solver_figures.draw_strips(run / "inverse_strips.png", compared)
     solver_figures.draw_iterates(run / "inverse_iterates.png", compared)
+    shutil.rmtree(parts, ignore_errors=True)
     made = Provenance(**provenance_of_run(config))
     summary = dataclasses.replace(summary.add(result), inverse_made=made)
     return _add_seconds(summary, {"inverse": time.monotonic() - trained.began}), inverse_pictures(compared)

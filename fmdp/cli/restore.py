@@ -29,7 +29,9 @@ from fmdp.types import SizedField
 SWEEP = (0.0, 0.25, 0.5, 0.75, 1.0)
 MAX_VALUE = 200  # characters of a flag's value that a message repeats
 
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "restore, benchmark: a prior by name, a run's folder, or a file.")
+CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "restore, benchmark, inverse: a prior by name, a run's folder, a file."
+)
 INPUT = flags.DEFINE_string("input", None, "restore: an image, or a folder of images.")
 OUTPUT = flags.DEFINE_string("output", None, "restore: the folder for results; by default `restored` beside the input.")
 OPERATOR = flags.DEFINE_string("operator", "denoising", "restore: the operator that degraded the images, by name.")

@@ -4,6 +4,8 @@ import contextlib
 import dataclasses
 import os
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,7 +16,7 @@ from fmdp import data
 from fmdp.cli.analyses import ANALYSES, Trained
 from fmdp.cli.compile_time import compile_seconds
 from fmdp.cli.deprecated import warn_renamed
-from fmdp.cli.start_from import read_start
+from fmdp.cli.start_from import read_start, take_prior
 from fmdp.config.defaults import as_plain_dict
 from fmdp.config.renamed import RENAMED, rename_keys
 from fmdp.config.validation import validate, validate_for_devices
@@ -30,6 +32,7 @@ from fmdp.reporting.report import write_report
 from fmdp.training import loop
 from fmdp.training.start import Start
 from fmdp.training.state import TrainState, make_field, make_network
+from fmdp.types import AverageField
 
 
 def run(
@@ -78,13 +81,14 @@ def run(
     return folder.read_summary() or {}
 
 
-def run_config(config: ConfigDict, run: RunDir, mode: str) -> None:
+def run_config(config: ConfigDict, run: RunDir, mode: str, checkpoint: str | None = None) -> None:
     """Train and analyse what the configuration describes.
 
     Args:
       config: validated.
       run: the folder for the results.
       mode: a key of `ANALYSES`. The modes that do not train read the newest checkpoint and need no lock.
+      checkpoint: for the mode inverse, a prior that takes the place of the run's network, as for `fmdp.load`.
 
     Raises:
       InputError: the data, the folder or a checkpoint cannot be used.
@@ -96,12 +100,17 @@ def run_config(config: ConfigDict, run: RunDir, mode: str) -> None:
     trains = mode.startswith("train")
     start = read_start(config, split.train.shape[1:], run.path) if trains else None
     with run.lock() if trains else contextlib.nullcontext():
-        state, progress = _train(config, split, run, start) if trains else _restore(config, split, run)
+        if checkpoint is not None:
+            prior, progress = take_prior(config, split, checkpoint)
+            data.pin_split(split, run / "split.json")
+            get_field: Callable[[], AverageField] = partial(batching.replicate, prior)
+        else:
+            state, progress = _train(config, split, run, start) if trains else _restore(config, split, run)
+            get_field = partial(_field_of, config, state)
         summary = start_summary(config, split, progress, previous_summary(run))
         pictures: Pictures = {}
         if ANALYSES[mode]:
-            field = make_field(make_network(config), batching.replicate(state.ema))
-            trained = Trained(config=config, split=split, field=field, run=run, began=began, compiled=compiled)
+            trained = Trained(config=config, split=split, field=get_field(), run=run, began=began, compiled=compiled)
             for analysis in ANALYSES[mode]:
                 summary, more = analysis(trained, summary)
                 pictures |= more
@@ -124,6 +133,10 @@ def _restore(config: ConfigDict, split: data.Split, run: RunDir) -> tuple[TrainS
     restored = loop.restore_state(config, split.train.shape[1:], run.path)
     data.pin_split(split, run / "split.json")
     return restored
+
+
+def _field_of(config: ConfigDict, state: TrainState) -> AverageField:
+    return make_field(make_network(config), batching.replicate(state.ema))
 
 
 def start_summary(config: ConfigDict, split: data.Split, progress: dict[str, Any], previous: Summary | None) -> Summary:

@@ -1,16 +1,18 @@
-"""The weights that config.train.start_from names."""
+"""The weights that config.train.start_from names, and the prior that --checkpoint names for a run."""
 
 import pathlib
+from typing import Any
 
 import flax.traverse_util
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from fmdp.data import Split
 from fmdp.errors import InputError, translating
 from fmdp.io.files import expand_path
 from fmdp.io.weights import digest_arrays
-from fmdp.pretrained.prior import load
+from fmdp.pretrained.prior import Prior, load
 from fmdp.training.checkpoint import has_checkpoint
 from fmdp.training.start import Start, require_fit
 
@@ -45,3 +47,29 @@ def read_start(config: ConfigDict, image_shape: tuple[int, ...], workdir: pathli
     start = Start(params=params, network=prior.network, image_shape=prior.image_shape, record=record)
     require_fit(start, config, image_shape)
     return start
+
+
+def take_prior(config: ConfigDict, split: Split, checkpoint: str) -> tuple[Prior, dict[str, Any]]:
+    """A prior that is measured on the images of a configuration without being trained on them, and what is known of it.
+
+    Returns:
+      The prior, and the record of it as progress of a run.
+
+    Raises:
+      InputError: the prior cannot be read or does not take such images, or there are fewer of them than to be measured.
+    """
+    prior = load(checkpoint)
+    (*size, channels), (*their_size, their_channels) = split.test.shape[1:], prior.image_shape
+    what, stride = f"--checkpoint={checkpoint}", prior.stride
+    if channels != their_channels:
+        remedy = "set config.data.channels, or name another prior"
+        raise InputError(f"{what} takes images of {their_channels} channels, and these have {channels}: {remedy}")
+    if size != their_size and (stride is None or any(side % stride for side in size)):
+        wanted = f"sides that are multiples of {stride}" if stride else f"the size {their_size}"
+        raise InputError(f"{what} takes images of {wanted}, and these have {size}: set config.data.size")
+    if (found := len(split.test)) < config.inverse.images:
+        remedy = f"but only {found} are held out: raise config.data.test_share = {config.data.test_share}, or lower it"
+        raise InputError(f"config.inverse.images = {config.inverse.images}, {remedy}")
+    record: dict[str, str | int] = {"source": checkpoint}
+    record |= {"name": name} if isinstance(name := prior.about.get("name"), str) else {}
+    return prior, {"started_from": record}

@@ -105,12 +105,13 @@ INVERSE = dict(
     tasks={},  # by name: operator, its parameters, sigma (or peak, laplace) and, optionally, steps
     solvers=("pnp", "pnp_flow", "ot_ode", "flow_priors", "d_flow", "dps", "flower"),  # all
     images=200,  # the first of the held-out images
-    tuning_images=64,  # training images on which the solvers are tuned
+    tuning_images=64,  # training images on which the solvers are tuned; 0: none are, all take their published options
     seeds=3,  # for masks, kernels, noise and solvers
     batch_size=200,
     steps=(10, 20, 100),  # of plug-and-play; the largest is the budget of the other solvers
     knob="relative",  # how a lookahead is read: relative, additive (as published) or fixed
     lookaheads=(0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0),
+    chord=True,  # whether plug-and-play also runs along the chord, at two evaluations a step
 )
 
 BENCHMARK = dict(

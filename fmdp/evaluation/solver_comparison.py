@@ -2,10 +2,12 @@
 
 The result is a table of tasks x solvers x settings x seeds. Every solver restores an image from the same measurement.
 Solvers are tuned on training images, by PSNR, over the grids of `solver_plan`. Plug-and-play is tuned once for all
-lookaheads, by its PSNR at both ends of their range.
+lookaheads, by its PSNR at both ends of their range. Without tuning images, every solver takes its published options.
 """
 
+import pathlib
 import time
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -23,12 +25,18 @@ from fmdp.evaluation.network_metrics import NetworkMetrics
 from fmdp.evaluation.results import SolverResult, SolverRun, TunedOptions
 from fmdp.evaluation.solver_batches import draw_observations, solve_batch
 from fmdp.evaluation.solver_matching import MATCHED, match_baselines
-from fmdp.evaluation.solver_plan import GRIDS, Plan, Run, plan_runs, tune_solvers
+from fmdp.evaluation.solver_plan import GRIDS, Options, Plan, Run, plan_runs, tune_solvers
+from fmdp.evaluation.solver_records import NO_RECORDS, Part, SolverRecords
+from fmdp.io.dataclass_json import from_json, to_json
+from fmdp.io.weights import digest_arrays
 from fmdp.metrics import perception
 from fmdp.metrics.features import features
 from fmdp.operators.noise import Observation
 from fmdp.solvers import DivergenceError, raise_if_diverged
 from fmdp.types import AverageField, PRNGKey
+
+ENDS = (0.0, 1.0)
+"""The lookaheads at which the iterates are shown."""
 
 ITERATES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
 MAX_MAGNITUDE = 1e6  # of an image in [-1, 1]; a larger iterate has diverged, too
@@ -67,6 +75,7 @@ def compare_solvers(
     config: ConfigDict,
     key: PRNGKey,
     networks: NetworkMetrics = network_metrics.NO_NETWORKS,
+    folder: pathlib.Path | None = None,
 ) -> tuple[SolverResult, dict[str, ComparedImages]]:
     """The table of config.inverse on the first test images of a split.
 
@@ -77,6 +86,8 @@ def compare_solvers(
       config: config.inverse.
       key: of masks, kernels, noise and solvers.
       networks: the measures of published networks.
+      folder: where each part is kept once it is measured. Parts that a run of the same images and settings left there
+        are not measured again. Remove it when the comparison is complete. None keeps nothing.
 
     Returns:
       The result, and one image of each task. If a solver diverged or does not admit the operator, its row has the
@@ -91,25 +102,47 @@ def compare_solvers(
     real, _ = reference_images(split)
     width = perception.median_distance(features(jnp.asarray(real)))
     reference = Reference(clean, real, width, networks)
+    records = NO_RECORDS
+    if folder is not None:
+        records = SolverRecords(folder, _facts(field, reference, tuning, config, key))
     rows, tuned, pictures = [], [], {}
     for index, (name, task) in enumerate(tasks.items()):
         tuning_key, *keys = jax.random.split(jax.random.fold_in(key, index), config.seeds + 1)
-        plan = tune_solvers(field, tuning, name, task, config, tuning_key)
+        kept = records.within([index, name, task])
+        plan = tune_solvers(field, tuning, name, task, config, tuning_key, kept)
         tuned += [
             TunedOptions(task=name, solver=solver, steps=steps, options=options)
             for (solver, steps), options in plan.items()
         ]
-        observations = [draw_observations(task, name, clean, seed_key) for seed_key in keys]
-        restored = []
-        for run in plan_runs(task, config, plan):
-            row, first = _run_solver(field, observations, name, run, config.batch_size, keys, reference)
-            rows.append(row)
-            restored += [] if first is None else [(run, first)]
-        iterates = _iterates(field, observations[0], task, config, plan, keys[0])
-        pictures[name] = ComparedImages(np.asarray(clean[0]), np.asarray(observations[0].y[0]), restored, iterates)
+        task_rows, pictures[name] = _run_task(field, name, task, config, plan, keys, reference, kept)
+        rows += task_rows
     restored_ones = split._replace(test=split.test[: len(clean)], test_labels=split.test_labels[: len(clean)])
     floor = null_intervals(restored_ones, width, DEALS, jax.random.fold_in(key, len(tasks)))
     return SolverResult(inverse=rows, matched=match_baselines(rows), tuned=tuned, inverse_floor=floor), pictures
+
+
+def _run_task(
+    field: AverageField,
+    name: str,
+    task: Task,
+    config: ConfigDict,
+    plan: Plan,
+    keys: list[PRNGKey],
+    reference: Reference,
+    records: SolverRecords,
+) -> tuple[list[SolverRun], ComparedImages]:
+    """The rows of one task, and its first image."""
+    observations = [draw_observations(task, name, reference.clean, key) for key in keys]
+    rows, restored = [], []
+    for run in plan_runs(task, config, plan):
+        compute = partial(_run_solver, field, observations, name, run, config.batch_size, keys, reference)
+        row, first = records.recall(run._asdict(), compute)
+        rows.append(from_json(SolverRun, row, "row"))
+        restored += [(run, image) for image in first.values()]
+    compute = partial(_iterates, field, observations[0], task, config, plan, keys[0])
+    _, iterates = records.recall(["iterates", _most_steps(task, config, plan)], compute)
+    by_end = {end: iterates[str(end)] for end in ENDS if iterates}
+    return rows, ComparedImages(np.asarray(reference.clean[0]), np.asarray(observations[0].y[0]), restored, by_end)
 
 
 def _run_solver(
@@ -120,17 +153,18 @@ def _run_solver(
     batch: int,
     keys: list[PRNGKey],
     reference: Reference,
-) -> tuple[SolverRun, np.ndarray | None]:
-    """One row of the table, and the first image restored under the first seed; None where the run failed."""
+) -> Part:
+    """One row of the table, and the first image restored under the first seed unless the run failed."""
     identity: dict[str, Any] = dict(task=name, solver=run.solver, knob=run.knob, t_or_lookahead=run.setting)
     try:
         outputs, cost = _restore(field, observations, name, run, batch, keys)
     except (DivergenceError, InputError) as error:
-        return SolverRun(**identity, failed=str(error)), None
+        return to_json(SolverRun(**identity, failed=str(error))), {}
     (measures,) = measure_restorations(outputs[None], *reference)
     by_seed = measure_restorations(outputs[:, None], *reference._replace(networks=network_metrics.NO_NETWORKS))
     seeds = [{name: seed[name] for name in MATCHED} for seed in by_seed]
-    return SolverRun(**identity, steps=run.steps, **cost, measures=measures, seeds=seeds), outputs[0, 0]
+    row = SolverRun(**identity, steps=run.steps, **cost, measures=measures, seeds=seeds)
+    return to_json(row), {"first": outputs[0, 0]}
 
 
 def _restore(
@@ -164,16 +198,35 @@ def _restore(
 
 def _iterates(
     field: AverageField, observations: Observation, task: Task, config: ConfigDict, plan: Plan, key: PRNGKey
-) -> dict[float, np.ndarray]:
-    """Plug-and-play's iterates on the first image, at both ends of the lookahead."""
-    steps = task.get("steps", max(config.steps))
-    tuned = plan.get(("pnp", steps))
+) -> Part:
+    """Plug-and-play's iterates on the first image, at both ends of the lookahead, by which they are called."""
+    steps, tuned = _most_steps(task, config, plan)
     if tuned is None:
-        return {}
+        return None, {}
     first = jax.tree.map(lambda x: x[:1], observations)
     shown = [round(share * (steps - 1)) for share in ITERATES]
     found = {}
-    for lookahead in (0.0, 1.0):
+    for lookahead in ENDS:
         options = {"steps": steps, "knob": config.knob, "lookahead": lookahead, "keep": True} | tuned
-        found[lookahead] = np.asarray(solve_batch(field, first, key, "pnp", options, 1)[1].iterates)[0, shown]
-    return found
+        found[str(lookahead)] = np.asarray(solve_batch(field, first, key, "pnp", options, 1)[1].iterates)[0, shown]
+    return None, found
+
+
+def _most_steps(task: Task, config: ConfigDict, plan: Plan) -> tuple[int, Options | None]:
+    """Plug-and-play's largest number of steps on a task, and its options there."""
+    steps = task.get("steps", max(config.steps))
+    return steps, plan.get(("pnp", steps))
+
+
+def _facts(
+    field: AverageField, reference: Reference, tuning: Array, config: ConfigDict, key: PRNGKey
+) -> dict[str, Any]:
+    """What every part of a comparison depends on, as JSON: the images, the network, its measures and the settings."""
+    leaves = [*jax.tree.leaves(field), reference.clean, reference.real, tuning, jax.random.key_data(key)]
+    arrays = {str(index): np.asarray(leaf) for index, leaf in enumerate(leaves)}
+    return {
+        "arrays": digest_arrays(arrays),
+        "settings": {name: config[name] for name in ("seeds", "knob", "tuning_images", "batch_size")},
+        "measures": sorted(reference.networks.weights),
+        "precision": str(jax.config.jax_default_matmul_precision),  # type: ignore[attr-defined]
+    }

@@ -1,6 +1,7 @@
 """Which solvers run on a task, at which settings and with how many steps; and how their options are tuned."""
 
 import contextlib
+import inspect
 import itertools
 from typing import Any, NamedTuple, TypeAlias
 
@@ -12,8 +13,9 @@ from ml_collections import ConfigDict
 from fmdp.config.tasks import Task
 from fmdp.errors import InputError
 from fmdp.evaluation.solver_batches import draw_observations, solve_batch
+from fmdp.evaluation.solver_records import NO_RECORDS, SolverRecords
 from fmdp.metrics import distortion
-from fmdp.solvers import DivergenceError, raise_if_diverged
+from fmdp.solvers import SOLVERS, DivergenceError, raise_if_diverged
 from fmdp.types import AverageField, PRNGKey
 
 GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
@@ -60,17 +62,41 @@ def budgets(solver: str, task: Task, config: ConfigDict) -> tuple[int, ...]:
     return (max({"pnp_flow": most // 5, "d_flow": most // 5}.get(solver, most), 2),)
 
 
-def tune_solvers(field: AverageField, images: Array, name: str, task: Task, config: ConfigDict, key: PRNGKey) -> Plan:
-    """`tune_options` of every solver in config.solvers, at each of its numbers of steps."""
+def tune_solvers(
+    field: AverageField,
+    images: Array,
+    name: str,
+    task: Task,
+    config: ConfigDict,
+    key: PRNGKey,
+    records: SolverRecords = NO_RECORDS,
+) -> Plan:
+    """`tune_options` of every solver in config.solvers, at each of its numbers of steps.
+
+    Without images it is `published_options`.
+    """
+
+    def tune(solver: str, steps: int) -> dict[str, float] | None:
+        if not len(images):
+            return published_options(solver)
+        found, _ = records.recall(
+            ["tuned", solver, steps], lambda: (tune_options(field, images, name, task, solver, steps, config, key), {})
+        )
+        return found
+
     return {
-        (solver, steps): tune_options(field, images, name, task, solver, steps, config, key)
-        for solver in config.solvers
-        for steps in budgets(solver, task, config)
+        (solver, steps): tune(solver, steps) for solver in config.solvers for steps in budgets(solver, task, config)
     }
 
 
+def published_options(solver: str) -> dict[str, float]:
+    """The options of a solver that its grid varies, as they were published: its defaults."""
+    parameters = inspect.signature(SOLVERS[solver]).parameters
+    return {name: float(parameters[name].default) for name in GRIDS[solver]}
+
+
 def plan_runs(task: Task, config: ConfigDict, plan: Plan) -> list[Run]:
-    """The runs of one task: plug-and-play along both knobs, the chord only at most steps, and each baseline once."""
+    """The runs of one task: plug-and-play along its knobs, the chord only at most steps, and each baseline once."""
     runs = []
     for (solver, steps), tuned in plan.items():
         if tuned is None:
@@ -78,7 +104,8 @@ def plan_runs(task: Task, config: ConfigDict, plan: Plan) -> list[Run]:
         elif solver != "pnp":
             runs.append(Run(solver, "", None, steps, {"steps": steps} | tuned))
         else:
-            knobs = (config.knob, "chord") if steps == max(budgets(solver, task, config)) else (config.knob,)
+            with_chord = config.chord and steps == max(budgets(solver, task, config))
+            knobs = (config.knob, "chord") if with_chord else (config.knob,)
             for knob, lookahead in itertools.product(knobs, config.lookaheads):
                 options = {"steps": steps, "knob": knob, "lookahead": float(lookahead)} | tuned
                 runs.append(Run(solver, knob, float(lookahead), steps, options))

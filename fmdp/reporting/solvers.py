@@ -22,6 +22,8 @@ BASELINES = {
     "dps": ("^", "#a07a12"),
     "flower": ("*", "#d1477d"),
 }
+LPIPS = "lpips_alex"
+SET_IMAGES = 50  # below, a distance between sets of images says little
 SHADES = ("#1764ab", "#6ea6d9", "#b5d0ea", "#d6e4f2")  # curves with more steps are darker
 
 
@@ -38,6 +40,8 @@ def write_table(path: pathlib.Path, rows: list[SolverRun]) -> None:
 def draw_planes(path: pathlib.Path, result: SolverResult, images: int, seeds: int) -> None:
     """Draw the distortion-perception plane of every task: plug-and-play's curves, and each baseline as a point.
 
+    Perception is the kernel distance, or LPIPS where it was measured on fewer images than tell sets apart.
+
     Args:
       path: of the PNG.
       result: of `solver_comparison.compare_solvers`.
@@ -48,26 +52,29 @@ def draw_planes(path: pathlib.Path, result: SolverResult, images: int, seeds: in
     columns = min(len(tasks), 2)
     figure = Figure(figsize=(5.4 * columns, 4 * -(-len(tasks) // columns) + 0.9), layout="constrained")
     axes = figure.subplots(-(-len(tasks) // columns), columns, squeeze=False).ravel()
+    fine = [row for row in result.inverse if row.failed is None]
+    by_lpips = images < SET_IMAGES and all(LPIPS in row.measures for row in fine)
+    measure, ylabel = (LPIPS, "LPIPS (AlexNet)") if by_lpips else ("kernel_distance", "kernel distance MMD²")
     for axis, task in zip(axes, tasks, strict=False):
-        _draw_plane(axis, [row for row in result.inverse if row.task == task and row.failed is None])
-        axis.axhspan(floor.low, floor.high, color="0.5", alpha=0.25, lw=0, label="real against real")
-        axis.set(
-            title=verbatim(task.replace("_", " ")), xlabel="mean squared error per pixel", ylabel="kernel distance MMD²"
-        )
+        _draw_plane(axis, [row for row in fine if row.task == task], measure)
+        if not by_lpips:
+            axis.set_yscale("symlog", linthresh=1e-3)
+            axis.axhspan(floor.low, floor.high, color="0.5", alpha=0.25, lw=0, label="real against real")
+        axis.set(title=verbatim(task.replace("_", " ")), xlabel="mean squared error per pixel", ylabel=ylabel)
     for axis in axes[len(tasks) :]:
         axis.remove()
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     figure.suptitle(
         "Lower is better on both axes. Blue: plug-and-play with the flow map from t = s (large dot) to t = 1.\n"
-        f"{images} held-out images, {seeds} seeds (bars: standard deviation over them), one trained network;"
-        " band: 95 % of real sets against real ones",
+        f"{images} held-out images, {seeds} seeds (bars: standard deviation over them), one trained network"
+        + ("" if by_lpips else "; band: 95 % of real sets against real ones"),
         fontsize=9,
     )
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=120)
 
 
-def _draw_plane(axis, rows: list[SolverRun]) -> None:
+def _draw_plane(axis, rows: list[SolverRun], measure: str) -> None:
     curves: dict[tuple[str, int], list[SolverRun]] = {}
     for row in rows:
         if row.solver == "pnp":
@@ -79,22 +86,21 @@ def _draw_plane(axis, rows: list[SolverRun]) -> None:
         else:
             color = shades.get(steps, SHADES[-1])
             style, name = STYLE["lookahead"] | {"color": color}, f"lookahead, {steps} evaluations"
-        x, y, dx, dy = _coordinates(points)
+        x, y, dx, dy = _coordinates(points, measure)
         axis.errorbar(x, y, dy, dx, elinewidth=0.5, label=name, **style)
         axis.plot(x[:1], y[:1], **style | {"ms": 7.5 if knob == "chord" else 6, "label": ""})
     for row in rows:
         if row.solver in BASELINES:
             marker, color = BASELINES[row.solver]
-            x, y, dx, dy = _coordinates([row])
+            x, y, dx, dy = _coordinates([row], measure)
             name = f"{row.solver}, {row.nfe:.0f} evaluations"
             axis.errorbar(x, y, dy, dx, marker=marker, ms=8, ls="", elinewidth=0.7, color=color, label=name)
     axis.set_xscale("log")
-    axis.set_yscale("symlog", linthresh=1e-3)
     axis.margins(0.08, 0.12)
 
 
-def _coordinates(points: list[SolverRun]) -> tuple[np.ndarray, ...]:
-    names = ("mse", "kernel_distance", "mse_draw_std", "kernel_distance_draw_std")
+def _coordinates(points: list[SolverRun], measure: str) -> tuple[np.ndarray, ...]:
+    names = ("mse", measure, "mse_draw_std", f"{measure}_draw_std")
     return tuple(np.array([point.measures[name] for point in points]) for name in names)
 
 

@@ -1,4 +1,4 @@
-"""config.train.start_from on the command line."""
+"""config.train.start_from on the command line, and the prior that takes the place of a network that was trained."""
 
 import json
 
@@ -63,3 +63,46 @@ def test_what_cannot_be_started_from_ends_in_one_line_with_nothing_written(tmp_p
         assert err.startswith(f"fmdp: config.train.start_from={source}"), err
         assert message in err, (name, err)
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "text.pkl"]
+
+
+INVERSE = ["--config=configs/digits.py:smoke", "--mode=inverse", "--config.inverse.tuning_images=0"]
+
+
+@pytest.mark.slow
+def test_solvers_are_compared_with_a_prior_by_name_and_nothing_is_trained(tmp_path):
+    prior = write_prior(tmp_path / "prior", dict(name="mlp", width=32, blocks=1), (8, 8, 1))
+    run = tmp_path / "run"
+    arguments = [*INVERSE, f"--workdir={run}", f"--checkpoint={prior}", "--config.inverse.steps=(2,)"]
+    ended = run_forked({"run": arguments})["run"]
+    assert ended.code == 0, ended.err
+    found = json.loads((run / "summary.json").read_text())
+    assert found["started_from"] == {"source": prior, "name": "tiny"}
+    assert {row["solver"] for row in found["inverse"]} == {"pnp", "flower"}
+    assert {row["options"]["gain"] for row in found["tuned"] if row["solver"] == "pnp"} == {1.0}
+    files = {path.name for path in run.iterdir()}
+    assert {"inverse.csv", "inverse_plane.png", "inverse_strips.png", "report.html"} <= files
+    assert "inverse" not in files  # the parts are removed with the results there
+    assert not {"config.json", "checkpoints", "model.json"} & files
+
+
+@pytest.mark.slow
+def test_what_a_prior_by_name_cannot_do_is_one_line(tmp_path):
+    small, fits = (
+        write_prior(tmp_path / f"prior{side}", dict(name="mlp", width=32, blocks=1), (side, side, 1)) for side in (6, 8)
+    )
+    cases = {
+        "size": ([*INVERSE, f"--checkpoint={small}"], "takes images of the size [6, 6], and these have [8, 8]"),
+        "channels": ([*INVERSE, "--checkpoint=photos"], "takes images of 3 channels, and these have 1"),
+        "nobody": ([*INVERSE, "--checkpoint=nobody"], "no checkpoint 'nobody'"),
+        "few": ([*INVERSE, f"--checkpoint={fits}", "--config.inverse.images=1000"], "config.inverse.images = 1000"),
+        "other flag": ([*INVERSE, "--sweep"], "--sweep does not go with --mode=inverse"),
+        "other mode": (
+            [*INVERSE[:1], "--checkpoint=photos"],
+            "--checkpoint does not go with --mode=train_and_evaluate",
+        ),
+    }
+    ended = run_forked({name: [*given, f"--workdir={tmp_path / name}"] for name, (given, _) in cases.items()})
+    for name, (_, message) in cases.items():
+        code, out, err = ended[name]
+        assert (code, out, len(err.splitlines())) == (2, "", 1), (name, err)
+        assert message in err, (name, err)

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 import fmdp
-from fmdp.benchmark.measure import psnr
 from fmdp.benchmark.pictures import draw_noise
 from fmdp.errors import InputError
 from fmdp.flow.interpolant import time_of_sigma
+from fmdp.metrics.distortion import clipped_psnr
 from tests.docs.test_doctests import ROOT
 from tests.support.tiny_unet import TILE, tiny_unet
 
@@ -31,8 +31,10 @@ def test_crops_whole_pictures_and_tiles_are_the_field_on_each():
         crops = np.empty_like(clean)
         for i, j in corners:
             crops[i : i + TILE, j : j + TILE] = denoise(x[i : i + TILE, j : j + TILE], t)
-        assert scores["crops"][0, column] == pytest.approx(float(psnr(crops, clean)), abs=1e-3)
-        assert scores["whole"][0, column] == pytest.approx(float(psnr(np.asarray(denoise(x, t)), clean)), abs=1e-3)
+        assert scores["crops"][0, column] == pytest.approx(float(clipped_psnr(crops, clean)), abs=1e-3)
+        assert scores["whole"][0, column] == pytest.approx(
+            float(clipped_psnr(np.asarray(denoise(x, t)), clean)), abs=1e-3
+        )
     assert len({float(values[0, 0]) for values in scores.values()}) == 3
     with pytest.raises(InputError, match=r"give --side as a multiple of 16"):
         SCRIPT["score"](prior, {"one.png": clean[:20, :20]})

@@ -11,7 +11,15 @@ SMALLER = {  # numbers that a test does not need in full, by notebook
         "samples=20_000, test_samples=1_000": "samples=1_000, test_samples=200",
         "steps=1500, batch_size=256": "steps=100, batch_size=64",
     },
-    "02": {"steps=40": "steps=4", "(6, *prior": "(2, *prior"},
+    "02": {
+        "steps=40": "steps=2",
+        "size = 128": "size = 32",
+        "linspace(0, 1, 9)": "linspace(0, 1, 3)",
+        "curve[round(8 * lookahead)]": "curve[round(2 * lookahead)]",
+        # Tiles as small as the pictures.
+        'fmdp.load("photos")': 'fmdp.load("photos")\n'
+        'object.__setattr__(prior, "tiling", type(prior.tiling)(size=32, margin=4))',
+    },
 }
 NOTEBOOKS = sorted(pathlib.Path("colab").glob("*.ipynb"))
 

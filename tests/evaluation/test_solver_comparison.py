@@ -10,7 +10,7 @@ from fmdp.config.defaults import default_config
 from fmdp.config.tasks import PROTOCOLS, tasks_of_protocol
 from fmdp.data import Split
 from fmdp.errors import InputError
-from fmdp.evaluation import measures, solver_batches, solver_comparison, solver_plan
+from fmdp.evaluation import measures, solver_batches, solver_comparison, solver_plan, solver_records
 from fmdp.evaluation.results import SolverResult, SolverRun
 from fmdp.evaluation.solver_matching import MATCHED, match_baselines
 from fmdp.exact import Gaussian
@@ -132,6 +132,111 @@ def test_tuning_takes_the_best_psnr(monkeypatch):
     assert solver_plan.tune_options(FIELD, images, "", INPAINTING, "pnp", 10, settings(), KEY) == {"gain": 1.0}
     monkeypatch.setitem(solver_plan.GRIDS, "pnp", {"gain": (1.0, 1e-6)})
     assert solver_plan.tune_options(FIELD, images, "", INPAINTING, "pnp", 10, settings(), KEY) == {"gain": 1.0}
+
+
+def test_published_options_are_those_of_the_papers(monkeypatch):
+    published = {
+        "pnp": {"gain": 1.0, "exponent": 0.05},
+        "pnp_flow": {"gain": 0.5, "exponent": 0.5},
+        "ot_ode": {"start": 0.2},
+        "dps": {"eta": 100.0},
+        "flow_priors": {"lam": 1e5, "eta": 0.01},
+        "d_flow": {"lam": 0.01},
+        "flower": {"spread": 1.0},
+    }
+    assert {solver: solver_plan.published_options(solver) for solver in solver_plan.GRIDS} == published
+    for solver, options in published.items():
+        assert all(value in solver_plan.GRIDS[solver][name] for name, value in options.items())
+    monkeypatch.setattr(solver_plan, "tune_options", None)
+    config = settings(solvers=tuple(published), steps=(10,))
+    plan = solver_plan.tune_solvers(FIELD, jnp.zeros((0, *SHAPE)), "", INPAINTING, config, KEY)
+    assert {solver: options for (solver, _), options in plan.items()} == published
+
+
+@pytest.mark.parametrize("chord", [True, False])
+def test_the_chord_is_left_out_on_request(chord):
+    config = settings(solvers=("pnp", "dps"), chord=chord)
+    plan = {("pnp", 4): {}, ("pnp", 10): {}, ("dps", 10): {}}
+    runs = solver_plan.plan_runs(INPAINTING, config, plan)
+    assert [run.steps for run in runs if run.knob == "chord"] == [10] * 3 * chord
+    assert len([run for run in runs if run.knob == "relative"]) == 6
+
+
+class StoppedError(Exception):
+    """What ends a comparison in a test."""
+
+
+@pytest.mark.slow
+def test_a_stopped_comparison_goes_on_where_it_was(tmp_path, monkeypatch):
+    config = settings(
+        solvers=("pnp", "flower"), steps=(2,), lookaheads=(0.0, 1.0), tuning_images=0, chord=False, seeds=1
+    )
+    tasks = {"inpainting": INPAINTING, "clipping": CLIPPING}
+    run_solver, done = solver_comparison._run_solver, []
+
+    def counted(field, observations, name, run, *rest):
+        if len(done) == 2:
+            raise StoppedError
+        done.append((name, run.solver, run.setting))
+        return run_solver(field, observations, name, run, *rest)
+
+    def compare(key=KEY):
+        return solver_comparison.compare_solvers(FIELD, split(), tasks, config, key, folder=tmp_path / "parts")
+
+    monkeypatch.setattr(solver_comparison, "_run_solver", counted)
+    with pytest.raises(StoppedError):
+        compare()
+    before, done = done, []
+    monkeypatch.setattr(solver_comparison, "_run_solver", counted)
+    with pytest.raises(StoppedError):
+        compare(jax.random.key(1))  # other noise: nothing is taken over
+    assert done == before
+    monkeypatch.setattr(solver_comparison, "_run_solver", lambda *given: done.append(given[2:4]) or run_solver(*given))
+    done = []
+    resumed, pictures = compare()
+    assert [(name, run.solver) for name, run in done] == [
+        ("inpainting", "flower"), ("clipping", "pnp"), ("clipping", "pnp"), ("clipping", "flower")
+    ]  # fmt: skip
+    done = []
+    again, shown = compare()
+    assert done == []
+    whole, whole_pictures = solver_comparison.compare_solvers(FIELD, split(), tasks, config, KEY)
+    assert to_json(again) == to_json(resumed)
+    for kept, fresh in zip(again.inverse, whole.inverse, strict=True):
+        assert kept.measures == fresh.measures
+        assert (kept.failed, kept.seeds, kept.nfe) == (fresh.failed, fresh.seeds, fresh.nfe)
+    for task, images in whole_pictures.items():
+        for (run, image), (_, mine), (same_run, other) in zip(
+            images.restored, pictures[task].restored, shown[task].restored, strict=True
+        ):
+            assert run == same_run
+            np.testing.assert_array_equal(mine, image)
+            np.testing.assert_array_equal(other, image)
+        assert images.iterates.keys() == shown[task].iterates.keys()
+        for end, iterates in images.iterates.items():
+            np.testing.assert_array_equal(shown[task].iterates[end], iterates)
+
+
+def test_a_part_is_found_again_only_with_the_same_facts_and_undamaged(tmp_path):
+    made = []
+
+    def part():
+        made.append(1)
+        return {"psnr": float("inf"), "n": len(made)}, {"x": np.arange(3.0)}
+
+    records = solver_records.SolverRecords(tmp_path / "parts", {"seed": 1})
+    assert records.recall(["a", 1], part)[0]["n"] == 1
+    plain, arrays = solver_records.SolverRecords(tmp_path / "parts", {"seed": 1}).recall(["a", 1], part)
+    assert plain == {"psnr": float("inf"), "n": 1}
+    np.testing.assert_array_equal(arrays["x"], np.arange(3.0))
+    assert records.recall(["a", 2], part)[0]["n"] == 2
+    assert records.within("task").recall(["a", 1], part)[0]["n"] == 3
+    assert solver_records.SolverRecords(tmp_path / "parts", {"seed": 2}).recall(["a", 1], part)[0]["n"] == 4
+    assert len(list((tmp_path / "parts").iterdir())) == 4
+    for file in (tmp_path / "parts").iterdir():
+        file.write_bytes(file.read_bytes()[:-30])
+    assert records.recall(["a", 1], part)[0]["n"] == 5
+    assert solver_records.NO_RECORDS.recall(["a", 1], part)[0]["n"] == 6
 
 
 @pytest.mark.slow

@@ -71,6 +71,23 @@ def draw_all(folder):
     }
 
 
+def test_solvers_on_few_images_are_compared_by_lpips_where_it_is_measured(tmp_path):
+    few, many, unmeasured = comparison(), comparison(), comparison()
+    for result in (few, many):
+        for number, row in enumerate(result.inverse):
+            row.measures.update({"lpips_alex": 0.3 - 0.01 * number, "lpips_alex_draw_std": 0.01})
+    for result, images, name in (
+        (few, 8, "LPIPS (AlexNet)"), (many, 200, "kernel distance MMD²"), (unmeasured, 8, "kernel distance MMD²")
+    ):  # fmt: skip
+        figure = drawn(solver_figures.draw_planes, tmp_path / "plane.png", result, images, 2)
+        axis = figure.axes[0]
+        assert axis.get_ylabel() == name
+        (curve,) = (bars[0] for bars in axis.containers if bars.get_label().startswith("lookahead"))
+        wanted = [row.measures["lpips_alex" if "LPIPS" in name else "kernel_distance"] for row in result.inverse[:8]]
+        np.testing.assert_allclose(curve.get_ydata(), wanted)
+        assert ("real against real" in axis.get_legend_handles_labels()[1]) == ("LPIPS" not in name)
+
+
 @pytest.mark.parametrize("name", ["plane", "inverse", "truth"])
 def test_lookahead_lies_over_the_other_knobs(name, tmp_path):
     axis = draw_all(tmp_path)[name].axes[0]
