@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from fmdp.errors import InputError, kind_fault, reason
+from fmdp.errors import InputError, kind_fault, plain, reason
 
 Range = tuple[float | int, float | int]
 """The values of black and white."""
@@ -16,6 +16,7 @@ BYTES: Range = (0, 255)
 BITS = (8, 10, 12, 14, 16)  # that cameras, detectors and files have
 MAX_ABS_VALUE = 10.0  # of an image in [-1, 1] with its noise; larger values are on another scale
 FEW, DEEP = 0.1, -0.5  # the share and the depth of values below 0 that the noise of an image from 0 to 1 may have
+SMALLEST_RANGE = 1e-30  # from black to white, which float32 can divide by
 REMEDY = "state the values of black and white"
 
 
@@ -31,7 +32,7 @@ def range_fault(value: Any) -> str:
     fault = "must be two numbers, the value of black and the greater value of white, such as (0, 255)"
     if not isinstance(value, list | tuple) or len(value) != 2 or any(kind_fault(x, float) for x in value):
         return fault
-    return "" if value[0] < value[1] else fault
+    return "" if float(value[1]) - float(value[0]) > SMALLEST_RANGE else fault
 
 
 def find_range(values: np.ndarray, stated: Range | None, limit: float = MAX_ABS_VALUE, in_file: bool = False) -> Taken:
@@ -48,7 +49,7 @@ def find_range(values: np.ndarray, stated: Range | None, limit: float = MAX_ABS_
       InputError: the range is not stated, and could be mistaken. The message names no setting.
     """
     if stated:
-        return Taken((stated[0], stated[1]))
+        return Taken((plain(stated[0]), plain(stated[1])))
     low, high = float(values.min()), float(values.max())
     found = f"values from {low:.6g} to {high:.6g}"
     kind = values.dtype.newbyteorder("=")
@@ -83,19 +84,27 @@ def as_numpy(values: Any) -> np.ndarray:
     """Numbers as an array of a type that numpy itself has; bfloat16 becomes float32.
 
     Raises:
-      InputError: nested lists of different lengths.
+      InputError: nested lists of different lengths, or masked values.
     """
     try:
-        array = np.asarray(values)
+        array = without_mask(values)
     except ValueError as error:
         raise InputError(f"these lists are not an array ({reason(error)}): give rows of one length") from error
     is_float = jnp.issubdtype(array.dtype, jnp.floating)
     return array.astype(np.float32) if is_float and array.dtype.kind != "f" else array
 
 
+def without_mask(values: Any) -> np.ndarray:
+    """Values as a plain array of numpy. Raises InputError if some are masked: what lies below a mask is no value."""
+    if np.ma.is_masked(values):
+        found = f"{np.ma.count_masked(values):,} of {values.size:,} values are masked"
+        raise InputError(f"{found}: fill them, such as with x.filled(x.mean())")
+    return np.asarray(values)
+
+
 def to_unit(values: np.ndarray, taken: Range) -> np.ndarray:
     """Numbers as float32, with black at -1 and white at 1."""
-    black, white = taken
+    black, white = (plain(level) for level in taken)
     if (black, white) == UNIT:
         return values.astype(np.float32, copy=False)
     if values.dtype == np.uint8 and (black, white) == BYTES:
