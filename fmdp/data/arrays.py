@@ -34,10 +34,9 @@ def _require_within(values: np.ndarray, taken: Range) -> None:
     """Raises InputError for numbers outside a range; those that are not finite pass."""
     slack = 1e-6 * (taken[1] - taken[0])
     finite = np.isfinite(values)
-    low = float(np.min(values, where=finite, initial=taken[0]))
-    high = float(np.max(values, where=finite, initial=taken[1]))
+    held = values if finite.all() else values[finite]
+    low, high = (float(held.min()), float(held.max())) if held.size else taken
     if low < taken[0] - slack or high > taken[1] + slack:
-        low, high = float(np.min(values[finite])), float(np.max(values[finite]))
         raise InputError(f"values from {low:.6g} to {high:.6g} are not in {list(taken)}: {REMEDY}")
 
 

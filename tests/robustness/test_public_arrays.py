@@ -25,6 +25,7 @@ from tests.support.array_forms import (
     outcome,
     pixels,
     refused,
+    without_type_checks,
 )
 from tests.support.exact_priors import COLOUR, PRIOR
 from tests.support.generated import EXPLORING, cases
@@ -33,6 +34,12 @@ SHAPES = [(8, 8), (8, 8, 1), (8, 8, 3), (5, 7), (1, 1, 1), (12, 8, 1)]
 NO_SHAPES = [(8,), (8, 8, 2), (8, 8, 4), (3, 8, 8), (1, 8, 8), (0, 8), (8, 0, 1), (2, 8, 8), (1, 1, 8, 8, 1)]
 SHAPE = st.sampled_from(SHAPES * 3 + NO_SHAPES)
 LUMA = np.array([0.299, 0.587, 0.114])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _without_type_checks():
+    with without_type_checks():
+        yield
 
 
 def test_there_are_as_many_cases_as_promised():

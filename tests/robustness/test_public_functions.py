@@ -32,6 +32,7 @@ from tests.support.array_forms import (
     in_type,
     linear,
     refused,
+    without_type_checks,
 )
 from tests.support.exact_priors import PRIOR
 from tests.support.generated import cases
@@ -39,6 +40,12 @@ from tests.support.generated import cases
 KEY = jax.random.key(0)
 X64 = st.sampled_from([False, False, True])
 EIGHTHS, KIND = st.integers(0, 8), st.sampled_from(SIGNED)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _without_type_checks():
+    with without_type_checks():
+        yield
 
 
 def tiny_prior():
@@ -75,7 +82,8 @@ def test_points_and_times_of_any_type(seed, kind, form, spoil, a, b, time_kind, 
             return
         given_ = FORMS[form](values)
         np.testing.assert_allclose(fmdp.denoise(PRIOR, given_, *times), linear(s, t) * np.float64(values), atol=2e-5)
-        np.testing.assert_allclose(TINY(given_, *times), expected, atol=1e-5)
+        # Arrays of JAX of 16 bits keep their type, as networks in them need it.
+        np.testing.assert_allclose(TINY(given_, *times), expected, atol=2e-2 if "16" in kind else 1e-5)
         np.testing.assert_allclose(lookahead_time(*times), s + t * (1 - s), atol=1e-6)
         np.testing.assert_allclose(time_of_sigma(times[0]), 1 / (1 + s), atol=1e-6)
     wrong_times = NO_TIMES[seed % len(NO_TIMES)]

@@ -1,8 +1,10 @@
 """The same numbers as people bring them: of every type and range, in every layout, and spoiled."""
 
+import contextlib
 import math
 
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 from hypothesis import strategies as st
 
@@ -100,6 +102,16 @@ def outcome(call):
 def refused(call):
     """Whether a call ends in one clear line."""
     return isinstance(outcome(call), InputError)
+
+
+@contextlib.contextmanager
+def without_type_checks():
+    """As users have it: the hook of the tests refuses other types than those annotated, before the code can."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 SEED = st.integers(0, 2**31)
