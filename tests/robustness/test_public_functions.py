@@ -131,7 +131,7 @@ def test_operators_take_any_type(seed, name, kind, parameter_kind, form, spoil, 
         H = operators.make(name, list(H.image_shape), KEY, **OPERATORS[name] | parameters)
         np.testing.assert_allclose(H(FORMS[form](x)), measured, atol=1e-5)
         np.testing.assert_allclose(operators.adjoint(H, FORMS[form](y), FORMS[form](x)), back, atol=1e-5)
-    observed = observe(H, GaussianNoise(sigma=in_type(0, kind)), FORMS[form](x), KEY)
+        observed = observe(H, GaussianNoise(sigma=in_type(0, kind)), FORMS[form](x), KEY)
     np.testing.assert_allclose(observed.y, measured, atol=1e-5)
     if spoil not in ("", "nan", "infinite"):
         assert refused(lambda: H(SPOILS[spoil](x)))
@@ -200,7 +200,7 @@ def test_frontiers_and_exact_targets_take_any_type(seed, kind, form, spoil, eigh
         return
     target = Gaussian(FORMS[form](mean), in_type(0.25, time_kind))
     x = jnp.asarray(rng.normal(size=(2, 2, 1)), jnp.float32)
-    expected = mean + linear(s, 1.0) * (x - s * np.float64(mean))
+    expected = np.float64(mean) + linear(s, 1.0) * (np.float64(x) - s * np.float64(mean))
     restored = fmdp.denoise(target.average_field, FORMS[form](np.asarray(x)), time, 1)
     np.testing.assert_allclose(restored, expected, atol=1e-5)
     best = frontier.gaussian_frontier(target, time)
