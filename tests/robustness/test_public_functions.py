@@ -133,6 +133,7 @@ def test_operators_take_any_type(seed, name, kind, parameter_kind, form, spoil, 
         np.testing.assert_allclose(operators.adjoint(H, FORMS[form](y), FORMS[form](x)), back, atol=1e-5)
         observed = observe(H, GaussianNoise(sigma=in_type(0, kind)), FORMS[form](x), KEY)
     np.testing.assert_allclose(observed.y, measured, atol=1e-5)
+    H = canonical(name)
     if spoil not in ("", "nan", "infinite"):
         assert refused(lambda: H(SPOILS[spoil](x)))
         assert refused(lambda: operators.adjoint(H, SPOILS[spoil](y), x))
@@ -215,7 +216,7 @@ def test_frontiers_and_exact_targets_take_any_type(seed, kind, form, spoil, eigh
     )
     pairs = [np.square(np.float64(a)[list(p)] - np.float64(b)).mean() for p in itertools.permutations(range(4))]
     assert frontier.assignment_squared_w2(FORMS[form](a), FORMS[form](b)) == pytest.approx(min(pairs), abs=1e-6)
-    grid = frontier.even_lookaheads(time, in_type(3, kind)[()], in_type(0.25, time_kind))
+    grid = frontier.even_lookaheads(time, np.uint8(3), in_type(0.25, time_kind))
     np.testing.assert_allclose(grid, frontier.even_lookaheads(s, 3, 0.25), atol=1e-6)
     gaps = np.diff([linear(s, t) for t in grid])
     assert gaps[0] == pytest.approx(gaps[1], abs=1e-6)  # evenly spaced, by what the grid promises
