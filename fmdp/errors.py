@@ -60,7 +60,7 @@ def translating(message: Callable[[str], str], *kinds: type[BaseException]) -> I
 
 def plain(value: Any) -> Any:
     """A number of numpy as one of Python, whose arithmetic neither wraps around nor overflows; all else unchanged."""
-    return value.item() if isinstance(value, np.generic) else value
+    return value.item() if isinstance(value, np.generic | np.ndarray) and value.ndim == 0 else value
 
 
 def kind_fault(value: Any, kind: type, limit: int | float = MAX_NUMBER) -> str:
