@@ -101,7 +101,7 @@ def motion_kernel(key: PRNGKey, size: int, intensity: float | Scalar = 0.5, poin
     Its direction is a random walk with velocity. It is centred and scaled to fill between half and all of the kernel.
     """
     # In float32 also where 64 bits are enabled, so that the kernel is the same.
-    uniform, normal = (partial(draw, dtype=jnp.float32) for draw in (jax.random.uniform, jax.random.normal))
+    uniform, normal = partial(jax.random.uniform, dtype=jnp.float32), partial(jax.random.normal, dtype=jnp.float32)
     heading, turn, extent = jax.random.split(key, 3)
     turning = jnp.cumsum(normal(turn, (points,))) / math.sqrt(points)
     angle = 2 * jnp.pi * uniform(heading) + 2 * jnp.pi * intensity * turning

@@ -99,7 +99,7 @@ def brush_inpainting(
 def _brush(key: PRNGKey, height: int, columns: int, strokes: int, width: float | Array, segments: int = 8) -> Array:
     """The pixels [height, columns, 1] farther than half the width from every segment of every stroke."""
     # In float32 also where 64 bits are enabled, so that the strokes are the same.
-    uniform, normal = (partial(draw, dtype=jnp.float32) for draw in (jax.random.uniform, jax.random.normal))
+    uniform, normal = partial(jax.random.uniform, dtype=jnp.float32), partial(jax.random.normal, dtype=jnp.float32)
     start, heading, turn, length = jax.random.split(key, 4)
     side = jnp.asarray([height - 1, columns - 1], jnp.float32)
     angles = 2 * jnp.pi * uniform(heading, (strokes, 1)) + jnp.cumsum(0.8 * normal(turn, (strokes, segments)), 1)

@@ -69,7 +69,7 @@ class Prior:
         """About how many numbers one evaluation holds at once for each pixel; None where nobody has counted them."""
         return getattr(self.network, "floats_per_pixel", None)
 
-    def __call__(self, x: Times, s: Times, t: Times) -> Array:
+    def __call__(self, x: Any, s: Times, t: Times) -> Array:
         """The mean velocity of the flow from x at time s to time t, with the shape of x.
 
         Raises:
