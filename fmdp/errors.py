@@ -58,6 +58,11 @@ def translating(message: Callable[[str], str], *kinds: type[BaseException]) -> I
         raise InputError(message(why)) from error
 
 
+def plain(value: Any) -> Any:
+    """A number of numpy as one of Python, whose arithmetic neither wraps around nor overflows; all else unchanged."""
+    return value.item() if isinstance(value, np.generic | np.ndarray) and value.ndim == 0 else value
+
+
 def kind_fault(value: Any, kind: type, limit: int | float = MAX_NUMBER) -> str:
     """What a value should be instead if it is not of this kind; "" if it is.
 
@@ -71,6 +76,7 @@ def kind_fault(value: Any, kind: type, limit: int | float = MAX_NUMBER) -> str:
     numbers: Any = Integral if kind is int else Real
     if isinstance(value, bool) or not isinstance(value, numbers):
         return name
+    value = plain(value)  # the limit is infinite in float16
     return "" if -limit < value < limit else f"{name} below {limit:.3g}"
 
 
@@ -109,3 +115,12 @@ def require_known(what: str, name: Any, known: Iterable[str]) -> None:
         close = difflib.get_close_matches(str(name), names, 1, 0.5)
         suggestion = f", did you mean {close[0]!r}?" if close else ""
         raise InputError(f"{what} {name!r}{suggestion}; known: {', '.join(names) or 'none'}")
+
+
+def require_key(owner: str, key: Any) -> None:
+    """Raises InputError, which begins with `owner`, for anything but one random key of JAX, also of the older kind."""
+    new = isinstance(key, jax.Array) and jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()
+    old = isinstance(key, jax.Array | np.ndarray) and key.dtype == np.uint32 and key.shape == (2,)
+    if not (new or old):
+        given = "" if key is None else f", not by key={' '.join(repr(key).split())[:60]}"
+        raise InputError(f"{owner}{given}: pass key=jax.random.key(...)")

@@ -22,15 +22,22 @@ def scale_arrays(arrays: Sequence[np.ndarray], taken: Range, channels: int) -> l
     Raises:
       InputError: a number is out of range.
     """
-    slack = 1e-6 * (taken[1] - taken[0])
     scaled: list[Images] = []
     for values in arrays:
-        low, high = float(values.min()), float(values.max())
-        if low < taken[0] - slack or high > taken[1] + slack:
-            raise InputError(f"values from {low:.6g} to {high:.6g} are not in {list(taken)}: {REMEDY}")
+        _require_within(values, taken)
         pixels = _pixels(values, taken, channels)
         scaled.append(UInt8Images(pixels) if pixels.dtype == np.uint8 else ArrayImages(pixels))
     return scaled
+
+
+def _require_within(values: np.ndarray, taken: Range) -> None:
+    """Raises InputError for numbers outside a range; those that are not finite pass."""
+    slack = 1e-6 * (taken[1] - taken[0])
+    finite = np.isfinite(values)
+    held = values if finite.all() else values[finite]
+    low, high = (float(held.min()), float(held.max())) if held.size else taken
+    if low < taken[0] - slack or high > taken[1] + slack:
+        raise InputError(f"values from {low:.6g} to {high:.6g} are not in {list(taken)}: {REMEDY}")
 
 
 def _pixels(values: np.ndarray, taken: Range, channels: int) -> np.ndarray:
@@ -55,7 +62,7 @@ def luma_of_bytes(pixels: np.ndarray) -> np.ndarray:
 
 
 def as_training_images(
-    images: Images, held_out: np.ndarray | None, stated: Range | None, channels: int = 3
+    images: Any, held_out: Any, stated: Range | None, channels: int = 3
 ) -> tuple[Images, np.ndarray | None]:
     """Training images, and images to watch a run on, which are on the scale of the training images.
 
@@ -66,7 +73,7 @@ def as_training_images(
     Raises:
       InputError: a plain array has its channels first, or its range could be mistaken.
     """
-    if not hasattr(images, "__array__"):
+    if not isinstance(images, list | tuple) and not hasattr(images, "__array__"):
         return images, held_out if held_out is None else to_float(held_out)
     values, others = _with_channels(images), None if held_out is None else _with_channels(held_out)
     has_pixels = values.ndim == 4 and values.shape[1:3] != (1, 1)  # points of a space have none
@@ -79,12 +86,18 @@ def as_training_images(
         raise InputError(
             f"training images of {values.dtype} and held-out ones of {others.dtype}: give both on one scale"
         )
+    if others is not None and others.shape[1:] != values.shape[1:]:
+        raise InputError(f"training images of shape {values.shape} and held-out ones of {others.shape}: give one size")
+    if 0 in values.shape[1:]:
+        raise InputError(f"training images of shape {values.shape} have no pixels: give at least one")
     if not values.size:
         return values, others  # refused, for having no images, where batches are made
     setting = f"config.data.range = {tuple(stated or ())}"
     with translating(lambda why: f"training images: {why} ({setting})", InputError):
         finite = values if stated else values[np.isfinite(values)]  # a copy, which a stated range does not need
         taken = find_range(finite if finite.size else np.zeros(1), stated)
+        if stated:
+            _require_within(values, taken.range)
     if taken.said:
         logging.warning("training images: %s (%s)", taken.said, setting)
     pixels = _pixels(values, taken.range, channels)

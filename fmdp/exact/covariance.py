@@ -1,11 +1,30 @@
 """Checks and eigendecompositions of covariances whose values are known (not under a transformation)."""
 
+from typing import Any
+
 import numpy as np
 from jax.typing import ArrayLike
 
-from fmdp.errors import InputError
+from fmdp.errors import InputError, translating
+from fmdp.io.levels import as_numpy, require_numbers
 
 ROUNDING = 1e-6
+
+
+def real_array(name: str, values: Any) -> np.ndarray:
+    """Finite real numbers of any type, also in lists, in float64. Raises InputError for anything else."""
+    with translating(lambda why: f"{name}: {why}", InputError):
+        array = as_numpy(values)
+        require_numbers(array)
+    return array.astype(np.float64)
+
+
+def require_image_shape(x: Any, shape: tuple[int, ...]) -> None:
+    """Raises InputError unless x holds images of the target, which have this shape."""
+    if x.shape[-3:] != shape:
+        raise InputError(
+            f"x has shape {x.shape}, but the target is of images {shape}: pass [..., H, W, C] of that size"
+        )
 
 
 def eigendecomposition(covariance: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

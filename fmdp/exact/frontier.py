@@ -18,19 +18,22 @@ True
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 
-from fmdp.errors import InputError
+from fmdp.errors import InputError, Range, kind_fault, plain, translating
 from fmdp.exact import Gaussian, GaussianMixture
+from fmdp.exact.covariance import real_array
 from fmdp.exact.wasserstein import squared_w2
 from fmdp.flow.times import check_times
-from fmdp.types import Time
 
 ASSIGNMENT_DIMENSIONS = 3
+Numbers = ArrayLike | Sequence
+VARIANCES = Range(1e-6, 1e6)  # beyond, the grid is the difference of numbers that are equal in float64
 GROUPS = 20
 
 
@@ -67,15 +70,27 @@ class Frontier:
     mmse_error: float = 0.0
     floor: float = 0.0
 
-    def distortion(self, perception: ArrayLike) -> Interval:
+    def distortion(self, perception: Numbers) -> Interval:
         """The least mean squared error at W2 distances of `perception` >= 0, with their shape."""
+        perception = real_array("perception", perception)
+        if perception.min() < 0:
+            raise InputError(f"perception = {perception.min():g}: pass distances, from 0")
         bounds = (optimal_distortion(self.mmse, squared, perception) for squared in self.squared_p_star[:2])
         return Interval(*bounds)
 
 
 def optimal_distortion(mmse: ArrayLike, squared_p_star: ArrayLike, perception: ArrayLike) -> np.ndarray:
-    """D(P) = mmse + [(P* - P)_+]^2, per pixel, broadcast (Freirich et al., arXiv 2107.02555, theorem 1)."""
-    return np.asarray(mmse) + np.maximum(np.sqrt(squared_p_star) - np.asarray(perception), 0) ** 2
+    """D(P) = mmse + [(P* - P)_+]^2, per pixel, broadcast (Freirich et al., arXiv 2107.02555, theorem 1).
+
+    Raises:
+      InputError: a negative squared distance, or shapes that do not broadcast.
+    """
+    with translating("mmse, squared P* and perception: {}: pass real numbers".format, TypeError, ValueError):
+        mmse, squared, distance = (np.asarray(value, np.float64) for value in (mmse, squared_p_star, perception))
+    if (squared < 0).any():
+        raise InputError(f"squared P* = {squared.min():g}: pass a squared distance, from 0")
+    with translating("mmse, squared P* and perception: {}: pass arrays of one shape".format, ValueError):
+        return mmse + np.maximum(np.sqrt(squared) - distance, 0) ** 2
 
 
 def excess(points: Points, frontier: Frontier, away: float = 4.0) -> Interval:
@@ -110,27 +125,39 @@ def _propagate(inputs: Sequence, errors: Sequence) -> tuple[np.ndarray, np.ndarr
     return value, np.sqrt(variance)
 
 
-def gaussian_frontier(target: Gaussian, s: float) -> Frontier:
+def _one_time(s: Any) -> float:
+    check_times(s)
+    if np.shape(s):
+        raise InputError(f"s has shape {np.shape(s)}: pass one time, as each has a frontier of its own")
+    return float(s)
+
+
+def gaussian_frontier(target: Gaussian, s: ArrayLike) -> Frontier:
     """The frontier of a Gaussian target at noise level 1 - s, in closed form."""
+    s = _one_time(s)
     return Frontier(mmse=float(target.mmse(s)), squared_p_star=Interval.exactly(target.squared_w2(s, s)))
 
 
-def gaussian_points(target: Gaussian, s: float, times: Time) -> Points:
+def gaussian_points(target: Gaussian, s: ArrayLike, times: Numbers) -> Points:
     """The points of the lookahead at the times t [T], in closed form."""
+    s = _one_time(s)
+    check_times(s, times)
+    times = jnp.asarray(real_array("times", times), float)
     mse, squared = (np.asarray(value, np.float64) for value in (target.mse(s, times), target.squared_w2(s, times)))
     return Points(mse=mse, squared_w2=Interval.exactly(squared))
 
 
-def even_lookaheads(s: float, n: int, variance: float = 1.0) -> np.ndarray:
+def even_lookaheads(s: ArrayLike, n: Any, variance: Any = 1.0) -> np.ndarray:
     """Times t [n] from s to 1 that are uniform in theta = 1 - P / P*: their points are evenly spaced on the frontier.
 
     This is exact for an isotropic Gaussian with the given variance per pixel. There, L(s, t) is linear in theta, and
     L(s, t) = 1 + (1 - s) k becomes a linear equation in t - s when the root t = s of q_t = q_s (1 + k (t - s))^2 is
     divided out. For images, with their mean variance, the grid is dense where the quality changes fastest.
     """
-    check_times(s)
-    if s >= 1 or n < 2 or variance <= 0:
-        raise InputError(f"no even grid of {n} times from s = {s:g} with variance {variance:g}: needs n >= 2, s < 1")
+    s, n, variance = _one_time(s), plain(n), plain(variance)
+    if s >= 1 or kind_fault(n, int) or n < 2 or kind_fault(variance, float) or VARIANCES.fault(variance):
+        found = f"no even grid of n = {n} times from s = {s:g} with variance {variance}"
+        raise InputError(f"{found}: needs n >= 2, s < 1, and as variance {VARIANCES.fault(-1)}")
     q = (1 - s) ** 2 + s**2 * variance
     slope = 2 * (s * variance - (1 - s))
     ends = slope / (2 * q), (math.sqrt(variance / q) - 1) / (1 - s)
@@ -138,13 +165,13 @@ def even_lookaheads(s: float, n: int, variance: float = 1.0) -> np.ndarray:
     return np.clip(s + (2 * k * q - slope) / (1 + variance - k**2 * q), s, 1)
 
 
-def assignment_squared_w2(a: ArrayLike, b: ArrayLike) -> float:
+def assignment_squared_w2(a: Numbers, b: Numbers) -> float:
     """W2^2 per pixel between two samples [N, ...] of equal size, by optimal assignment; the floor is its upward bias.
 
     Raises:
       InputError: samples with different shapes, or with more than 3 dimensions, where the result is mostly bias.
     """
-    a, b = (np.asarray(sample, np.float64) for sample in (a, b))
+    a, b = (real_array("a sample", sample) for sample in (a, b))
     if a.shape != b.shape or a.ndim < 2 or len(a) < 2:
         raise InputError(
             f"samples of shapes {a.shape} and {b.shape} cannot be assigned: pass two of one shape [N, ...]"
@@ -158,7 +185,7 @@ def assignment_squared_w2(a: ArrayLike, b: ArrayLike) -> float:
 
 
 def assignment_curve(
-    estimates: ArrayLike, truth: ArrayLike, posterior_mean: ArrayLike, first: ArrayLike, second: ArrayLike
+    estimates: Numbers, truth: Numbers, posterior_mean: Numbers, first: Numbers, second: Numbers
 ) -> tuple[Points, Frontier]:
     """The points of a curve and the optimal frontier, from samples in at most 3 dimensions.
 
@@ -169,7 +196,7 @@ def assignment_curve(
         Distances are to the first one. The distance between the two is the sampling floor, which is subtracted and
         reported.
     """
-    estimates, truth, posterior_mean = (np.asarray(a, np.float64) for a in (estimates, truth, posterior_mean))
+    estimates, truth, posterior_mean = _samples(estimates=estimates, truth=truth, posterior_mean=posterior_mean)
     axes = tuple(range(1, truth.ndim))
     floor = assignment_squared_w2(first, second)
     error = np.square(truth - posterior_mean).mean(axes)
@@ -192,6 +219,16 @@ def assignment_curve(
     return points, frontier
 
 
+def _samples(**given: Any) -> list[np.ndarray]:
+    """Estimates [T, N, ...] and, after them, arrays [N, ...] that belong to them, as finite numbers in float64."""
+    arrays = {name: real_array(name, values) for name, values in given.items()}
+    first, *others = arrays.values()
+    if first.ndim < 3 or any(other.shape != first.shape[1:] for other in others) or len(others[0]) < 2:
+        found = ", ".join(f"{name} of shape {array.shape}" for name, array in arrays.items())
+        raise InputError(f"{found}: pass estimates [T, N, ...] and the others [N, ...], N from 2")
+    return list(arrays.values())
+
+
 @dataclass(frozen=True, kw_only=True)
 class Bracket:
     """The result of `bracket`: points, frontier and the relative excess of the points, with joint standard errors."""
@@ -202,9 +239,9 @@ class Bracket:
 
 
 def bracket(
-    estimates: ArrayLike,
-    posterior_mean: ArrayLike,
-    transported: ArrayLike,
+    estimates: Numbers,
+    posterior_mean: Numbers,
+    transported: Numbers,
     target: Gaussian | GaussianMixture,
     mmse: tuple[float, float],
 ) -> Bracket:
@@ -224,8 +261,10 @@ def bracket(
     Raises:
       InputError: fewer than ten samples per dimension, too few for sample covariances.
     """
-    estimates, anchor, ideal = (np.asarray(a, np.float64) for a in (estimates, posterior_mean, transported))
+    estimates, anchor, ideal = _samples(estimates=estimates, posterior_mean=posterior_mean, transported=transported)
     count, n = len(anchor), anchor[0].size
+    if n != np.size(target.mean):
+        raise InputError(f"samples of {n} pixels for a target of {np.size(target.mean)}: pass samples of that target")
     if count < 10 * n:
         raise InputError(f"{count} samples are too few to bracket W2 in {n} dimensions: pass at least {10 * n}")
     curves = np.concatenate([anchor[None], estimates]).reshape(len(estimates) + 1, count, n)

@@ -9,6 +9,7 @@ moves at a rate of its own, and a small excess remains. The chord is on the fron
 distances are means per pixel: sums over the coordinates, divided by n = H W C.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import jax
@@ -19,7 +20,7 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from fmdp.errors import InputError
-from fmdp.exact.covariance import eigendecomposition, nonnegative
+from fmdp.exact.covariance import eigendecomposition, nonnegative, real_array, require_image_shape
 from fmdp.exact.pytree import refuse_tracing, register_target
 from fmdp.flow.interpolant import expand
 from fmdp.flow.times import check_times
@@ -45,14 +46,14 @@ class Gaussian:
       InputError: a covariance with another shape, or one that is not symmetric positive semidefinite.
     """
 
-    mean: ArrayLike
-    covariance: ArrayLike
+    mean: ArrayLike | Sequence
+    covariance: ArrayLike | Sequence
     eigenvalues: np.ndarray = field(init=False, repr=False)
     basis: np.ndarray | None = field(init=False, repr=False)
 
     def __post_init__(self):
         refuse_tracing("exact.Gaussian", self.mean, self.covariance)
-        mean, covariance = np.asarray(self.mean, np.float64), np.asarray(self.covariance, np.float64)
+        mean, covariance = real_array("the mean", self.mean), real_array("the covariance", self.covariance)
         if mean.ndim != 3:
             raise InputError(f"the mean has shape {mean.shape}: it must be one image [H, W, C]")
         basis = None
@@ -136,6 +137,7 @@ class Gaussian:
 
 def _average_field(target: Gaussian, x: Array, s: Time, t: Time) -> Array:
     check_times(s, t)
+    require_image_shape(x, np.shape(target.mean))
     s, t = jnp.asarray(s, x.dtype), jnp.asarray(t, x.dtype)
     mean = jnp.asarray(target.mean, x.dtype)
     return mean + target._spectral(x - expand(s, x) * mean, target._slope(s, t))

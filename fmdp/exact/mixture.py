@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 
 from fmdp.errors import InputError
 from fmdp.exact import components
-from fmdp.exact.covariance import eigendecomposition
+from fmdp.exact.covariance import eigendecomposition, real_array, require_image_shape
 from fmdp.exact.pytree import refuse_tracing, register_target
 from fmdp.flow.times import broadcast_times, check_times
 from fmdp.types import AverageField, Images, PRNGKey, Time
@@ -57,7 +57,7 @@ class GaussianMixture:
 
     def __post_init__(self):
         refuse_tracing("exact.Mixture", self.weights, self.means, self.covariances)
-        weights, covariances = np.asarray(self.weights, np.float64), np.asarray(self.covariances, np.float64)
+        weights, covariances = real_array("the weights", self.weights), real_array("the covariances", self.covariances)
         k, n = weights.size, math.prod(self.image_shape)
         if weights.ndim != 1 or not np.all(weights > 0):
             raise InputError(f"mixture weights {weights} must be a vector of positive numbers: drop empty components")
@@ -67,7 +67,7 @@ class GaussianMixture:
         eigenvalues, bases = zip(*map(eigendecomposition, covariances), strict=True)
         values = dict(
             weights=weights / weights.sum(),
-            means=np.asarray(self.means, np.float64).reshape(k, n),
+            means=real_array("the means", self.means).reshape(k, n),
             covariances=covariances,
             eigenvalues=np.stack(eigenvalues),
             bases=np.stack(bases),
@@ -185,6 +185,7 @@ class GaussianMixture:
 
 
 def _average_field(mixture: GaussianMixture, x: Array, s: Time, t: Time) -> Array:
+    require_image_shape(x, tuple(mixture.image_shape))
     return mixture._solve(components.average, x, *broadcast_times(x, s, t))
 
 

@@ -5,6 +5,7 @@ On the diagonal it is the instantaneous velocity b(x, t) = v(x, t, t) = E[x1 - x
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +13,13 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from fmdp.errors import InputError
+from fmdp.errors import InputError, kind_fault, require_key
 from fmdp.flow.dtypes import as_float, field_dtype
 from fmdp.flow.interpolant import expand
 from fmdp.flow.times import check_times
-from fmdp.types import AverageField, Images, PRNGKey, Time
+from fmdp.types import AverageField, Images, Time
+
+Times = ArrayLike | Sequence
 
 
 def flow_map(field: AverageField, x: Images, s: Time, t: Time) -> Images:
@@ -29,7 +32,7 @@ def flow_map(field: AverageField, x: Images, s: Time, t: Time) -> Images:
     return x + expand(t - s, x) * field(x, s, t)
 
 
-def denoise(field: AverageField, x: ArrayLike | Sequence, s: Time, t: Time) -> Images:
+def denoise(field: AverageField, x: ArrayLike | Sequence, s: Times, t: Times) -> Images:
     """D_{s,t}(x) = x + (1 - s) v(x, s, t): the estimate of the clean image from the noisy point x at time s.
 
     The lookahead t leads from the minimum-error estimate E[x1 | x_s = x] at t = s to the end point X_{s,1}(x) of the
@@ -46,32 +49,47 @@ def denoise(field: AverageField, x: ArrayLike | Sequence, s: Time, t: Time) -> I
       x: [..., H, W, C], s x1 + (1 - s) noise. For a picture y with additive noise of standard deviation sigma, pass
         s y with s = `interpolant.time_of_sigma(sigma)`.
         Real numbers of any type are taken to that of the field.
-      s, t: times with 0 <= s <= t <= 1, scalars or of the leading shape of x. A field is only defined, or trained, for
-        this order.
+      s, t: times with 0 <= s <= t <= 1, scalars or of the leading shape of x, real numbers of any type. A field is only
+        defined, or trained, for this order.
 
     Raises:
       InputError: times in another order, which is not known in compiled code, or arrays of other shapes.
     """
-    x = as_float(x, field_dtype(field, x), "x")
-    for name, time in (("s", s), ("t", t)):
-        _require_times(name, np.shape(time), x.shape)
+    x, s, t = as_point(x, s, t, field_dtype(field, x))
     check_times(s, t)
     return x + expand(1 - jnp.asarray(s), x) * field(x, s, t)
 
 
+def as_point(x: Any, s: Any, t: Any, dtype: Any) -> tuple[Array, Array | float, Array | float]:
+    """What people give a field, as it takes it: images in this type, and times that are arrays or Python's floats.
+
+    Raises:
+      InputError: other than real numbers, no images, or times of another shape.
+    """
+    x = as_float(x, dtype, "x")
+    s, t = (
+        time if isinstance(time, float | jax.Array) else as_float(time, x.dtype, name)
+        for name, time in (("s", s), ("t", t))
+    )
+    for name, time in (("s", s), ("t", t)):
+        _require_times(name, np.shape(time), x.shape)
+    return x, s, t
+
+
 def _require_times(name: str, found: tuple[int, ...], images: tuple[int, ...]) -> None:
     """Raises InputError unless there is one time for all images, or one for each."""
-    if len(images) < 3:
-        raise InputError(f"x has shape {images}: pass images [..., height, width, channels]")
+    if len(images) < 3 or 0 in images:
+        raise InputError(f"x has shape {images}: pass images [..., height, width, channels], at least one")
     wanted = images[:-3]
     if len(found) > len(wanted) or any(a not in (1, b) for a, b in zip(found[::-1], wanted[::-1], strict=False)):
         remedy = f"pass one time, or one for each image, of shape {wanted}"
         raise InputError(f"{name} has shape {found} for images of shape {images}: {remedy}")
 
 
-def lookahead_time(s: Time, r: Time) -> Array:
-    """The time t = s + r (1 - s) of the relative lookahead r in [0, 1]."""
-    s = jnp.asarray(s, float)
+def lookahead_time(s: Times, r: Times) -> Array:
+    """The time t = s + r (1 - s) of the relative lookahead r in [0, 1]; real numbers of any type, in one shape."""
+    s = as_float(s, float, "s")
+    r = r if isinstance(r, float | jax.Array) else as_float(r, float, "r")
     return s + r * (1 - s)
 
 
@@ -105,12 +123,25 @@ def chord(field: AverageField, x: Images, s: Time, r: Time) -> Images:
     return (1 - r) * denoise(field, x, s, s) + r * denoise(field, x, s, jnp.ones_like(jnp.asarray(s, x.dtype)))
 
 
-def sample(field: AverageField, key: PRNGKey, shape: tuple[int, ...], steps: int = 1) -> Images:
-    """New images of the given shape [..., H, W, C]: noise that is carried to time 1 in `steps` equal jumps."""
-    times = jnp.linspace(0.0, 1.0, steps + 1)
+def sample(field: AverageField, key: Any, shape: Any, steps: Any = 1) -> Images:
+    """New images of the given shape [..., H, W, C]: noise that is carried to time 1 in `steps` equal jumps.
+
+    Raises:
+      InputError: the key, the shape or the steps cannot be used.
+    """
+    require_key("samples are drawn at random", key)
+    if (
+        not isinstance(shape, list | tuple)
+        or len(shape) < 3
+        or any(kind_fault(side, int) or side < 1 for side in shape)
+    ):
+        raise InputError(f"shape={shape}: pass whole numbers from 1, (..., height, width, channels)")
+    if kind_fault(steps, int) or steps < 1:
+        raise InputError(f"steps={steps!r}: pass a whole number from 1")
+    times = jnp.linspace(0.0, 1.0, int(steps) + 1)
 
     def jump(x, interval):
         return flow_map(field, x, *interval), None
 
-    x, _ = jax.lax.scan(jump, jax.random.normal(key, shape), (times[:-1], times[1:]))
+    x, _ = jax.lax.scan(jump, jax.random.normal(key, tuple(shape)), (times[:-1], times[1:]))
     return x

@@ -8,6 +8,7 @@ import numpy as np
 from jax import Array
 
 from fmdp.errors import InputError, translating
+from fmdp.io.levels import without_mask
 
 ARRAYS = (np.ndarray, np.generic, jax.Array)
 
@@ -25,7 +26,9 @@ def field_dtype(field: Any, x: Any = None) -> Any:
 
 
 def _available(dtype: Any) -> Any:
-    """What JAX makes of a type: of float64 float32, unless 64 bits are enabled."""
+    """What JAX makes of a type: of float64 float32, unless 64 bits are enabled, and of no byte order but the own."""
+    if np.dtype(dtype).kind == "f":
+        dtype = min(np.dtype(dtype).newbyteorder("="), np.dtype(float), key=lambda kind: kind.itemsize)
     return jax.dtypes.canonicalize_dtype(dtype)
 
 
@@ -42,7 +45,7 @@ def as_float(value: Any, dtype: Any = None, name: str = "y") -> Array:
       name: of the value, in messages.
 
     Raises:
-      InputError: complex numbers, or something that is not an array of numbers.
+      InputError: complex numbers, masked ones, or something that is not an array of numbers.
     """
     with translating(lambda why: f"{name} is not an array ({why}): pass one of real numbers", TypeError, ValueError):
         try:
@@ -52,6 +55,9 @@ def as_float(value: Any, dtype: Any = None, name: str = "y") -> Array:
     if not any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
         remedy = f"pass real numbers, such as jnp.stack([{name}.real, {name}.imag])"
         raise InputError(f"{name} holds {array.dtype}: {remedy}")
+    if isinstance(array, np.ndarray):
+        with translating(lambda why: f"{name}: {why}", InputError):
+            array = without_mask(array)
     dtype = field_dtype(None, array) if dtype is None else dtype
     return array if isinstance(array, jax.Array) and array.dtype == dtype else jnp.asarray(array, dtype)
 

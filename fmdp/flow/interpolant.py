@@ -1,8 +1,15 @@
 """The linear path from noise (time 0) to data (time 1): x_t = (1 - t) x0 + t x1, x0 ~ N(0, I)."""
 
-import jax.numpy as jnp
-from jax import Array
+from collections.abc import Sequence
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from fmdp.errors import InputError
+from fmdp.flow.dtypes import as_float
 from fmdp.types import Images, Time
 
 
@@ -23,12 +30,18 @@ def conditional_velocity(x0: Images, x1: Images) -> Images:
     return x1 - x0
 
 
-def time_of_sigma(sigma: Time) -> Array:
+def time_of_sigma(sigma: ArrayLike | Sequence) -> Array:
     """The time s = 1 / (1 + sigma) at which s y lies on the path, where y = x1 + sigma n.
 
     sigma >= 0 is the standard deviation of the noise on the [-1, 1] scale.
+
+    Raises:
+      InputError: other than real numbers, or a negative one, which is not known in arrays of JAX.
     """
-    return 1 / (1 + jnp.asarray(sigma, float))
+    levels = as_float(sigma, float, "sigma")
+    if not isinstance(sigma, jax.Array) and not isinstance(levels, jax.core.Tracer) and not np.all(levels >= 0):
+        raise InputError(f"sigma = {float(np.min(levels)):g}: pass standard deviations, from 0")
+    return 1 / (1 + levels)
 
 
 def sigma_of_time(s: Time) -> Array:

@@ -2,28 +2,40 @@
 
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from fmdp.errors import InputError
+from fmdp.errors import InputError, translating
 from fmdp.types import PRNGKey, Time
 
 ROUNDING = 1e-6
 
 
-def check_times(*times: Time) -> None:
+def check_times(*times: Any) -> None:
     """Raises InputError unless 0 <= s <= ... <= t <= 1, up to float32 rounding. Traced times pass."""
     if any(isinstance(time, jax.core.Tracer) for time in times):
         return
-    for earlier, later in pairwise((0.0, *times, 1.0)):
-        s, t = np.broadcast_arrays(earlier, later)
+    known = [_as_times(time) for time in times]
+    for earlier, later in pairwise((np.asarray(0.0), *known, np.asarray(1.0))):
+        with translating("times do not belong to each other ({}): pass arrays of one shape".format, ValueError):
+            s, t = np.broadcast_arrays(earlier, later)
         if (wrong := ~(s <= t + ROUNDING)).any():  # also where one is NaN
             i = np.argmax(wrong)
             found = f"{s.flat[i]:g} comes before {t.flat[i]:g}"
             raise InputError(f"times must ascend from 0 (noise) to 1 (clean): {found}; pass s <= t, both in [0, 1]")
+
+
+def _as_times(time: Any) -> np.ndarray:
+    """Known times as an array of numpy. Raises InputError for other than real numbers."""
+    with translating(lambda why: f"times are not an array ({why}): pass real numbers", TypeError, ValueError):
+        values = np.asarray(time)
+    if values.dtype.kind not in "biuf" and not jnp.issubdtype(values.dtype, jnp.floating):
+        raise InputError(f"times hold {values.dtype}: pass real numbers from 0 (noise) to 1 (clean)")
+    return values
 
 
 def broadcast_times(x: Array, *times: Time) -> list[Array]:

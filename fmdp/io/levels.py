@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmdp.errors import InputError, kind_fault, reason
+from fmdp.errors import InputError, kind_fault, plain, reason
 
 Range = tuple[float | int, float | int]
 """The values of black and white."""
@@ -20,6 +20,7 @@ FEW, DEEP = 0.1, -0.5  # the share and the depth of values below 0 that the nois
 Pixels = TypeVar("Pixels", np.ndarray, jax.Array)
 COARSE = np.float32(257 / 2**15)  # 1 / 127.5 in 9 bits
 FINE = np.float32(1 / 127.5 - 257 / 2**15)
+SMALLEST_RANGE = 1e-30  # from black to white, which float32 can divide by
 REMEDY = "state the values of black and white"
 
 
@@ -35,7 +36,7 @@ def range_fault(value: Any) -> str:
     fault = "must be two numbers, the value of black and the greater value of white, such as (0, 255)"
     if not isinstance(value, list | tuple) or len(value) != 2 or any(kind_fault(x, float) for x in value):
         return fault
-    return "" if value[0] < value[1] else fault
+    return "" if float(value[1]) - float(value[0]) > SMALLEST_RANGE else fault
 
 
 def find_range(values: np.ndarray, stated: Range | None, limit: float = MAX_ABS_VALUE, in_file: bool = False) -> Taken:
@@ -52,7 +53,7 @@ def find_range(values: np.ndarray, stated: Range | None, limit: float = MAX_ABS_
       InputError: the range is not stated, and could be mistaken. The message names no setting.
     """
     if stated:
-        return Taken((stated[0], stated[1]))
+        return Taken((plain(stated[0]), plain(stated[1])))
     low, high = float(values.min()), float(values.max())
     found = f"values from {low:.6g} to {high:.6g}"
     kind = values.dtype.newbyteorder("=")
@@ -87,19 +88,27 @@ def as_numpy(values: Any) -> np.ndarray:
     """Numbers as an array of a type that numpy itself has; bfloat16 becomes float32.
 
     Raises:
-      InputError: nested lists of different lengths.
+      InputError: nested lists of different lengths, or masked values.
     """
     try:
-        array = np.asarray(values)
+        array = without_mask(values)
     except ValueError as error:
         raise InputError(f"these lists are not an array ({reason(error)}): give rows of one length") from error
     is_float = jnp.issubdtype(array.dtype, jnp.floating)
     return array.astype(np.float32) if is_float and array.dtype.kind != "f" else array
 
 
+def without_mask(values: Any) -> np.ndarray:
+    """Values as a plain array of numpy. Raises InputError if some are masked: what lies below a mask is no value."""
+    if np.ma.is_masked(values):
+        found = f"{np.ma.count_masked(values):,} of {values.size:,} values are masked"
+        raise InputError(f"{found}: fill them, such as with x.filled(x.mean())")
+    return np.asarray(values)
+
+
 def to_unit(values: np.ndarray, taken: Range) -> np.ndarray:
     """Numbers as float32, with black at -1 and white at 1."""
-    black, white = taken
+    black, white = (plain(level) for level in taken)
     if (black, white) == UNIT:
         return values.astype(np.float32, copy=False)
     if values.dtype == np.uint8 and (black, white) == BYTES:

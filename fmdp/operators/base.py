@@ -15,9 +15,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from fmdp.errors import InputError, translating
+from fmdp.errors import InputError, kind_fault, plain, require_key, translating
 from fmdp.flow.dtypes import as_float
-from fmdp.types import Image, PRNGKey, Scalar
+from fmdp.types import Image, Scalar
 
 T = TypeVar("T")
 ANY_ERROR = (Exception, InputError)  # InputError, too, is translated
@@ -47,8 +47,9 @@ class Operator:
     image_shape: Any
     linear: Any = True
 
-    def __call__(self, x: Image) -> Array:
-        """The noiseless measurement of x. Raises InputError if x does not have `image_shape`."""
+    def __call__(self, x: ArrayLike | Sequence) -> Array:
+        """The noiseless measurement of x, real numbers of any type. Raises InputError unless it has `image_shape`."""
+        x = as_float(x, name="x")
         if x.shape != self.image_shape:
             raise InputError(f"{self.name} takes images of shape {self.image_shape}, got {x.shape}: vmap over a batch")
         return self.measure(x)
@@ -94,7 +95,7 @@ class Custom(Operator):
 
 
 def from_function(
-    function: Callable[[Array], Array], image_shape: tuple[int, int, int], *, linear: bool = False, name: str = "custom"
+    function: Callable[[Array], Array], image_shape: Sequence[int], *, linear: bool = False, name: str = "custom"
 ) -> Operator:
     """The operator that applies your own JAX function to one image.
 
@@ -116,6 +117,7 @@ def from_function(
     """
     if not isinstance(function, jax.tree_util.Partial):
         function = jax.tree_util.Partial(function)
+    image_shape = as_shape(name, image_shape)
     made = Custom(function=function, image_shape=image_shape, name=name, linear=linear)
     # The user's function may raise errors of any kind, also by returning something that is not an array.
     with translating(lambda why: f"operator {name!r} fails on images of shape {image_shape}: {why}", *ANY_ERROR):
@@ -131,6 +133,14 @@ def from_function(
         if jnp.any(made(jnp.zeros(image_shape)) != 0):
             raise InputError(f"operator {name!r} is not linear, it maps zero to something else: pass linear=False")
     return made
+
+
+def as_shape(owner: str, shape: Any) -> tuple[int, ...]:
+    """The shape (H, W, C) of images as three numbers of Python. Raises InputError for anything else."""
+    sides = tuple(map(plain, shape)) if isinstance(shape, list | tuple | np.ndarray) else ()
+    if len(sides) != 3 or any(kind_fault(side, int) or side < 1 for side in sides):
+        raise InputError(f"{owner}: image_shape={shape} must be (height, width, channels), whole numbers from 1")
+    return sides
 
 
 def adjoint(operator: Operator, y: ArrayLike | Sequence, at: ArrayLike | Sequence | None = None) -> Image:
@@ -161,11 +171,12 @@ def require_measurement(operator: Operator, y: Any) -> None:
         raise InputError(f"y has shape {np.shape(y)} but {measured}: pass one measurement, and vmap over a batch")
 
 
-def norm(operator: Operator, key: PRNGKey, steps: int = 100, at: Image | None = None) -> Scalar:
+def norm(operator: Operator, key: Any, steps: int = 100, at: Image | None = None) -> Scalar:
     """The largest singular value of H, or of its derivative at the image `at`, by power iteration on H'H.
 
     The result is a lower bound. Each step applies H and H' once.
     """
+    require_key("the power iteration begins at random", key)
     forward: Callable[[Array], Array] = operator
     if not operator.linear:
         forward = partial(lambda x, v: jax.jvp(operator.surrogate, (x,), (v,))[1], _point(operator, at))

@@ -1,5 +1,6 @@
 """Blurs that do not factor into rows and columns: motion blur along a random trajectory, or a given kernel."""
 
+import math
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -99,12 +100,14 @@ def motion_kernel(key: PRNGKey, size: int, intensity: float | Scalar = 0.5, poin
 
     Its direction is a random walk with velocity. It is centred and scaled to fill between half and all of the kernel.
     """
+    # In float32 also where 64 bits are enabled, so that the kernel is the same.
+    uniform, normal = partial(jax.random.uniform, dtype=jnp.float32), partial(jax.random.normal, dtype=jnp.float32)
     heading, turn, extent = jax.random.split(key, 3)
-    turning = jnp.cumsum(jax.random.normal(turn, (points,))) / np.sqrt(points)
-    angle = 2 * jnp.pi * jax.random.uniform(heading) + 2 * jnp.pi * intensity * turning
+    turning = jnp.cumsum(normal(turn, (points,))) / math.sqrt(points)
+    angle = 2 * jnp.pi * uniform(heading) + 2 * jnp.pi * intensity * turning
     path = jnp.cumsum(jnp.stack([jnp.sin(angle), jnp.cos(angle)], -1), 0)
     path -= (path.min(0) + path.max(0)) / 2
-    reach = (size - 1) / 2 * jax.random.uniform(extent, minval=0.5)
+    reach = (size - 1) / 2 * uniform(extent, minval=0.5)
     path = (size - 1) / 2 + path * reach / jnp.abs(path).max()
     tent = jnp.maximum(1 - jnp.abs(path[..., None] - jnp.arange(size)), 0)  # [points, 2, size]
     return jnp.einsum("pi,pj->ij", tent[:, 0], tent[:, 1], precision="highest") / points

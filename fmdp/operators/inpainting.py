@@ -98,14 +98,14 @@ def brush_inpainting(
 @partial(jax.jit, static_argnames=("height", "columns", "strokes", "segments"))
 def _brush(key: PRNGKey, height: int, columns: int, strokes: int, width: float | Array, segments: int = 8) -> Array:
     """The pixels [height, columns, 1] farther than half the width from every segment of every stroke."""
+    # In float32 also where 64 bits are enabled, so that the strokes are the same.
+    uniform, normal = partial(jax.random.uniform, dtype=jnp.float32), partial(jax.random.normal, dtype=jnp.float32)
     start, heading, turn, length = jax.random.split(key, 4)
-    side = jnp.asarray([height - 1, columns - 1], float)
-    angles = 2 * jnp.pi * jax.random.uniform(heading, (strokes, 1)) + jnp.cumsum(
-        0.8 * jax.random.normal(turn, (strokes, segments)), 1
-    )
-    lengths = 0.15 * min(height, columns) * jax.random.uniform(length, (strokes, segments), minval=0.5, maxval=1.5)
+    side = jnp.asarray([height - 1, columns - 1], jnp.float32)
+    angles = 2 * jnp.pi * uniform(heading, (strokes, 1)) + jnp.cumsum(0.8 * normal(turn, (strokes, segments)), 1)
+    lengths = 0.15 * min(height, columns) * uniform(length, (strokes, segments), minval=0.5, maxval=1.5)
     moves = lengths[..., None] * jnp.stack([jnp.sin(angles), jnp.cos(angles)], -1)
-    points = side * jax.random.uniform(start, (strokes, 1, 2)) + jnp.cumsum(moves, 1)
+    points = side * uniform(start, (strokes, 1, 2)) + jnp.cumsum(moves, 1)
     points = jnp.clip(points, 0, side)  # strokes slide along the border instead of leaving
     a, b = points[:, :-1].reshape(-1, 1, 1, 2), points[:, 1:].reshape(-1, 1, 1, 2)
     pixels = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(columns), indexing="ij"), -1)

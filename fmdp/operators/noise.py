@@ -4,6 +4,7 @@ A noise model draws y and computes its negative log-likelihood, from the same di
 noise levels are on the [-1, 1] scale.
 """
 
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -13,7 +14,7 @@ from jax import Array
 from jax.scipy.special import gammaln
 from jax.typing import ArrayLike
 
-from fmdp.errors import InputError, Range, require_in_range
+from fmdp.errors import InputError, Range, require_in_range, require_key, translating
 from fmdp.flow.dtypes import ARRAYS, as_float, in_type
 from fmdp.operators.base import Operator, operator, require_measurement
 from fmdp.types import Image, PRNGKey, Scalar
@@ -45,10 +46,17 @@ class _Positive:
 
     def __post_init__(self):
         for name, value in vars(self).items():
-            whole = isinstance(value, ARRAYS) and jnp.issubdtype(value.dtype, jnp.integer)
-            if whole or isinstance(value, list | tuple):
+            if isinstance(value, list | tuple | complex) or (isinstance(value, ARRAYS) and not _is_plain(value)):
                 object.__setattr__(self, name, as_float(value, name=f"{type(self).__name__}: {name}"))
         require_in_range(type(self).__name__, dict.fromkeys(vars(self), self.accepted), vars(self))
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JAX computes with this array as it is: of floats of at most 64 bits, in the byte order of the machine."""
+    if isinstance(value, jax.Array):
+        return not jnp.issubdtype(value.dtype, jnp.integer)
+    floats = value.dtype.kind == "f" and value.dtype.isnative and value.dtype.itemsize <= 8
+    return floats and not isinstance(value, np.ma.MaskedArray)
 
 
 SMALLEST_SIGMA = 1e-12
@@ -207,20 +215,22 @@ class Observation:
         return Observation(y=as_float(self.y, dtype), operator=operator, noise=noise)
 
 
-def observe(operator: Operator, noise: Noise, x: ArrayLike, key: PRNGKey) -> Observation:
+def observe(operator: Operator, noise: Noise, x: ArrayLike | Sequence, key: Any) -> Observation:
     """The image x [H, W, C] measured by the operator, with noise drawn from the key.
 
     Raises:
       InputError: x does not have the operator's shape, or the noise level does not broadcast to the measurement.
     """
-    clean = operator(as_float(x, name="x"))
+    require_key("noise is drawn at random", key)
+    clean = operator(x)
     _require_broadcast(noise, clean.shape)
     return Observation(y=noise.draw(clean, key), operator=operator, noise=noise)
 
 
 def _require_broadcast(noise: Any, shape: tuple[int, ...]) -> None:
     """Raises InputError where a noise level of several numbers does not fit a measurement of this shape."""
-    found = np.shape(noise.variance)
+    with translating(lambda why: f"{type(noise).__name__} has no variance ({why}): pass numbers", TypeError):
+        found = np.shape(noise.variance)
     try:
         fits = np.broadcast_shapes(found, shape) == shape
     except ValueError:

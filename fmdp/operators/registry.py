@@ -1,21 +1,21 @@
 """The operators by name."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import jax
 import numpy as np
 
-from fmdp.errors import MAX_NUMBER, InputError, Range, kind_fault, require_known
-from fmdp.operators.base import Denoising, Operator
+from fmdp.errors import MAX_NUMBER, InputError, Range, kind_fault, plain, require_key, require_known
+from fmdp.io.levels import as_numpy
+from fmdp.operators.base import Denoising, Operator, as_shape
 from fmdp.operators.blur import motion_blur
 from fmdp.operators.color import colorization
 from fmdp.operators.inpainting import box_inpainting, brush_inpainting, random_inpainting
 from fmdp.operators.jpeg import jpeg
 from fmdp.operators.nonlinear import hdr, phase_retrieval
 from fmdp.operators.separable import decimation, gaussian_blur, super_resolution
-from fmdp.types import PRNGKey
 
 
 def denoising(image_shape, key) -> Operator:
@@ -48,28 +48,28 @@ RANDOM_OPERATORS = ("random_inpainting", "brush_inpainting", "motion_blur")
 GIVEN_ARRAYS = ("mask", "kernel", "psf")
 
 
-def make(name: str, image_shape: tuple[int, ...], key: PRNGKey | None = None, **parameters: Any) -> Operator:
+def make(name: str, image_shape: Sequence[int] | np.ndarray, key: Any = None, **parameters: Any) -> Operator:
     """The operator of this name for images of this shape; the builders in `OPERATORS` document its parameters.
 
     Args:
       image_shape: (H, W, C).
-      key: from which random masks and kernels are drawn; no other operator needs it.
+      key: from which random masks and kernels are drawn, as `jax.random.key` makes it; no other operator needs it.
 
     Raises:
       InputError: an unknown name or parameter, a missing parameter or key, or a value that cannot be used.
     """
     check_parameters(name, parameters)
-    if len(image_shape) != 3 or min(image_shape) < 1:
-        raise InputError(f"{name}: image_shape={image_shape} must be (height, width, channels)")
+    shape = as_shape(name, image_shape)
     drawn = name in RANDOM_OPERATORS and all(parameters.get(array) is None for array in GIVEN_ARRAYS)
-    if key is None and drawn:
-        raise InputError(f"{name} is drawn at random: pass key=jax.random.key(...)")
+    if drawn:
+        require_key(f"{name} is drawn at random", key)
     for parameter, value in parameters.items():
+        value = parameters[parameter] = plain(value)  # of uint8, say, in which sizes would wrap around
         if isinstance(value, list | tuple):
             parameters[parameter] = np.asarray(value, float)
         elif isinstance(value, int) and _kind(inspect.signature(OPERATORS[name]).parameters[parameter]) is float:
             parameters[parameter] = float(value)
-    return OPERATORS[name](tuple(image_shape), key, **parameters)
+    return OPERATORS[name](shape, key, **parameters)
 
 
 def check_parameters(name: str, parameters: Mapping[str, Any]) -> None:
@@ -105,7 +105,7 @@ def _fault(parameter: inspect.Parameter, value: Any) -> str:
         limits = [limit for limit in getattr(parameter.annotation, "__metadata__", ()) if isinstance(limit, Range)]
         return kind_fault(value, kind) or next((limit.fault(value) for limit in limits), "")
     try:
-        fine = value is None or (not isinstance(value, str | bytes) and np.abs(np.asarray(value, float)) < MAX_NUMBER)
+        fine = value is None or (as_numpy(value).dtype.kind in "biuf" and np.abs(np.asarray(value, float)) < MAX_NUMBER)
         checks = [check for check in getattr(parameter.annotation, "__metadata__", ()) if callable(check)]
         return next((check(value) for check in checks), "") if np.all(fine) else "an array of finite numbers"
     except (ValueError, TypeError, OverflowError):

@@ -16,12 +16,13 @@ from jax import Array
 
 from fmdp import networks
 from fmdp.errors import InputError, translating
+from fmdp.flow.average_field import Times, as_point
+from fmdp.flow.dtypes import field_dtype, is_floating
 from fmdp.flow.tiling import Tiling
 from fmdp.io.files import expand_path
 from fmdp.io.torch_files import read_checkpoint
 from fmdp.io.weights import MODEL, REMEDY, WEIGHTS, read_weights, write_weights
 from fmdp.pretrained.pytorch_unet import unet_from_state_dict, unet_kind, unread_parts
-from fmdp.types import Time
 
 SHIPPED_WEIGHTS = pathlib.Path(__file__).parent / "weights"
 
@@ -73,8 +74,18 @@ class Prior:
         count = sum(int(np.prod(np.shape(x))) for x in jax.tree.leaves(self.params))
         return f"Prior({type(self.network).__name__}, image_shape={self.image_shape}, {count:,} parameters)"
 
-    def __call__(self, x: Array, s: Time, t: Time) -> Array:
-        """The mean velocity of the flow from x at time s to time t, with the shape of x."""
+    def __call__(self, x: Any, s: Times, t: Times) -> Array:
+        """The mean velocity of the flow from x at time s to time t, with the shape of x.
+
+        Raises:
+          InputError: images of another shape than the network takes, or other than real numbers.
+        """
+        own = isinstance(x, jax.Array) and is_floating(x) and x.dtype.itemsize >= 2
+        x, s, t = as_point(x, s, t, x.dtype if own else field_dtype(self.params))
+        wanted = self.image_shape if self.stride is None else self.image_shape[2:]
+        if x.shape[-len(wanted) :] != wanted:
+            takes = f"images {self.image_shape}" + " and other sizes" * (self.stride is not None)
+            raise InputError(f"x has shape {x.shape}, but this prior takes {takes}: pass [..., H, W, C]")
         return cast(Array, self.network.apply({"params": self.params}, x, s, t))
 
 

@@ -70,9 +70,10 @@ class Request:
     range: Range | None = None
 
     def __post_init__(self) -> None:
-        for name in ("sigma", "gain"):
+        for name in {parameter for parameter, *_ in RULES} - {"operator", "parameters"}:
             value = getattr(self, name)
-            if isinstance(value, np.ndarray | jax.Array) and value.ndim == 0 and not isinstance(value, jax.core.Tracer):
+            one = isinstance(value, np.generic | np.ndarray | jax.Array) and value.ndim == 0
+            if one and not isinstance(value, jax.core.Tracer):
                 object.__setattr__(self, name, value.item())
         for parameter, is_valid, remedy in RULES:
             if not is_valid(getattr(self, parameter)):
@@ -132,7 +133,7 @@ def _missing(operator: str, given: Mapping[str, Any]) -> list[str]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, Real)
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _is_positive(value: Any) -> bool:
@@ -144,7 +145,7 @@ def _are_numbers(value: Any) -> bool:
 
 
 def _is_integer(value: Any, low: int, high: int) -> bool:
-    return isinstance(value, Integral) and low <= int(value) <= high
+    return isinstance(value, Integral) and not isinstance(value, bool) and low <= int(value) <= high
 
 
 def _is_count(value: Any) -> bool:
@@ -156,6 +157,7 @@ COUNT = f"must be an integer from 1 to {MAX_COUNT}"
 RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("operator", lambda x: isinstance(x, str | Operator), "make an operator of your own with operators.from_function"),
     ("parameters", lambda x: isinstance(x, Mapping), "must be a dictionary"),
+    ("degraded", lambda x: isinstance(x, bool), "must be True or False"),
     ("sigma", lambda x: x is None or _is_positive(x) or (_is_number(x) and x == 0), SIGMA),
     ("lookaheads", _are_numbers, "must be a tuple of numbers"),
     ("lookaheads", lambda x: all(0 <= r <= 1 for r in x), "must be from 0 (minimum error) to 1 (perfect perception)"),

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from fmdp.errors import InputError, Range, require_in_range, require_known
+from fmdp.errors import InputError, Range, kind_fault, plain, require_in_range, require_key, require_known
 from fmdp.flow.dtypes import as_float, field_dtype, in_type
 from fmdp.operators.noise import Observation
-from fmdp.types import AverageField, PRNGKey
+from fmdp.types import AverageField
 
 MAX_ITERATIONS = 3000  # of one linear solve
 
@@ -97,10 +97,12 @@ def solver(
         name = solve.__module__.rpartition(".")[2]
 
         @wraps(solve)
-        def checked(field: AverageField, observation: Observation, key: PRNGKey, **options: Any):
+        def checked(field: AverageField, observation: Observation, key: Any, **options: Any):
             observation.check_shape()
+            require_key(f"{name} draws noise", key)
             if linear:
                 require_linear(observation, name)
+            options = _as_numbers(name, ranges, options)
             require_in_range(name, ranges, options)
             for option in choices.keys() & options.keys():
                 require_known(f"{name}: unknown {option}", options[option], choices[option])
@@ -113,6 +115,20 @@ def solver(
         return checked
 
     return declare
+
+
+COUNTS = ("steps", "points", "inner", "noise_draws")
+
+
+def _as_numbers(name: str, ranges: Mapping[str, Range], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options, with numbers of numpy as those of Python. Raises InputError where one that is a number is none."""
+    options = {option: plain(value) for option, value in options.items()}
+    for option in (ranges.keys() & options.keys()) - {"times"}:
+        value = options[option]
+        wanted = kind_fault(value, int) if option in COUNTS else "" if np.ndim(value) == 0 else "one number"
+        if wanted or isinstance(value, complex | type(None)):
+            raise InputError(f"{name}: {option}={' '.join(repr(value).split())[:60]}: pass {wanted or 'a real number'}")
+    return options
 
 
 def _in_type(options: Mapping[str, Any], dtype: Any) -> dict[str, Any]:

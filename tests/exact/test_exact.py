@@ -360,7 +360,7 @@ ASYMMETRIC = np.eye(N) + np.eye(N, k=1)
         (lambda: Gaussian(np.zeros(SHAPE), ASYMMETRIC), "differs from its transpose by 1"),
         (lambda: Gaussian(np.zeros(SHAPE), np.diag([1, 1, 1, 1, 1, -0.5])), "eigenvalue of -0.5"),
         (lambda: Gaussian(np.zeros(SHAPE), -1.0), "eigenvalue of -1"),
-        (lambda: Gaussian(np.zeros(SHAPE), np.full((N, N), np.nan)), "not finite"),
+        (lambda: Gaussian(np.zeros(SHAPE), np.full((N, N), np.nan)), "it holds 36 NaN"),
         (lambda: Gaussian(np.zeros(SHAPE), np.ones(4)), r"shape \(4,\)"),
         (lambda: Gaussian(np.zeros(N), 1.0), r"mean has shape \(6,\)"),
         (lambda: targets()["full"].mse(0.5, 0.4), "0.5 comes before 0.4"),
