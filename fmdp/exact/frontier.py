@@ -16,113 +16,26 @@ True
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 
-from fmdp.errors import InputError, Range, kind_fault, plain, translating
+from fmdp.errors import InputError, Range, kind_fault, plain
 from fmdp.exact import Gaussian, GaussianMixture
 from fmdp.exact.covariance import real_array
+from fmdp.exact.plane import Frontier, Interval, Numbers, Points, relative_excess
+from fmdp.exact.plane import excess as excess
+from fmdp.exact.plane import optimal_distortion as optimal_distortion
 from fmdp.exact.wasserstein import squared_w2
 from fmdp.flow.times import check_times
 
 ASSIGNMENT_DIMENSIONS = 3
-Numbers = ArrayLike | Sequence
 VARIANCES = Range(1e-6, 1e6)  # beyond, the grid is the difference of numbers that are equal in float64
 GROUPS = 20
-
-
-class Interval(NamedTuple):
-    """A quantity between two bounds, each with its Monte Carlo standard error (zero if the bound is exact)."""
-
-    low: np.ndarray
-    high: np.ndarray
-    low_error: np.ndarray | float = 0.0
-    high_error: np.ndarray | float = 0.0
-
-    @classmethod
-    def exactly(cls, value: ArrayLike, error: ArrayLike = 0.0) -> "Interval":
-        """The interval of a known quantity, with low = high."""
-        value, error = np.asarray(value, np.float64), np.asarray(error, np.float64)
-        return cls(value, value, error, error)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Points:
-    """Estimators in the plane: mean squared errors [T], squared W2 distances [T], and standard errors of the former."""
-
-    mse: np.ndarray
-    squared_w2: Interval
-    mse_error: np.ndarray | float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Frontier:
-    """D(P) = mmse + [(P* - P)_+]^2 with P*^2 an interval, and `floor` the sampling error of any squared W2."""
-
-    mmse: float
-    squared_p_star: Interval
-    mmse_error: float = 0.0
-    floor: float = 0.0
-
-    def distortion(self, perception: Numbers) -> Interval:
-        """The least mean squared error at W2 distances of `perception` >= 0, with their shape."""
-        perception = real_array("perception", perception)
-        if perception.min() < 0:
-            raise InputError(f"perception = {perception.min():g}: pass distances, from 0")
-        bounds = (optimal_distortion(self.mmse, squared, perception) for squared in self.squared_p_star[:2])
-        return Interval(*bounds)
-
-
-def optimal_distortion(mmse: ArrayLike, squared_p_star: ArrayLike, perception: ArrayLike) -> np.ndarray:
-    """D(P) = mmse + [(P* - P)_+]^2, per pixel, broadcast (Freirich et al., arXiv 2107.02555, theorem 1).
-
-    Raises:
-      InputError: a negative squared distance, or shapes that do not broadcast.
-    """
-    with translating("mmse, squared P* and perception: {}: pass real numbers".format, TypeError, ValueError):
-        mmse, squared, distance = (np.asarray(value, np.float64) for value in (mmse, squared_p_star, perception))
-    if (squared < 0).any():
-        raise InputError(f"squared P* = {squared.min():g}: pass a squared distance, from 0")
-    with translating("mmse, squared P* and perception: {}: pass arrays of one shape".format, ValueError):
-        return mmse + np.maximum(np.sqrt(squared) - distance, 0) ** 2
-
-
-def excess(points: Points, frontier: Frontier, away: float = 4.0) -> Interval:
-    """Mean squared error above the optimum at equal perception, relative to the optimum, [T].
-
-    It is NaN for points whose squared W2 is below `away` sampling floors, where the estimate is mostly sampling error.
-    The errors of the mean squared errors and of the distances are treated as independent; `bracket` propagates them
-    jointly.
-    """
-    bounds = []
-    for near, star in ((0, 1), (1, 0)):  # the least excess belongs to the nearest point and the farthest P*
-        inputs = points.mse, points.squared_w2[near], frontier.mmse, frontier.squared_p_star[star]
-        errors = points.mse_error, points.squared_w2[near + 2], frontier.mmse_error, frontier.squared_p_star[star + 2]
-        bounds.append(_propagate(inputs, errors))
-    (low, low_error), (high, high_error) = bounds
-    hidden = points.squared_w2.high < away * frontier.floor
-    values = np.maximum(low, 0), np.maximum(high, 0), low_error, high_error
-    return Interval(*(np.where(hidden, np.nan, value) for value in values))
-
-
-def _relative_excess(mse, squared_w2, mmse, squared_p_star) -> np.ndarray:
-    return mse / optimal_distortion(mmse, squared_p_star, np.sqrt(np.maximum(squared_w2, 0))) - 1
-
-
-def _propagate(inputs: Sequence, errors: Sequence) -> tuple[np.ndarray, np.ndarray]:
-    """The relative excess and its standard error: the root sum of squares of the changes by each input's error."""
-    value = _relative_excess(*inputs)
-    variance = np.zeros_like(value)
-    for i, error in enumerate(errors):
-        moved = [np.add(x, error) if i == j else x for j, x in enumerate(inputs)]
-        variance += (_relative_excess(*moved) - value) ** 2
-    return value, np.sqrt(variance)
 
 
 def _one_time(s: Any) -> float:
@@ -315,8 +228,8 @@ def _statistics(distances: np.ndarray, mmse: float) -> np.ndarray:
     """For each curve: mean squared error, both bounds of its squared W2, and both bounds of its relative excess."""
     added, low, high = distances
     low, mse = np.clip(low, 0, high), mmse + added
-    least = _relative_excess(mse, low, mmse, high[0])
-    most = _relative_excess(mse, high, mmse, low[0])
+    least = relative_excess(mse, low, mmse, high[0])
+    most = relative_excess(mse, high, mmse, low[0])
     return np.maximum(np.stack([mse, low, high, least, most]), 0)
 
 
