@@ -38,10 +38,10 @@ def get_config(variant: str = ""):
         "name": "unet", "channels": 16, "multipliers": (1, 2, 2), "blocks": 1, "attention": (7,), "resolution": 28,
         "time_scale": 8.0, "adaptive": True, "dtype": "auto",
     }  # fmt: skip
-    config.loss.update(off_diagonal="meanflow", diagonal_share=0.5)
+    config.loss.update(off_diagonal="improved_meanflow", diagonal_share=0.75, times="late")
     config.optimizer.update(learning_rate=1e-3, warmup_steps=200, b2=0.99)
     config.ema.half_life = 60_000.0
-    config.train.update(steps=7000, batch_size=64, log_every=50, checkpoint_every=200)
+    config.train.update(steps=6300, batch_size=64, log_every=50, checkpoint_every=200)
     config.evaluate.update(noise_draws=1, bootstrap=50, batch_size=250, baseline_images=100)
     config.inverse.update(
         images=32, tuning_images=8, seeds=2, batch_size=8, steps=(20, 50), lookaheads=(0.0, 0.5, 1.0),

@@ -60,7 +60,9 @@ def translating(message: Callable[[str], str], *kinds: type[BaseException]) -> I
 
 def plain(value: Any) -> Any:
     """A number of numpy as one of Python, whose arithmetic neither wraps around nor overflows; all else unchanged."""
-    return value.item() if isinstance(value, np.generic | np.ndarray) and value.ndim == 0 else value
+    if not isinstance(value, np.generic | np.ndarray) or value.ndim:
+        return value
+    return float(value) if jax.numpy.issubdtype(value.dtype, jax.numpy.floating) else value.item()
 
 
 def kind_fault(value: Any, kind: type, limit: int | float = MAX_NUMBER) -> str:
@@ -74,9 +76,9 @@ def kind_fault(value: Any, kind: type, limit: int | float = MAX_NUMBER) -> str:
         return "" if isinstance(value, kind) else {bool: "True or False", str: "text"}[kind]
     name = "a whole number" if kind is int else "a finite number"
     numbers: Any = Integral if kind is int else Real
+    value = plain(value) if isinstance(value, np.generic) else value  # bfloat16 is no Real, float16 has no limit
     if isinstance(value, bool) or not isinstance(value, numbers):
         return name
-    value = plain(value)  # the limit is infinite in float16
     return "" if -limit < value < limit else f"{name} below {limit:.3g}"
 
 

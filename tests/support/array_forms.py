@@ -79,7 +79,7 @@ SPOILS = {
     "nan": _with(np.nan),
     "infinite": _with(-np.inf),
     "complex": lambda x: x.astype(np.complex64),
-    "text": lambda x: x.astype(str),
+    "text": lambda x: x.astype(np.float64).astype(str),
     "dates": lambda x: np.zeros(x.shape, "datetime64[s]"),
     "objects": lambda x: np.full(x.shape, None),
     "masked": lambda x: np.ma.masked_array(x, np.arange(x.size).reshape(x.shape) == 0),
