@@ -58,13 +58,16 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     return value
 
 
-def expand_path(text: str | os.PathLike) -> pathlib.Path:
-    """The path that a user named, with ~ expanded.
+def expand_path(text: Any) -> pathlib.Path:
+    """The path that a user named, as text or as a path, with ~ expanded.
 
     Raises:
-      InputError: no file can have this name, or it is an address (gs://, https://) or a path of another system.
+      InputError: it is something else, no file can have this name, or it is an address (gs://, https://) or a path of
+        another system.
     """
-    named = os.fspath(text)
+    named = os.fspath(text) if isinstance(text, str | os.PathLike) else None
+    if not isinstance(named, str):
+        raise InputError(f"{repr(text)[:100]} is no path: give the name of a file or folder as text")
     if ADDRESS.match(named):
         remedy = "only files on this machine are read and written: copy it here, and name its path"
         raise InputError(f"{named[:100]!r} is an address, and {remedy}")

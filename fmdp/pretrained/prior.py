@@ -89,7 +89,7 @@ class Prior:
         return cast(Array, self.network.apply({"params": self.params}, x, s, t))
 
 
-def load(path: str | os.PathLike, *, kind: str | None = None, network: nn.Module | None = None) -> Prior:
+def load(path: Any, *, kind: str | None = None, network: nn.Module | None = None) -> Prior:
     """Load a trained average field.
 
     >>> prior = load("fashion_mnist")
@@ -126,7 +126,7 @@ def load(path: str | os.PathLike, *, kind: str | None = None, network: nn.Module
     raise InputError(f"{folder} holds neither {MODEL} nor a run's config.json: name a checkpoint or a run's folder")
 
 
-def find_prior(path: str | os.PathLike) -> pathlib.Path:
+def find_prior(path: Any) -> pathlib.Path:
     """The path of a checkpoint: the given path, or the folder of a prior that ships with fmdp.
 
     Raises:

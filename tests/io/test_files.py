@@ -50,3 +50,10 @@ def test_what_only_looks_like_an_address_is_a_path(tmp_path):
     for path in (tmp_path / "d:").iterdir():
         path.unlink()
     (tmp_path / "d:").rmdir()
+
+
+@pytest.mark.parametrize("refuse", [expand_path, fmdp.load])
+@pytest.mark.parametrize("value", [3, None, b"runs/digits", ["runs/digits"]])
+def test_only_text_and_paths_name_files(value, refuse):
+    with pytest.raises(InputError, match="is no path: give the name of a file or folder as text"):
+        refuse(value)
