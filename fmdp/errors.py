@@ -122,7 +122,7 @@ def require_known(what: str, name: Any, known: Iterable[str]) -> None:
 def require_key(owner: str, key: Any) -> None:
     """Raises InputError, which begins with `owner`, for anything but one random key of JAX, also of the older kind."""
     new = isinstance(key, jax.Array) and jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()
-    old = isinstance(key, jax.Array | np.ndarray) and key.dtype == np.uint32 and key.shape == (2,)
+    old = isinstance(key, jax.Array | np.ndarray) and key.dtype == np.uint32 and key.shape in ((2,), (4,))
     if not (new or old):
         given = "" if key is None else f", not by key={' '.join(repr(key).split())[:60]}"
         raise InputError(f"{owner}{given}: pass key=jax.random.key(...)")

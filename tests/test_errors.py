@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from fmdp.errors import InputError, Range, kind_fault, require_in_range, require_known, translating
+from fmdp.errors import InputError, Range, kind_fault, require_in_range, require_key, require_known, translating
 
 
 @pytest.mark.parametrize(
@@ -96,3 +96,12 @@ def test_unknown_names_are_refused_with_the_known_ones(name, known, message):
     with pytest.raises(InputError) as refused:
         require_known("unknown key", name, known)
     assert str(refused.value) == message
+
+
+@pytest.mark.parametrize("kind", ["threefry2x32", "rbg", "unsafe_rbg"])
+def test_keys_of_every_generator_and_both_kinds_are_keys(kind):
+    for make in (jax.random.key, jax.random.PRNGKey):
+        require_key("it is drawn at random", make(0, impl=kind))
+    for value in (0, None, jax.random.split(jax.random.key(0)), np.zeros(3, np.uint32)):
+        with pytest.raises(InputError, match=r"^it is drawn at random.*: pass key=jax.random.key"):
+            require_key("it is drawn at random", value)

@@ -1,7 +1,6 @@
 """What can be measured of a trained network, and the files that each measurement leaves."""
 
 import dataclasses
-import shutil
 import time
 from collections.abc import Callable
 from typing import TypeAlias
@@ -43,6 +42,9 @@ class Trained:
         """A key of its own for each stream, from 2 on: training has split the run's key in two."""
         return jax.random.fold_in(jax.random.key(self.config.seed), stream)
 
+
+PARTS = "inverse"
+"""The folder of a run for what a comparison of solvers has measured so far."""
 
 Analysis: TypeAlias = Callable[[Trained, Summary], tuple[Summary, Pictures]]
 """Adds its results to the summary, and returns its pictures."""
@@ -98,15 +100,15 @@ def compare_solvers(trained: Trained, summary: Summary) -> tuple[Summary, Pictur
     tasks = tasks_of_protocol(config.inverse.protocol, split.test.shape[1:])
     tasks |= {name: task.to_dict() for name, task in config.inverse.tasks.items()}
     networks = load_network_metrics(split, config.evaluate)
-    parts = run / "inverse"
     result, compared = solver_comparison.compare_solvers(
-        trained.field, split, tasks, config.inverse, trained.key(4), networks, parts
+        trained.field, split, tasks, config.inverse, trained.key(4), networks, run / PARTS
     )
     solver_figures.write_table(run / "inverse.csv", result.inverse)
-    solver_figures.draw_planes(run / "inverse_plane.png", result, config.inverse.images, config.inverse.seeds)
+    solver_figures.draw_planes(
+        run / "inverse_plane.png", result, min(config.inverse.images, len(split.test)), config.inverse.seeds
+    )
     solver_figures.draw_strips(run / "inverse_strips.png", compared)
     solver_figures.draw_iterates(run / "inverse_iterates.png", compared)
-    shutil.rmtree(parts, ignore_errors=True)
     made = Provenance(**provenance_of_run(config))
     summary = dataclasses.replace(summary.add(result), inverse_made=made)
     return _add_seconds(summary, {"inverse": time.monotonic() - trained.began}), inverse_pictures(compared)

@@ -13,7 +13,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from fmdp import data
-from fmdp.cli.analyses import ANALYSES, Trained
+from fmdp.cli.analyses import ANALYSES, PARTS, Trained
 from fmdp.cli.compile_time import compile_seconds
 from fmdp.cli.deprecated import warn_renamed
 from fmdp.cli.start_from import read_start, take_prior
@@ -21,6 +21,7 @@ from fmdp.config.defaults import as_plain_dict
 from fmdp.config.renamed import RENAMED, rename_keys
 from fmdp.config.validation import validate, validate_for_devices
 from fmdp.errors import InputError, require_known
+from fmdp.evaluation.solver_records import SolverRecords
 from fmdp.evaluation.summary import SCHEMA_VERSION, Summary, read_summary
 from fmdp.io.dataclass_json import to_json
 from fmdp.io.files import write_json
@@ -101,7 +102,7 @@ def run_config(config: ConfigDict, run: RunDir, mode: str, checkpoint: str | Non
     start = read_start(config, split.train.shape[1:], run.path) if trains else None
     with run.lock() if trains else contextlib.nullcontext():
         if checkpoint is not None:
-            prior, progress = take_prior(config, split, checkpoint)
+            prior, progress = take_prior(config, split, checkpoint, run.path)
             data.pin_split(split, run / "split.json")
             get_field: Callable[[], AverageField] = partial(batching.replicate, prior)
         else:
@@ -118,6 +119,8 @@ def run_config(config: ConfigDict, run: RunDir, mode: str, checkpoint: str | Non
         if ANALYSES[mode]:
             write_report(run.path, summary, pictures)
             print(f"open {run / 'report.html'} in a browser and move the slider", flush=True)
+        if mode == "inverse":
+            SolverRecords(run / PARTS).clear()
     print(f"results in {run.path}", flush=True)
 
 

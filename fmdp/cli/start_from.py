@@ -49,27 +49,41 @@ def read_start(config: ConfigDict, image_shape: tuple[int, ...], workdir: pathli
     return start
 
 
-def take_prior(config: ConfigDict, split: Split, checkpoint: str) -> tuple[Prior, dict[str, Any]]:
+def take_prior(
+    config: ConfigDict, split: Split, checkpoint: str, workdir: pathlib.Path
+) -> tuple[Prior, dict[str, Any]]:
     """A prior that is measured on the images of a configuration without being trained on them, and what is known of it.
 
     Returns:
       The prior, and the record of it as progress of a run.
 
     Raises:
-      InputError: the prior cannot be read or does not take such images, or there are fewer of them than to be measured.
+      InputError: the prior cannot be read or does not take such images, there are fewer of them than to be measured, or
+        the workdir is that of a run, whose results would be replaced.
     """
+    if not checkpoint:
+        raise InputError("--checkpoint is empty: name a prior, or leave it out to measure the network of the workdir")
+    if has_checkpoint(workdir):
+        remedy = "name another --workdir, or leave --checkpoint out to measure the network of this run"
+        raise InputError(
+            f"{workdir} holds a run, whose results those of --checkpoint={checkpoint} would replace: {remedy}"
+        )
     prior = load(checkpoint)
     (*size, channels), (*their_size, their_channels) = split.test.shape[1:], prior.image_shape
     what, stride = f"--checkpoint={checkpoint}", prior.stride
     if channels != their_channels:
-        remedy = "set config.data.channels, or name another prior"
-        raise InputError(f"{what} takes images of {their_channels} channels, and these have {channels}: {remedy}")
+        remedy = "name a prior for such images, or other data"
+        raise InputError(f"{what} takes images with C = {their_channels} channels, and here C = {channels}: {remedy}")
     if size != their_size and (stride is None or any(side % stride for side in size)):
-        wanted = f"sides that are multiples of {stride}" if stride else f"the size {their_size}"
-        raise InputError(f"{what} takes images of {wanted}, and these have {size}: set config.data.size")
+        wanted = f"sides that are multiples of {stride}" if stride else f"{their_size[0]}x{their_size[1]} pixels"
+        remedy = "set config.data.size where the data are pictures, or name a prior for such images"
+        raise InputError(f"{what} takes images of {wanted}, and these have {size[0]}x{size[1]}: {remedy}")
     if (found := len(split.test)) < config.inverse.images:
         remedy = f"but only {found} are held out: raise config.data.test_share = {config.data.test_share}, or lower it"
         raise InputError(f"config.inverse.images = {config.inverse.images}, {remedy}")
+    if (found := len(split.train)) < 2:
+        remedy = f"give more, or lower config.data.test_share = {config.data.test_share}"
+        raise InputError(f"{found} pictures are left as real ones to compare with, at least 2 are needed: {remedy}")
     record: dict[str, str | int] = {"source": checkpoint}
     record |= {"name": name} if isinstance(name := prior.about.get("name"), str) else {}
     return prior, {"started_from": record}

@@ -6,6 +6,7 @@ lookaheads, by its PSNR at both ends of their range. Without tuning images, ever
 """
 
 import pathlib
+import re
 import time
 from functools import partial
 from typing import Any, NamedTuple
@@ -227,6 +228,8 @@ def _facts(
     return {
         "arrays": digest_arrays(arrays),
         "settings": {name: config[name] for name in ("seeds", "knob", "tuning_images", "batch_size")},
-        "measures": sorted(reference.networks.weights),
+        "network": re.sub(r" at 0x[0-9a-f]+", "", str(jax.tree.structure(field))),
+        "measures": [*sorted(reference.networks.weights), reference.networks.small_fid],
+        "computed by": [jax.default_backend(), jax.__version__],
         "precision": str(jax.config.jax_default_matmul_precision),  # type: ignore[attr-defined]
     }

@@ -1,9 +1,11 @@
 """What a comparison of solvers has measured so far, kept in files, so that a stopped run goes on from there."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import pathlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -51,6 +53,15 @@ class SolverRecords:
         with atomic_write(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **{PLAIN: text}, **arrays)  # type: ignore[arg-type]
         return plain, arrays
+
+    def clear(self) -> None:
+        """Removes the parts, whatever they depend on, and the folder if it holds nothing else."""
+        for path in self.folder.glob("*.npz") if self.folder else ():
+            if re.fullmatch(r"[0-9a-f]{32}", path.stem):
+                path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # there is none, or it holds other files
+            if self.folder:
+                self.folder.rmdir()
 
 
 NO_RECORDS = SolverRecords()

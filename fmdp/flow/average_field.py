@@ -14,7 +14,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from fmdp.errors import InputError, kind_fault, require_key
-from fmdp.flow.dtypes import as_float, field_dtype
+from fmdp.flow.dtypes import as_float, field_dtype, is_floating
 from fmdp.flow.interpolant import expand
 from fmdp.flow.times import check_times
 from fmdp.types import AverageField, Images, Time
@@ -22,13 +22,14 @@ from fmdp.types import AverageField, Images, Time
 Times = ArrayLike | Sequence
 
 
-def flow_map(field: AverageField, x: Images, s: Time, t: Time) -> Images:
+def flow_map(field: AverageField, x: ArrayLike | Sequence, s: Times, t: Times) -> Images:
     """X_{s,t}(x) = x + (t - s) v(x, s, t): the point x at time s carried along the flow to time t.
 
     Args:
       x: [..., H, W, C].
       s, t: times in [0, 1], scalars or of the leading shape of x.
     """
+    x, s, t = as_point(x, s, t, field_dtype(field, x))
     return x + expand(t - s, x) * field(x, s, t)
 
 
@@ -68,7 +69,7 @@ def as_point(x: Any, s: Any, t: Any, dtype: Any) -> tuple[Array, Array | float, 
     """
     x = as_float(x, dtype, "x")
     s, t = (
-        time if isinstance(time, float | jax.Array) else as_float(time, x.dtype, name)
+        time if isinstance(time, float) or is_floating(time) else as_float(time, x.dtype, name)
         for name, time in (("s", s), ("t", t))
     )
     for name, time in (("s", s), ("t", t)):
@@ -110,7 +111,7 @@ def integrate(field: AverageField, x: Images, s: Time, steps: int) -> Images:
     return jax.lax.scan(step, x, jnp.arange(steps, dtype=x.dtype))[0]
 
 
-def chord(field: AverageField, x: Images, s: Time, r: Time) -> Images:
+def chord(field: AverageField, x: ArrayLike | Sequence, s: Times, r: Times) -> Images:
     """(1 - r) D_{s,s}(x) + r D_{s,1}(x): the straight line between the two ends of the lookahead.
 
     It is on the distortion-perception frontier for every Gaussian, and takes two evaluations of the field.
@@ -119,6 +120,7 @@ def chord(field: AverageField, x: Images, s: Time, r: Time) -> Images:
       x: [..., H, W, C].
       s, r: time and position on the chord, both in [0, 1], scalars or of the leading shape of x.
     """
+    x, s, r = as_point(x, s, r, field_dtype(field, x))
     r = expand(r, x)
     return (1 - r) * denoise(field, x, s, s) + r * denoise(field, x, s, jnp.ones_like(jnp.asarray(s, x.dtype)))
 

@@ -53,8 +53,9 @@ def as_float(value: Any, dtype: Any = None, name: str = "y") -> Array:
         except jax.errors.TracerArrayConversionError:  # a list of traced numbers
             array = jnp.asarray(value)
     if not any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
-        remedy = f"pass real numbers, such as jnp.stack([{name}.real, {name}.imag])"
-        raise InputError(f"{name} holds {array.dtype}: {remedy}")
+        parts = jnp.issubdtype(array.dtype, jnp.complexfloating) and name.isidentifier()
+        example = f", such as jnp.stack([{name}.real, {name}.imag])" if parts else ""
+        raise InputError(f"{name} holds {array.dtype}: pass real numbers{example}")
     if isinstance(array, np.ndarray):
         with translating(lambda why: f"{name}: {why}", InputError):
             array = without_mask(array)

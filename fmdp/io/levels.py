@@ -92,6 +92,8 @@ def as_numpy(values: Any) -> np.ndarray:
     """
     try:
         array = without_mask(values)
+    except InputError:  # which is a ValueError
+        raise
     except ValueError as error:
         raise InputError(f"these lists are not an array ({reason(error)}): give rows of one length") from error
     is_float = jnp.issubdtype(array.dtype, jnp.floating)

@@ -138,9 +138,10 @@ def find_prior(path: Any) -> pathlib.Path:
     if not folder.exists():
         beside = (found.parent for found in sorted(folder.parent.glob("*/config.json")))
         known = ", ".join([*shipped(), *(str(run) for run in beside)][:20])
-        config = pathlib.Path("configs", f"{folder.name}.py")
-        train = f"train it with python -m fmdp.main --config={config} --workdir={path}, or " if config.is_file() else ""
-        raise InputError(f"no checkpoint {str(path)!r}: {train}name a folder of one, or one of {known}")
+        config, run = pathlib.Path("configs", f"{folder.name}.py"), pathlib.Path("runs", folder.name)
+        hint = f"train it with python -m fmdp.main --config={config} --workdir={path}, or " if config.is_file() else ""
+        hint = f"did you mean {run}? Otherwise " if (run / "config.json").is_file() else hint
+        raise InputError(f"no checkpoint {str(path)!r}: {hint}name a folder of one, or one of {known}")
     return folder
 
 

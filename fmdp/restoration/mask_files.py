@@ -1,13 +1,14 @@
 """Masks as files: white, or 1, where a pixel is observed, and black, or 0, where it is hidden."""
 
 import contextlib
-import pathlib
+import os
 
 import numpy as np
 
 from fmdp.data.decoding import has_transparent_pixels, open_file
 from fmdp.data.unusable import UnusableError
 from fmdp.errors import InputError
+from fmdp.io.files import expand_path
 from fmdp.io.levels import BITS, require_numbers
 from fmdp.operators.inpainting import mask_fault
 from fmdp.restoration.picture_files import NPY, first_plane, read_numbers, read_plane
@@ -18,7 +19,7 @@ MAX_GRAY_SHARE = 0.2  # of the pixels, for soft edges
 REMEDY = "paint observed pixels white and hidden ones black"
 
 
-def read_mask(path: pathlib.Path) -> np.ndarray:
+def read_mask(path: str | os.PathLike) -> np.ndarray:
     """A mask as bool [H, W], True where a pixel is observed.
 
     White of a picture is the smallest of `WHITES` that its largest number does not exceed: bytes of 0 and 1 count as
@@ -30,6 +31,7 @@ def read_mask(path: pathlib.Path) -> np.ndarray:
         transparent, do not reach black and white, lie between them, or are all the same.
       OSError: it cannot be read.
     """
+    path = expand_path(path)
     with open_file(path) as file:
         if file.read(len(NPY)) == NPY:
             return _check_array(read_plane(path))

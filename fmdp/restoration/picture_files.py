@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import pathlib
 from io import BufferedIOBase
 from typing import BinaryIO, cast
@@ -22,6 +23,7 @@ from fmdp.data.optional_formats import (
 from fmdp.data.unusable import UnusableError, damage_as_unusable
 from fmdp.errors import InputError
 from fmdp.io.archives import MAX_PIXELS, load_npy
+from fmdp.io.files import expand_path
 from fmdp.io.levels import BYTES, MAX_ABS_VALUE, UNIT, Range, find_range, layout_remedy, require_numbers, to_unit
 from fmdp.restoration.prepare import Note, Picture
 from fmdp.restoration.request import Request
@@ -34,7 +36,7 @@ RESTORABLE = frozenset({*SUFFIXES, ".npy", *OPTIONAL})
 """The suffixes by which pictures to restore are found in a folder."""
 
 
-def read_picture(path: pathlib.Path, stated: Range | None = None) -> Picture:
+def read_picture(path: str | os.PathLike, stated: Range | None = None) -> Picture:
     """A picture file at its full depth, upright, in sRGB, with transparency composited on white.
 
     Of several pages, frames or planes the first is used, and a note says so.
@@ -47,6 +49,7 @@ def read_picture(path: pathlib.Path, stated: Range | None = None) -> Picture:
       UnusableError: it is not a picture, too large or damaged; where its range must be stated, `parameter` is "range".
       OSError: it cannot be read.
     """
+    path = expand_path(path)
     require_not_converted(path)
     with open_file(path) as file:
         found = read_numbers(path, file)

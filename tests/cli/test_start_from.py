@@ -3,8 +3,13 @@
 import json
 
 import jax
+import numpy as np
 import pytest
 
+from configs import digits
+from fmdp.cli.start_from import take_prior
+from fmdp.data import Split
+from fmdp.errors import InputError
 from fmdp.evaluation.summary import read_summary
 from fmdp.io.weights import read_weights
 from fmdp.pretrained import prior as prior_files
@@ -91,8 +96,10 @@ def test_what_a_prior_by_name_cannot_do_is_one_line(tmp_path):
         write_prior(tmp_path / f"prior{side}", dict(name="mlp", width=32, blocks=1), (side, side, 1)) for side in (6, 8)
     )
     cases = {
-        "size": ([*INVERSE, f"--checkpoint={small}"], "takes images of the size [6, 6], and these have [8, 8]"),
-        "channels": ([*INVERSE, "--checkpoint=photos"], "takes images of 3 channels, and these have 1"),
+        "size": ([*INVERSE, f"--checkpoint={small}"], "takes images of 6x6 pixels, and these have 8x8"),
+        "channels": ([*INVERSE, "--checkpoint=photos"], "takes images with C = 3 channels, and here C = 1"),
+        "empty": ([*INVERSE, "--checkpoint="], "--checkpoint is empty: name a prior"),
+        "trained": ([*INVERSE, f"--checkpoint={fits}"], "holds a run, whose results those of"),
         "nobody": ([*INVERSE, "--checkpoint=nobody"], "no checkpoint 'nobody'"),
         "few": ([*INVERSE, f"--checkpoint={fits}", "--config.inverse.images=1000"], "config.inverse.images = 1000"),
         "other flag": ([*INVERSE, "--sweep"], "--sweep does not go with --mode=inverse"),
@@ -101,8 +108,17 @@ def test_what_a_prior_by_name_cannot_do_is_one_line(tmp_path):
             "--checkpoint does not go with --mode=train_and_evaluate",
         ),
     }
+    (tmp_path / "trained" / "checkpoints" / "5").mkdir(parents=True)
     ended = run_forked({name: [*given, f"--workdir={tmp_path / name}"] for name, (given, _) in cases.items()})
     for name, (_, message) in cases.items():
         code, out, err = ended[name]
         assert (code, out, len(err.splitlines())) == (2, "", 1), (name, err)
         assert message in err, (name, err)
+
+
+def test_one_picture_is_no_set_to_compare_with(tmp_path):
+    prior = write_prior(tmp_path / "prior", dict(name="mlp", width=32, blocks=1), (8, 8, 1))
+    images = [np.zeros((n, 8, 8, 1), np.float32) for n in (1, 20)]
+    split = Split(*images, np.zeros(1, int), np.zeros(20, int), "", None)
+    with pytest.raises(InputError, match=r"^1 pictures are left as real ones to compare with.*: give more, or lower"):
+        take_prior(digits.get_config("smoke"), split, prior, tmp_path)

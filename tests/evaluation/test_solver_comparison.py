@@ -1,4 +1,6 @@
 import csv
+import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -6,11 +8,13 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
+import fmdp
 from fmdp.config.defaults import default_config
 from fmdp.config.tasks import PROTOCOLS, tasks_of_protocol
 from fmdp.data import Split
 from fmdp.errors import InputError
 from fmdp.evaluation import measures, solver_batches, solver_comparison, solver_plan, solver_records
+from fmdp.evaluation.network_metrics import NetworkMetrics
 from fmdp.evaluation.results import SolverResult, SolverRun
 from fmdp.evaluation.solver_matching import MATCHED, match_baselines
 from fmdp.exact import Gaussian
@@ -237,6 +241,31 @@ def test_a_part_is_found_again_only_with_the_same_facts_and_undamaged(tmp_path):
         file.write_bytes(file.read_bytes()[:-30])
     assert records.recall(["a", 1], part)[0]["n"] == 5
     assert solver_records.NO_RECORDS.recall(["a", 1], part)[0]["n"] == 6
+
+
+def test_only_parts_are_removed(tmp_path):
+    solver_records.NO_RECORDS.clear()
+    records = solver_records.SolverRecords(tmp_path / "parts")
+    records.clear()  # of a folder that is not there
+    records.recall("a", lambda: (1, {}))
+    (tmp_path / "parts" / "mine.npz").touch()
+    records.clear()
+    assert [path.name for path in (tmp_path / "parts").iterdir()] == ["mine.npz"]
+    (tmp_path / "parts" / "mine.npz").unlink()
+    records.recall("a", lambda: (1, {}))
+    records.clear()
+    assert not (tmp_path / "parts").exists()
+
+
+def test_a_part_of_another_network_with_the_same_weights_is_another():
+    prior = fmdp.load("fashion_mnist")
+    others = [dataclasses.replace(prior, network=prior.network.clone(**option)) for option in ({"norm": "pixel"}, {})]
+    images = jnp.zeros((2, 28, 28, 1))
+    reference = solver_comparison.Reference(images, np.asarray(images), jnp.ones(()), NetworkMetrics(weights={}))
+    facts = [solver_comparison._facts(field, reference, images, settings(), KEY) for field in (prior, *others)]
+    assert facts[0] != facts[1]
+    assert facts[0] == facts[2]
+    json.dumps(facts)
 
 
 @pytest.mark.slow

@@ -59,6 +59,14 @@ def test_chord_is_straight_between_the_ends_of_the_lookahead():
         )
 
 
+def test_whole_numbers_and_lists_are_images_for_every_use():
+    whole = np.arange(4).reshape(1, 2, 2, 1)
+    for use in (average_field.chord, average_field.flow_map, average_field.denoise):
+        expected = use(linear_field, jnp.asarray(whole, jnp.float32), 0.5, 0.75)
+        for x in (whole, whole.tolist(), whole.astype(np.int8), whole.astype(">f4")):
+            np.testing.assert_array_equal(use(linear_field, x, 0.5, 0.75), expected)
+
+
 def test_one_image_and_a_batch_agree():
     batch = average_field.denoise(linear_field, X, S, 0.5 * (1 + S))
     for i in range(len(X)):

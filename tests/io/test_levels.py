@@ -21,6 +21,13 @@ def test_black_is_minus_one_and_white_is_one(kind, black_white):
     np.testing.assert_array_equal(levels.to_bytes(np.array([black, white], kind), black_white), [0, 255])
 
 
+def test_masked_values_are_told_from_ragged_lists():
+    with pytest.raises(InputError, match=r"^1 of 2 values are masked: fill them"):
+        levels.as_numpy(np.ma.masked_array([1, 2], [True, False]))
+    with pytest.raises(InputError, match=r"^these lists are not an array"):
+        levels.as_numpy([[1, 2], [3]])
+
+
 def test_bytes_become_floats_and_bytes_again_by_the_same_numbers():
     every = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
     unit = levels.to_float(every)

@@ -85,6 +85,11 @@ def test_pictures_of_8_bits_have_no_other_range(tmp_path):
     np.testing.assert_allclose(dark.pixels[..., 0], np.array([[0, 50], [1, 100]]) / 2047.5 - 1, atol=2e-5)
 
 
+def test_a_file_is_named_by_text_or_by_a_path(tmp_path):
+    path = save(tmp_path / "unit.npy", RNG.random((8, 8)).astype(np.float32))
+    np.testing.assert_array_equal(read_picture(str(path)).pixels, read_picture(path).pixels)
+
+
 def test_floats_are_read_with_their_range(tmp_path):
     unit = RNG.random((8, 8)).astype(np.float32)
     for name in ("unit.tif", "unit.npy"):
