@@ -62,13 +62,14 @@ def luma_of_bytes(pixels: np.ndarray) -> np.ndarray:
 
 
 def as_training_images(
-    images: Any, held_out: Any, stated: Range | None, channels: int = 3
+    images: Any, held_out: Any, stated: Range | None, channels: int = 3, bounded: bool = True
 ) -> tuple[Images, np.ndarray | None]:
     """Training images, and images to watch a run on, which are on the scale of the training images.
 
     A plain array is what a user brings, [n, H, W] or [n, H, W, C]: its range is stated, or told by its numbers
     (`levels.find_range`), and `channels` is as for `scale_arrays`. All else, which `fmdp.data` makes, is in [-1, 1]
-    already. Training itself counts the updates that numbers which are not finite spoil.
+    already. Training itself counts the updates that numbers which are not finite spoil. `bounded` says whether numbers
+    outside a stated range are refused.
 
     Raises:
       InputError: a plain array has its channels first, or its range could be mistaken.
@@ -96,7 +97,7 @@ def as_training_images(
     with translating(lambda why: f"training images: {why} ({setting})", InputError):
         finite = values if stated else values[np.isfinite(values)]  # a copy, which a stated range does not need
         taken = find_range(finite if finite.size else np.zeros(1), stated)
-        if stated:
+        if stated and bounded:
             _require_within(values, taken.range)
     if taken.said:
         logging.warning("training images: %s (%s)", taken.said, setting)

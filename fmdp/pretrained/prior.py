@@ -82,9 +82,9 @@ class Prior:
         """
         own = isinstance(x, jax.Array) and is_floating(x) and x.dtype.itemsize >= 2
         x, s, t = as_point(x, s, t, x.dtype if own else field_dtype(self.params))
-        wanted = self.image_shape if self.stride is None else self.image_shape[2:]
+        wanted = self.image_shape if isinstance(self.network, networks.MLP) else self.image_shape[2:]
         if x.shape[-len(wanted) :] != wanted:
-            takes = f"images {self.image_shape}" + " and other sizes" * (self.stride is not None)
+            takes = f"images {self.image_shape}" + " and other sizes" * (wanted != self.image_shape)
             raise InputError(f"x has shape {x.shape}, but this prior takes {takes}: pass [..., H, W, C]")
         return cast(Array, self.network.apply({"params": self.params}, x, s, t))
 

@@ -62,8 +62,10 @@ def fit(
       SystemExit: termination was requested (`preemption.watch_signals`), and this step is saved. The code is 128 plus
         the signal.
     """
-    stated = UNIT if config.data.source in data.TARGETS else stated_range(config.data)  # a target has its own scale
-    images, held_out = as_training_images(images, held_out, stated, config.data.get("channels", 3))
+    own_scale = config.data.source in data.TARGETS  # of a known target, whose points may lie anywhere
+    stated = UNIT if own_scale else stated_range(config.data)
+    channels = config.data.get("channels", 3)
+    images, held_out = as_training_images(images, held_out, stated, channels, bounded=not own_scale)
     images, validation, index = data.set_aside(images, config.train.validation_images, config.seed)
     steps, mode = config.train.steps, _train_mode(config)
     init_key, key = jax.random.split(jax.random.key(config.seed))

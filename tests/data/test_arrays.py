@@ -194,3 +194,11 @@ def test_bfloat16_is_read_as_numbers_and_both_sets_have_one_scale():
 
 def test_lists_of_different_lengths_are_refused_in_one_line():
     assert refusal(as_numpy, [[0.1, 0.2], [0.3]]).endswith("give rows of one length")
+
+
+def test_only_numbers_of_pictures_must_lie_in_the_stated_range():
+    points = np.float32([[3.0, 4.0], [-7.0, 0.0]]).reshape(2, 1, 1, 2)
+    kept, _ = as_training_images(points, None, (-1, 1), 3, bounded=False)  # of a known target
+    np.testing.assert_array_equal(kept, points)
+    with pytest.raises(InputError, match=r"values from -7 to 4 are not in \[-1, 1\]"):
+        as_training_images(points, None, (-1, 1), 3)
