@@ -69,12 +69,16 @@ def as_point(x: Any, s: Any, t: Any, dtype: Any) -> tuple[Array, Array | float, 
     """
     x = as_float(x, dtype, "x")
     s, t = (
-        time if isinstance(time, float) or is_floating(time) else as_float(time, x.dtype, name)
+        time if isinstance(time, float) or _is_ready(time) else as_float(time, x.dtype, name)
         for name, time in (("s", s), ("t", t))
     )
     for name, time in (("s", s), ("t", t)):
         _require_times(name, np.shape(time), x.shape)
     return x, s, t
+
+
+def _is_ready(time: Any) -> bool:
+    return isinstance(time, jax.Array) and is_floating(time)
 
 
 def _require_times(name: str, found: tuple[int, ...], images: tuple[int, ...]) -> None:
