@@ -69,7 +69,7 @@ FORMS = {
 def _with(number):
     def change(x):
         values = x.astype(np.float64)
-        values.flat[0] = number
+        values.flat[:1] = number  # an empty array has none
         return values
 
     return change
