@@ -81,7 +81,8 @@ def check_parameters(name: str, parameters: Mapping[str, Any]) -> None:
         if fault := _fault(known[parameter], value):
             raise InputError(f"{name}: {parameter}={' '.join(repr(value).split())[:60]}: pass {fault}")
     if missing := [p for p, spec in known.items() if spec.default is spec.empty and p not in parameters]:
-        raise InputError(f"{name}: missing parameter {missing[0]!r}: pass {missing[0]}=...")
+        names, remedy = (", ".join(form.format(parameter) for parameter in missing) for form in ("{!r}", "{}=..."))
+        raise InputError(f"{name}: missing parameter{'s' * (len(missing) > 1)} {names}: pass {remedy}")
 
 
 def _kind(parameter: inspect.Parameter) -> Any:

@@ -1,6 +1,5 @@
 """What to restore, and how: the request, checked when it is made."""
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from numbers import Integral, Real
@@ -79,10 +78,6 @@ class Request:
             if not is_valid(getattr(self, parameter)):
                 raise self.error(parameter, remedy)
         if isinstance(self.operator, str):
-            missing = _missing(self.operator, self.parameters)
-            if len(missing) > 1:
-                names, remedy = (", ".join(form.format(name) for name in missing) for form in ("{!r}", "{}=..."))
-                raise self.error("parameters", f"{self.operator}: missing parameters {names}: pass {remedy}")
             try:
                 operators.check_parameters(self.operator, self.parameters)
             except InputError as error:
@@ -119,17 +114,6 @@ class Request:
     def error(self, parameter: str, remedy: str) -> ParameterError:
         """The error of a parameter that cannot be used, with its value."""
         return ParameterError("Request", parameter, getattr(self, parameter), remedy)
-
-
-def _missing(operator: str, given: Mapping[str, Any]) -> list[str]:
-    """The parameters that a known operator lacks; none where one that is given is unknown, and may be a slip."""
-    build = operators.OPERATORS.get(operator)
-    known = list(inspect.signature(build).parameters.values())[2:] if build else []
-    if not given.keys() <= {parameter.name for parameter in known}:
-        return []
-    return [
-        parameter.name for parameter in known if parameter.default is parameter.empty and parameter.name not in given
-    ]
 
 
 def _is_number(value: Any) -> bool:
