@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmdp.errors import InputError, kind_fault, plain, reason
+from fmdp.errors import InputError, kind_fault, plain, translating
 
 Range = tuple[float | int, float | int]
 """The values of black and white."""
@@ -90,12 +90,8 @@ def as_numpy(values: Any) -> np.ndarray:
     Raises:
       InputError: nested lists of different lengths, or masked values.
     """
-    try:
+    with translating("these lists are not an array ({}): give rows of one length".format, ValueError):
         array = without_mask(values)
-    except InputError:  # which is a ValueError
-        raise
-    except ValueError as error:
-        raise InputError(f"these lists are not an array ({reason(error)}): give rows of one length") from error
     is_float = jnp.issubdtype(array.dtype, jnp.floating)
     return array.astype(np.float32) if is_float and array.dtype.kind != "f" else array
 
