@@ -56,12 +56,13 @@ class SolverRecords:
 
     def clear(self) -> None:
         """Removes the parts, whatever they depend on, and the folder if it holds nothing else."""
-        for path in self.folder.glob("*.npz") if self.folder else ():
+        if self.folder is None:
+            return
+        for path in self.folder.glob("*.npz"):
             if re.fullmatch(r"[0-9a-f]{32}", path.stem):
                 path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # there is none, or it holds other files
-            if self.folder:
-                self.folder.rmdir()
+            self.folder.rmdir()
 
 
 NO_RECORDS = SolverRecords()
