@@ -26,7 +26,7 @@ from fmdp.training.hyperparameters import hyperparameters
 from fmdp.training.reporter import Reporter
 from fmdp.training.rollback import Rollback
 from fmdp.training.saver import Saver
-from fmdp.training.start import Start
+from fmdp.training.start import Start, announcement
 from fmdp.training.state import TrainState, first_state, init_params, init_state
 from fmdp.training.step import make_train_step, step_form
 from fmdp.training.vectors import take_apart
@@ -143,7 +143,7 @@ def _first_state(
 ) -> TrainState:
     """The state at step 0, over all devices."""
     if start_from is not None:
-        print(f"starts from the weights of {start_from}; the optimizer and the step count are new", flush=True)
+        print(announcement(start_from, config), flush=True)
     elif config.train.start_from:
         raise InputError(f"config.train.start_from={config.train.start_from}: pass its weights to fit, too")
     given = None if start_from is None else start_from.params

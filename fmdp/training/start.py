@@ -22,6 +22,8 @@ PLACES = frozenset({"attention", "resolution"})
 """Options of a network that only decide where it has attention, which its arrays tell."""
 REMEDY = "set config.network as in the weights, or name other weights"
 NAMED = 3  # arrays in a message
+KEPT = 0.05
+"""The share of the given weights in the average at the end of a run above which a line says so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +77,21 @@ def require_fit(start: Start, config: ConfigDict, image_shape: tuple[int, ...]) 
         raise InputError(f"{what} does not fit config.network: {found}: {REMEDY}")
     if broken := [name for name, x in sorted(arrays.items()) if not np.isfinite(x).all()]:
         raise InputError(f"{what} cannot be trained: its array {broken[0]} is not finite: name other weights")
+
+
+def announcement(start: Start, config: ConfigDict) -> str:
+    """What a run says at its start: what it begins with, and whether its average is too long to leave it.
+
+    The average begins with the given weights, and keeps the share .5^(images / half-life) of them.
+    """
+    text = f"starts from the weights of {start}; the optimizer and the step count are new"
+    images, half_life = config.train.steps * config.train.batch_size, config.ema.half_life
+    kept = 0.5 ** (images / half_life)
+    if kept <= KEPT:
+        return text
+    long = f"config.ema.half_life={half_life:.12g} is long for a run of {images} images"
+    remedy = f"to learn something new, shorten it to {images // 10} or train for longer"
+    return f"{text}\n{kept:.0%} of the average will still be the given weights at the end: {long}: {remedy}"
 
 
 def _differing_options(ours: nn.Module, theirs: nn.Module) -> dict[str, str]:

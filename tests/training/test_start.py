@@ -16,6 +16,7 @@ from fmdp.io.dataclass_json import to_json
 from fmdp.io.weights import read_weights
 from fmdp.pretrained import prior as prior_files
 from fmdp.training import loop
+from fmdp.training.start import announcement
 from fmdp.training.state import init_state, make_network
 from tests.training.test_loop import IMAGES, leaves, small_config
 
@@ -89,6 +90,22 @@ def test_the_first_step_takes_the_weights_as_parameters_and_average(tmp_path, mo
     assert state.step == 0
     line = f"starts from the weights of {tmp_path / 'prior'} (tiny, 7 steps); the optimizer and the step count are new"
     assert line in capsys.readouterr().out.splitlines()
+
+
+def test_a_run_says_when_its_average_cannot_leave_the_given_weights(tmp_path):
+    options = dict(name="mlp", width=32, blocks=1)
+    c = starting(write_prior(tmp_path / "prior", options), options, steps=100)
+    start = read_start(c, SHAPE, tmp_path / "run")
+    images = 100 * c.train.batch_size
+    c.ema.half_life = images / 2.0  # a quarter is left
+    first, *others = announcement(start, c).splitlines()
+    assert first.startswith("starts from the weights of")
+    assert others == [
+        f"25% of the average will still be the given weights at the end: config.ema.half_life={images // 2} is long "
+        f"for a run of {images} images: to learn something new, shorten it to {images // 10} or train for longer"
+    ]
+    c.ema.half_life = images / 10.0
+    assert announcement(start, c) == first
 
 
 @pytest.mark.slow
