@@ -48,6 +48,8 @@ def _wavelets(noisy: np.ndarray, sigma: float) -> np.ndarray:
         return denoise_wavelet(
             noisy if colour else noisy[..., 0],
             sigma=sigma,
+            wavelet="sym8",
+            wavelet_levels=3,
             method="BayesShrink",
             mode="soft",
             convert2ycbcr=colour,
@@ -68,7 +70,7 @@ RIVALS = {
     "nl_means": Rival(
         _nl_means, "skimage", "non-local means", "fast, patches of 5 pixels within 6 pixels, h = .6 sigma"
     ),
-    "wavelets": Rival(_wavelets, "skimage", "wavelets", "BayesShrink, soft thresholds, in YCbCr, one pass"),
+    "wavelets": Rival(_wavelets, "skimage", "wavelets", "sym8, 3 levels, BayesShrink, soft thresholds, in YCbCr, one pass"),
     "bm3d": Rival(_bm3d, "bm3d", "BM3D", "profile np", "for non-commercial use only"),
 }
 

@@ -102,7 +102,7 @@ def settings_of(config: ConfigDict, plan: Plan, prior: Prior) -> dict[str, Any]:
         "seed": config.benchmark.seed,
         "tile": [*tiles.shape, tiles.margin],
         "precision": config.precision,
-        "rivals": list(plan.rivals),
+        "rivals": {name: describe_rival(rival) for name, rival in plan.rivals.items()},
         "distances": {name: loaded.origin for name, loaded in plan.distances.items()},
     }
 
