@@ -70,7 +70,9 @@ RIVALS = {
     "nl_means": Rival(
         _nl_means, "skimage", "non-local means", "fast, patches of 5 pixels within 6 pixels, h = .6 sigma"
     ),
-    "wavelets": Rival(_wavelets, "skimage", "wavelets", "sym8, 3 levels, BayesShrink, soft thresholds, in YCbCr, one pass"),
+    "wavelets": Rival(
+        _wavelets, "skimage", "wavelets", "sym8, 3 levels, BayesShrink, soft thresholds, in YCbCr, one pass"
+    ),
     "bm3d": Rival(_bm3d, "bm3d", "BM3D", "profile np", "for non-commercial use only"),
 }
 

@@ -104,9 +104,9 @@ def compare_solvers(trained: Trained, summary: Summary) -> tuple[Summary, Pictur
         trained.field, split, tasks, config.inverse, trained.key(4), networks, run / PARTS
     )
     solver_figures.write_table(run / "inverse.csv", result.inverse)
-    solver_figures.draw_planes(
-        run / "inverse_plane.png", result, min(config.inverse.images, len(split.test)), config.inverse.seeds
-    )
+    images, seeds = min(config.inverse.images, len(split.test)), config.inverse.seeds
+    solver_figures.write_markdown(run / "inverse.md", result.inverse, images, seeds)
+    solver_figures.draw_planes(run / "inverse_plane.png", result, images, seeds)
     solver_figures.draw_strips(run / "inverse_strips.png", compared)
     solver_figures.draw_iterates(run / "inverse_iterates.png", compared)
     made = Provenance(**provenance_of_run(config))

@@ -50,9 +50,7 @@ def measure_restorations(
     points, draws, n = restored.shape[:3]
     sets = restored.reshape(-1, *restored.shape[2:])
     few = min(n, MAX_SET_SIZE)
-    by_point = [jax.device_get(measure_distortion(x, clean)) for x in restored]  # one at a time to save memory
-    per_image = {name: np.stack([row[name] for row in by_point]) for name in by_point[0]}
-    per_image |= networks.per_image(restored, np.asarray(clean))
+    per_image = measure_images(restored, clean, networks)
     per_set = jax.device_get(_perception(sets[:, :few], real, clean[:few], width)) | networks.per_set(sets)
     rows: list[dict[str, float]] = [{} for _ in range(points)]
     for point, row in enumerate(rows):
@@ -64,6 +62,13 @@ def measure_restorations(
             over_draws = value.reshape(points, draws)[point]
             row[name], row[f"{name}_draw_std"] = float(over_draws.mean()), float(over_draws.std())
     return rows
+
+
+def measure_images(restored: np.ndarray, clean: Array, networks: NetworkMetrics) -> dict[str, np.ndarray]:
+    """The distortion measures and learned distances [points, draws, n] of restorations [points, draws, n, H, W, C]."""
+    by_point = [jax.device_get(measure_distortion(x, clean)) for x in restored]  # one at a time to save memory
+    per_image = {name: np.stack([row[name] for row in by_point]) for name in by_point[0]}
+    return per_image | networks.per_image(restored, np.asarray(clean))
 
 
 def null_intervals(split: Split, width: Array, resamplings: int, key: PRNGKey) -> dict[str, NullInterval]:

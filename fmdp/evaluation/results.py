@@ -181,7 +181,8 @@ class KnownTargetResult:
 class SolverRun:
     """One solver at one setting on one task: its cost and the quality of its restorations, or why it `failed`.
 
-    If it failed, `steps` and the fields after it are None. `seeds` holds the matched measures of every seed.
+    If it failed, `steps` and the fields after it are None. `seeds` holds the matched measures of every seed, `change`
+    what measures of an image differ from those of plug-and-play at t = s, with the standard errors (`_sem`).
     """
 
     task: str
@@ -195,6 +196,7 @@ class SolverRun:
     seconds_per_image: Number | None = None
     measures: Measures = field(default_factory=dict)
     seeds: list[Measures] | None = None
+    change: Measures | None = None
     failed: str | None = None
 
 

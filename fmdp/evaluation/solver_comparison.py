@@ -5,6 +5,7 @@ Solvers are tuned on training images, by PSNR, over the grids of `solver_plan`. 
 lookaheads, by its PSNR at both ends of their range. Without tuning images, every solver takes its published options.
 """
 
+import dataclasses
 import pathlib
 import re
 import time
@@ -21,16 +22,16 @@ from fmdp.config.tasks import Task
 from fmdp.data import Split
 from fmdp.errors import InputError
 from fmdp.evaluation import network_metrics
-from fmdp.evaluation.measures import measure_restorations, null_intervals, reference_images
+from fmdp.evaluation.measures import measure_images, measure_restorations, null_intervals, reference_images
 from fmdp.evaluation.network_metrics import NetworkMetrics
-from fmdp.evaluation.results import SolverResult, SolverRun, TunedOptions
+from fmdp.evaluation.results import Measures, SolverResult, SolverRun, TunedOptions
 from fmdp.evaluation.solver_batches import draw_observations, solve_batch
 from fmdp.evaluation.solver_matching import MATCHED, match_baselines
 from fmdp.evaluation.solver_plan import GRIDS, Options, Plan, Run, plan_runs, tune_solvers
 from fmdp.evaluation.solver_records import NO_RECORDS, Part, SolverRecords
 from fmdp.io.dataclass_json import from_json, to_json
 from fmdp.io.weights import digest_arrays
-from fmdp.metrics import perception
+from fmdp.metrics import distortion, perception
 from fmdp.metrics.features import features
 from fmdp.operators.noise import Observation
 from fmdp.solvers import DivergenceError, raise_if_diverged
@@ -41,6 +42,8 @@ ENDS = (0.0, 1.0)
 
 ITERATES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
 MAX_MAGNITUDE = 1e6  # of an image in [-1, 1]; a larger iterate has diverged, too
+LPIPS = "lpips_alex"
+SET_IMAGES = 50  # below, a distance between sets of images says little, and LPIPS takes its place where it is measured
 DEALS = 200  # random divisions of real images from which the interval of a perception measure is computed
 
 
@@ -134,12 +137,14 @@ def _run_task(
 ) -> tuple[list[SolverRun], ComparedImages]:
     """The rows of one task, and its first image."""
     observations = [draw_observations(task, name, reference.clean, key) for key in keys]
-    rows, restored = [], []
+    rows, restored, by_image = [], [], []
     for run in plan_runs(task, config, plan):
         compute = partial(_run_solver, field, observations, name, run, config.batch_size, keys, reference)
-        row, first = records.recall(run._asdict(), compute)
+        row, arrays = records.recall(run._asdict(), compute)
         rows.append(from_json(SolverRun, row, "row"))
-        restored += [(run, image) for image in first.values()]
+        restored += [(run, arrays.pop("first"))] if arrays else []
+        by_image.append(arrays)
+    rows = _with_changes(rows, by_image, config.knob)
     compute = partial(_iterates, field, observations[0], task, config, plan, keys[0])
     _, iterates = records.recall(["iterates", _most_steps(task, config, plan)], compute)
     by_end = {end: iterates[str(end)] for end in ENDS if iterates}
@@ -155,17 +160,47 @@ def _run_solver(
     keys: list[PRNGKey],
     reference: Reference,
 ) -> Part:
-    """One row of the table, and the first image restored under the first seed unless the run failed."""
+    """One row of the table and, unless the run failed, `first`, the first image restored under the first seed.
+
+    Beside it are the measures of every image, [seeds, n] by name.
+    """
     identity: dict[str, Any] = dict(task=name, solver=run.solver, knob=run.knob, t_or_lookahead=run.setting)
     try:
         outputs, cost = _restore(field, observations, name, run, batch, keys)
     except (DivergenceError, InputError) as error:
         return to_json(SolverRun(**identity, failed=str(error))), {}
+    by_image = {name: x[0] for name, x in measure_images(outputs[None], reference.clean, reference.networks).items()}
+    by_image["psnr_clipped"] = distortion.clipped_psnr(outputs, np.asarray(reference.clean))
     (measures,) = measure_restorations(outputs[None], *reference)
     by_seed = measure_restorations(outputs[:, None], *reference._replace(networks=network_metrics.NO_NETWORKS))
-    seeds = [{name: seed[name] for name in MATCHED} for seed in by_seed]
+    matched: tuple[str, ...] = MATCHED
+    if outputs.shape[1] < SET_IMAGES and LPIPS in by_image:
+        measures = {name: x for name, x in measures.items() if re.sub("(_draw)?_std$", "", name) in by_image}
+        matched = ("mse",)
+    seeds = [{name: seed[name] for name in matched} for seed in by_seed]
+    clipped = by_image["psnr_clipped"]
+    measures |= {"psnr_clipped": float(clipped.mean()), "psnr_clipped_std": float(clipped.mean(0).std())}
+    measures |= {"psnr_clipped_draw_std": float(clipped.mean(1).std())}
     row = SolverRun(**identity, steps=run.steps, **cost, measures=measures, seeds=seeds)
-    return to_json(row), {"first": outputs[0, 0]}
+    return to_json(row), {"first": outputs[0, 0]} | by_image
+
+
+def _with_changes(rows: list[SolverRun], by_image: list[dict[str, np.ndarray]], knob: str) -> list[SolverRun]:
+    """The rows with their differences from plug-and-play at t = s with the most steps, on the same images and seeds."""
+    ends = [k for k, row in enumerate(rows) if by_image[k] and (row.knob, row.t_or_lookahead) == (knob, 0.0)]
+    if not ends:
+        return rows
+    base = by_image[max(ends, key=lambda k: rows[k].steps or 0)]
+    changed = []
+    for row, measured in zip(rows, by_image, strict=True):
+        change: Measures = {}
+        for name, values in measured.items():
+            by_pair = (values - base[name]).mean(0)
+            change[name] = float(by_pair.mean())
+            if len(by_pair) > 1:
+                change[f"{name}_sem"] = float(by_pair.std(ddof=1) / np.sqrt(len(by_pair)))
+        changed.append(dataclasses.replace(row, change=change or None))
+    return changed
 
 
 def _restore(
@@ -227,7 +262,7 @@ def _facts(
     arrays = {str(index): np.asarray(leaf) for index, leaf in enumerate(leaves)}
     return {
         "arrays": digest_arrays(arrays),
-        "settings": {name: config[name] for name in ("seeds", "knob", "tuning_images", "batch_size")},
+        "settings": {name: config[name] for name in ("seeds", "knob", "tuning_images", "batch_size", "pnp_flow_draws")},
         "network": re.sub(r" at 0x[0-9a-f]+", "", str(jax.tree.structure(field))),
         "measures": [*sorted(reference.networks.weights), reference.networks.small_fid],
         "computed by": [jax.default_backend(), jax.__version__],

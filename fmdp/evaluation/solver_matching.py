@@ -11,7 +11,8 @@ _PAIRS = (MATCHED, MATCHED[::-1])
 def match_baselines(rows: list[SolverRun]) -> list[Match]:
     """Each baseline against plug-and-play's curve over the lookahead, at equal distortion and at equal perception.
 
-    Distortion is the MSE, perception the kernel distance; both are means over the seeds. `ahead` is
+    Distortion is the MSE, perception the kernel distance; both are means over the seeds. Runs without a kernel
+    distance, which a few images do not have, are not compared. `ahead` is
 
     - "pnp" where in every seed the curve passes below or left of the baseline,
     - the baseline's name where in every seed the curve passes above it,
@@ -21,7 +22,7 @@ def match_baselines(rows: list[SolverRun]) -> list[Match]:
     """
     found = []
     for task in dict.fromkeys(row.task for row in rows):
-        fine = [row for row in rows if row.task == task and row.failed is None]
+        fine = [row for row in rows if row.task == task and row.measures.keys() >= {*MATCHED}]
         most = max((row.steps or 0 for row in fine if row.solver == "pnp"), default=0)
         curve = [row for row in fine if row.solver == "pnp" and row.knob != "chord" and row.steps == most]
         found += [match_baseline(row, curve) for row in fine if row.solver != "pnp" and curve]

@@ -27,7 +27,22 @@ GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
     "d_flow": {"lam": (0.001, 0.01, 0.1)},
     "flower": {"spread": (0.0, 0.5, 1.0)},
 }
-"""The settings among which each solver is tuned, the published ones among them."""
+"""The settings among which each solver is tuned."""
+
+PUBLISHED: dict[str, dict[str, dict[str, float]]] = {
+    "pnp_flow": {
+        "denoising": {"exponent": 0.8},
+        "gaussian_blur": {"exponent": 0.01},
+        "motion_blur": {"exponent": 0.01},
+        "super_resolution": {"exponent": 0.3},
+        "decimation": {"exponent": 0.3},
+        "random_inpainting": {"exponent": 0.01},
+    },
+}
+"""By solver and operator, options that its authors chose for a task (github.com/annegnx/PnP-Flow, scripts/)."""
+
+STEPS_OF_ETA = 100
+"""The published number of steps of DPS, each of which moves an image by eta / steps."""
 
 
 Options: TypeAlias = dict[str, Any]
@@ -53,13 +68,19 @@ class Run(NamedTuple):
 def budgets(solver: str, task: Task, config: ConfigDict) -> tuple[int, ...]:
     """The numbers of steps at which a solver runs: all of config.steps for pnp, only the largest for the others.
 
-    A task may ask for more. A step of PnP-Flow takes five evaluations, so it gets a fifth of the steps. So does
-    D-Flow, as published (20 searches against 100 steps of the others), although it costs several times as much.
+    A task may ask for more. PnP-Flow gets the same number of evaluations: with five a step, a fifth of the steps. So
+    does D-Flow, as published (20 searches against 100 steps of the others), although it costs several times as much.
     """
     most = task.get("steps", max(config.steps))
     if solver == "pnp":
         return tuple(sorted({most, *(steps for steps in config.steps if steps < most)}))
-    return (max({"pnp_flow": most // 5, "d_flow": most // 5}.get(solver, most), 2),)
+    shared = {"pnp_flow": config.pnp_flow_draws, "d_flow": 5}
+    return (max(most // shared.get(solver, 1), 2),)
+
+
+def fixed_options(solver: str, steps: int, config: ConfigDict) -> Options:
+    """The options of a solver that are not tuned."""
+    return {"steps": steps} | ({"noise_draws": config.pnp_flow_draws} if solver == "pnp_flow" else {})
 
 
 def tune_solvers(
@@ -78,7 +99,7 @@ def tune_solvers(
 
     def tune(solver: str, steps: int) -> dict[str, float] | None:
         if not len(images):
-            return published_options(solver)
+            return published_options(solver, task["operator"], steps)
         found, _ = records.recall(
             ["tuned", solver, steps], lambda: (tune_options(field, images, name, task, solver, steps, config, key), {})
         )
@@ -89,10 +110,16 @@ def tune_solvers(
     }
 
 
-def published_options(solver: str) -> dict[str, float]:
-    """The options of a solver that its grid varies, as they were published: its defaults."""
+def published_options(solver: str, operator: str, steps: int) -> dict[str, float]:
+    """The options of a solver that its grid varies, as they were published: its defaults, or those of `PUBLISHED`.
+
+    DPS keeps the length of its published steps.
+    """
     parameters = inspect.signature(SOLVERS[solver]).parameters
-    return {name: float(parameters[name].default) for name in GRIDS[solver]}
+    options = {name: float(parameters[name].default) for name in GRIDS[solver]}
+    if solver == "dps":
+        options["eta"] *= steps / STEPS_OF_ETA
+    return options | PUBLISHED.get(solver, {}).get(operator, {})
 
 
 def plan_runs(task: Task, config: ConfigDict, plan: Plan) -> list[Run]:
@@ -102,7 +129,7 @@ def plan_runs(task: Task, config: ConfigDict, plan: Plan) -> list[Run]:
         if tuned is None:
             runs.append(Run(solver, "", None, steps, None))
         elif solver != "pnp":
-            runs.append(Run(solver, "", None, steps, {"steps": steps} | tuned))
+            runs.append(Run(solver, "", None, steps, fixed_options(solver, steps, config) | tuned))
         else:
             with_chord = config.chord and steps == max(budgets(solver, task, config))
             knobs = (config.knob, "chord") if with_chord else (config.knob,)
@@ -134,7 +161,8 @@ def tune_options(
     ends = [{"knob": config.knob, "lookahead": end} for end in (0.0, 1.0)] if solver == "pnp" else [{}]
 
     def psnr(options):
-        x, info = solve_batch(field, observations, solve_key, solver, {"steps": steps} | options, config.batch_size)
+        options = fixed_options(solver, steps, config) | options
+        x, info = solve_batch(field, observations, solve_key, solver, options, config.batch_size)
         raise_if_diverged(info, name, solver)
         return float(distortion.psnr(jnp.asarray(x), images).mean())
 

@@ -21,7 +21,9 @@ LEGEND = NAMES | {
     "chord": "chord: the two ends mixed",
     "blend": "estimate and posterior sample mixed",
 }
-OMITTED = ("_std", "seeds", "reference")
+OF_IMAGES = {"lpips_alex": "LPIPS (AlexNet)", "lpips_vgg": "LPIPS (VGG16)"}
+"""What stands for perception where there are too few images for distances between sets."""
+OMITTED = ("_std", "seeds", "change", "reference")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,10 +256,12 @@ def _task_panel(
         families.setdefault(Family(row.solver, row.knob, row.steps or 0), []).append(place)
     # The slider moves along the first one: the lookahead with the most steps.
     order = sorted(families, key=lambda family: (family.solver != "pnp", family.knob == "chord", -family.steps))
+    of_sets = fine and any(measure in fine[0].measures for measure in PERCEPTION)
+    measures = PERCEPTION if of_sets else OF_IMAGES
     planes = [
         Plane(
             measure=measure,
-            label=PERCEPTION[measure],
+            label=measures[measure],
             curves=[
                 _curve(family.label, _style(family, order), [fine[k].measures for k in families[family]], measure)
                 for family in order
@@ -266,7 +270,7 @@ def _task_panel(
             log="xy" if measure in LOGARITHMIC else "x",
             linear=_chance_width(floor.get(measure)),
         )
-        for measure in PERCEPTION
+        for measure in measures
         if fine and measure in fine[0].measures
     ]
     slid = families[order[0]] if order and order[0].solver == "pnp" else []

@@ -8,7 +8,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from fmdp.evaluation.results import SolverResult, SolverRun
-from fmdp.evaluation.solver_comparison import ITERATES, ComparedImages
+from fmdp.evaluation.solver_comparison import ITERATES, LPIPS, ComparedImages
 from fmdp.io.dataclass_json import to_json
 from fmdp.io.files import atomic_write
 from fmdp.io.levels import to_uint8
@@ -22,19 +22,64 @@ BASELINES = {
     "dps": ("^", "#a07a12"),
     "flower": ("*", "#d1477d"),
 }
-LPIPS = "lpips_alex"
-SET_IMAGES = 50  # below, a distance between sets of images says little
+NOTES = """\
+Means over {images} images and {seeds} seeds of masks, kernels, noise and solvers. PSNR and SSIM are those of the
+clipped restoration, and LPIPS (version 0.1, AlexNet) takes it as an eight-bit file gives it back. The differences are
+from the flow map at t = s on the same images and seeds, ± their standard errors over the images."""
 SHADES = ("#1764ab", "#6ea6d9", "#b5d0ea", "#d6e4f2")  # curves with more steps are darker
 
 
 def write_table(path: pathlib.Path, rows: list[SolverRun]) -> None:
     """Write one CSV line per run of a solver; a failed run has the reason."""
     lines = [to_json(row) for row in rows]
-    columns = dict.fromkeys(key for line in lines for key in line if key != "seeds")
+    columns = dict.fromkeys(key for line in lines for key in line if key not in ("seeds", "change"))
     with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(columns), extrasaction="ignore")
         writer.writeheader()
         writer.writerows(lines)
+
+
+def write_markdown(path: pathlib.Path, rows: list[SolverRun], images: int, seeds: int) -> None:
+    """Write one table per task in Markdown, with differences from the flow map at t = s on the same images."""
+    lines = ["# Inverse problems", "", *NOTES.format(images=images, seeds=seeds).splitlines(), ""]
+    for task in dict.fromkeys(row.task for row in rows):
+        mine = [row for row in rows if row.task == task]
+        lpips = any(LPIPS in row.measures for row in mine)
+        header = ["method", "evaluations", "PSNR, dB", "from t = s", "SSIM", *(["LPIPS", "from t = s"] * lpips)]
+        lines += [f"## {task.replace('_', ' ')}", "", _line(header), _line(["---"] * len(header))]
+        lines += [_line(_cells(row, lpips)) for row in mine] + [""]
+    with atomic_write(path) as temporary:
+        temporary.write_text("\n".join(lines).rstrip() + "\n")
+
+
+def _cells(row: SolverRun, lpips: bool) -> list[str]:
+    name = row.solver.replace("_", " ")
+    if row.solver == "pnp":
+        knob = "chord" if row.knob == "chord" else "flow map"
+        name = f"{knob}, {describe_setting(row.t_or_lookahead)}"
+    if row.failed is not None:
+        return [name, f"failed: {row.failed}".replace("|", "/"), *[""] * (5 if lpips else 3)]
+    cost = f"{row.nfe:.0f}{', with gradients' if row.differentiated else ''}"
+    x, change = row.measures, row.change or {}
+    cells = [name, cost, f"{x['psnr_clipped']:.2f}", _change(change, "psnr_clipped", 2), f"{x['ssim']:.3f}"]
+    return cells + ([f"{x[LPIPS]:.3f}", _change(change, LPIPS, 3)] if lpips else [])
+
+
+def _change(change: dict[str, float], name: str, digits: int) -> str:
+    if not change.get(name):  # t = s itself, or there is none to compare with
+        return ""
+    spread = f" ± {change[f'{name}_sem']:.{digits}f}" if f"{name}_sem" in change else ""
+    return f"{change[name]:+.{digits}f}{spread}"
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def describe_setting(lookahead: float | None) -> str:
+    """A lookahead for a person, however it is read."""
+    value = lookahead or 0.0
+    return {0.0: "t = s", 1.0: "t = 1"}.get(value, f"lookahead {value:g}")
 
 
 def draw_planes(path: pathlib.Path, result: SolverResult, images: int, seeds: int) -> None:
@@ -53,7 +98,7 @@ def draw_planes(path: pathlib.Path, result: SolverResult, images: int, seeds: in
     figure = Figure(figsize=(5.4 * columns, 4 * -(-len(tasks) // columns) + 0.9), layout="constrained")
     axes = figure.subplots(-(-len(tasks) // columns), columns, squeeze=False).ravel()
     fine = [row for row in result.inverse if row.failed is None]
-    by_lpips = images < SET_IMAGES and all(LPIPS in row.measures for row in fine)
+    by_lpips = all("kernel_distance" not in row.measures for row in fine)
     measure, ylabel = (LPIPS, "LPIPS (AlexNet)") if by_lpips else ("kernel_distance", "kernel distance MMD²")
     for axis, task in zip(axes, tasks, strict=False):
         _draw_plane(axis, [row for row in fine if row.task == task], measure)
@@ -63,7 +108,9 @@ def draw_planes(path: pathlib.Path, result: SolverResult, images: int, seeds: in
         axis.set(title=verbatim(task.replace("_", " ")), xlabel="mean squared error per pixel", ylabel=ylabel)
     for axis in axes[len(tasks) :]:
         axis.remove()
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+    every = [zip(*axis.get_legend_handles_labels(), strict=True) for axis in axes[: len(tasks)]]
+    entries = {label: handle for entries in every for handle, label in entries}  # a solver may fail on a task
+    figure.legend(entries.values(), entries, loc="outside lower center", ncols=4, fontsize=8)
     figure.suptitle(
         "Lower is better on both axes. Blue: plug-and-play with the flow map from t = s (large dot) to t = 1.\n"
         f"{images} held-out images, {seeds} seeds (bars: standard deviation over them), one trained network"
@@ -93,7 +140,7 @@ def _draw_plane(axis, rows: list[SolverRun], measure: str) -> None:
         if row.solver in BASELINES:
             marker, color = BASELINES[row.solver]
             x, y, dx, dy = _coordinates([row], measure)
-            name = f"{row.solver}, {row.nfe:.0f} evaluations"
+            name = f"{row.solver}, {row.nfe:.0f} evaluations{' and gradients' if row.differentiated else ''}"
             axis.errorbar(x, y, dy, dx, marker=marker, ms=8, ls="", elinewidth=0.7, color=color, label=name)
     axis.set_xscale("log")
     axis.margins(0.08, 0.12)
@@ -126,7 +173,7 @@ def _strip(images: ComparedImages) -> list[tuple[np.ndarray, str]]:
     curve = [(run, image) for run, image in curve if run.steps == longest]
     for k in sorted({0, len(curve) // 2, len(curve) - 1}) if curve else ():
         run, image = curve[k]
-        tiles.append((image, f"flow map\nknob {run.setting:g}"))
+        tiles.append((image, f"flow map\n{describe_setting(run.setting)}"))
     return tiles + [(image, run.solver.replace("_", " ")) for run, image in images.restored if run.solver in BASELINES]
 
 

@@ -37,7 +37,7 @@ def solve(
     steps: int = 100,
     lookahead: float | Scalar = 0.0,
     knob: str = "additive",
-    spread: float | Scalar = 1.0,
+    spread: float | Scalar = 0.0,
     keep: bool = False,
 ) -> tuple[Image, Info]:
     """One image restored from noise at time 0, for linear operators.
@@ -45,7 +45,7 @@ def solve(
     Args:
       steps: each takes one evaluation.
       lookahead, knob: as in `pnp.solve`; 0, as published, is t = s.
-      spread: of the draw, from 1 (as published) to 0 (its mean).
+      spread: of the draw, from 0 (its mean, the published default) to 1 (published as flower_cov).
       keep: whether info holds all iterates, here the refined images.
 
     Raises:

@@ -106,7 +106,7 @@ def test_solvers_are_compared_on_the_trained_field_which_is_not_trained_again(sm
     assert {row["solver"] for row in after["inverse"]} == {"pnp", "flower"}
     assert {"psnr", "psnr_std", "ssim", "kernel_distance", "data_residual", "nfe"} <= set(after["inverse"][0])
     assert after["matched"][0]["ahead"] in ("pnp", "flower", "even", "apart")
-    for name in ("inverse.csv", "inverse_plane.png", "inverse_strips.png", "inverse_iterates.png"):
+    for name in ("inverse.csv", "inverse.md", "inverse_plane.png", "inverse_strips.png", "inverse_iterates.png"):
         assert (workdir / name).stat().st_size > 0
     assert (workdir / "report.html").read_text().count("<table>") == 4
     with np.load(workdir / "pictures.npz") as pictures:

@@ -17,11 +17,13 @@ from fmdp.evaluation import measures, solver_batches, solver_comparison, solver_
 from fmdp.evaluation.network_metrics import NetworkMetrics
 from fmdp.evaluation.results import SolverResult, SolverRun
 from fmdp.evaluation.solver_matching import MATCHED, match_baselines
+from fmdp.evaluation.summary import Summary
 from fmdp.exact import Gaussian
 from fmdp.io.dataclass_json import from_json, to_json
 from fmdp.metrics import perception
 from fmdp.metrics.features import features
 from fmdp.reporting import solvers as solver_figures
+from fmdp.reporting.panels import build_panels
 
 KEY = jax.random.key(0)
 SHAPE = (4, 4, 1)
@@ -107,7 +109,7 @@ def test_the_floor_is_that_of_as_many_real_images(table):
 def test_strips_show_the_curve_of_most_steps_and_every_baseline(table):
     images = table[1]["inpainting"]
     shown = [title for _, title in solver_figures._strip(images)]
-    assert shown == ["clean", "measured", *(f"flow map\nknob {r}" for r in ("0", "0.5", "1")), "flower"]
+    assert shown == ["clean", "measured", *(f"flow map\n{r}" for r in ("t = s", "lookahead 0.5", "t = 1")), "flower"]
     assert [run.steps for run, _ in images.restored if run.solver == "pnp"] == [4] * 3 + [10] * 6
     wanted = [image for run, image in images.restored if run.steps == 10 and run.knob in ("relative", "")]
     for (tile, _), image in zip(solver_figures._strip(images)[2:], wanted, strict=True):
@@ -124,10 +126,64 @@ def test_files_of_the_comparison(table, tmp_path):
     assert len(rows) == len(summary["inverse"])
     assert float(rows[0]["psnr"]) == summary["inverse"][0]["psnr"]
     assert [row["failed"] for row in rows] == [row.get("failed", "") for row in summary["inverse"]]
+    solver_figures.write_markdown(tmp_path / "inverse.md", result.inverse, 10, 2)
+    lines = (tmp_path / "inverse.md").read_text().splitlines()
+    assert lines.count("| method | evaluations | PSNR, dB | from t = s | SSIM |") == 2
+    assert sum(line.startswith("|") for line in lines) == len(rows) + 4
+    best = next(row for row in result.inverse if (row.steps, row.t_or_lookahead, row.knob) == (10, 1.0, "relative"))
+    assert best.change is not None
+    wanted = f"| {best.measures['psnr_clipped']:.2f} | {best.change['psnr_clipped']:+.2f} ± "
+    assert any(line.startswith(f"| flow map, t = 1 | 10 {wanted}") for line in lines)
+    assert any(line.startswith("| dps | failed: inpainting: dps failed at every setting") for line in lines)
     solver_figures.draw_planes(tmp_path / "plane.png", result, 10, 2)
     solver_figures.draw_strips(tmp_path / "strips.png", pictures)
     solver_figures.draw_iterates(tmp_path / "iterates.png", pictures)
-    assert {path.name for path in tmp_path.iterdir()} == {"inverse.csv", "plane.png", "strips.png", "iterates.png"}
+    figures = {"plane.png", "strips.png", "iterates.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {"inverse.csv", "inverse.md", *figures}
+
+
+@pytest.mark.slow
+def test_changes_are_those_of_the_same_images_from_t_equal_s(table):
+    rows = [row for row in table[0]["inverse"] if row["task"] == "inpainting" and "failed" not in row]
+    (base,) = (row for row in rows if (row["steps"], row["knob"], row["t_or_lookahead"]) == (10, "relative", 0.0))
+    assert set(base["change"].values()) == {0.0}
+    for row in rows:
+        assert row["change"]["mse"] == pytest.approx(row["mse"] - base["mse"], abs=1e-6)
+    rows = [
+        SolverRun(task="a", solver="pnp", knob="relative", t_or_lookahead=r, steps=9, measures={"mse": 0.0})
+        for r in (0.0, 1.0)
+    ]
+    images = [{"psnr": np.array([[20.0, 30.0], [22.0, 28.0]])}, {"psnr": np.array([[19.0, 30.0], [20.0, 28.0]])}]
+    _, changed = solver_comparison._with_changes(rows, images, "relative")
+    assert changed.change == pytest.approx({"psnr": -0.75, "psnr_sem": 0.75})  # of the images, -1.5 and 0
+    assert solver_comparison._with_changes(rows[1:], images[1:], "relative") == rows[1:]
+
+
+@pytest.mark.slow
+def test_few_images_are_compared_by_lpips_alone(monkeypatch, tmp_path):
+    monkeypatch.setattr(NetworkMetrics, "per_image", lambda self, x, clean: {"lpips_alex": abs(x).mean((-3, -2, -1))})
+    config = settings(solvers=("pnp", "flower"), steps=(2,), tuning_images=0, chord=False)
+    result, _ = solver_comparison.compare_solvers(FIELD, split(), {"a": INPAINTING}, config, KEY)
+    assert result.matched == []
+    for row in result.inverse:
+        assert {"mse", "psnr_clipped", "ssim", "lpips_alex_draw_std"} <= row.measures.keys()
+        assert not {"kernel_distance", "kernel_distance_draw_std", "variance_ratio"} & row.measures.keys()
+        assert (row.change or {}).keys() >= {"lpips_alex", "lpips_alex_sem"}
+    solver_figures.draw_planes(tmp_path / "plane.png", result, 10, 2)
+    solver_figures.write_markdown(tmp_path / "inverse.md", result.inverse, 10, 2)
+    assert "| LPIPS | from t = s |" in (tmp_path / "inverse.md").read_text()
+    summary = Summary(config="x", inverse=result.inverse, inverse_floor=result.inverse_floor)
+    (panel,) = build_panels(summary, {})
+    assert [plane.measure for plane in panel.planes] == ["lpips_alex"]
+
+
+def test_all_solvers_have_the_same_evaluations():
+    for draws, steps in ((5, 20), (1, 100)):
+        config = settings(solvers=("pnp_flow",), steps=(100,), pnp_flow_draws=draws, chord=False)
+        assert solver_plan.budgets("pnp_flow", INPAINTING, config) == (steps,)
+        plan = solver_plan.tune_solvers(FIELD, jnp.zeros((0, *SHAPE)), "", INPAINTING, config, KEY)
+        (run,) = solver_plan.plan_runs(INPAINTING, config, plan)
+        assert run.options["steps"] * run.options["noise_draws"] == 100
 
 
 def test_tuning_takes_the_best_psnr(monkeypatch):
@@ -146,11 +202,12 @@ def test_published_options_are_those_of_the_papers(monkeypatch):
         "dps": {"eta": 100.0},
         "flow_priors": {"lam": 1e5, "eta": 0.01},
         "d_flow": {"lam": 0.01},
-        "flower": {"spread": 1.0},
+        "flower": {"spread": 0.0},
     }
-    assert {solver: solver_plan.published_options(solver) for solver in solver_plan.GRIDS} == published
-    for solver, options in published.items():
-        assert all(value in solver_plan.GRIDS[solver][name] for name, value in options.items())
+    found = {solver: solver_plan.published_options(solver, "jpeg", 100) for solver in solver_plan.GRIDS}
+    assert found == published
+    assert solver_plan.published_options("pnp_flow", "motion_blur", 100) == {"gain": 0.5, "exponent": 0.01}
+    published |= {"dps": {"eta": 10.0}, "pnp_flow": {"gain": 0.5, "exponent": 0.01}}  # of ten steps, of this operator
     monkeypatch.setattr(solver_plan, "tune_options", None)
     config = settings(solvers=tuple(published), steps=(10,))
     plan = solver_plan.tune_solvers(FIELD, jnp.zeros((0, *SHAPE)), "", INPAINTING, config, KEY)
