@@ -11,7 +11,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from fmdp.benchmark.rivals import Rival, run_rival
-from fmdp.errors import InputError
+from fmdp.errors import InputError, reason
 from fmdp.evaluation.network_metrics import image_distances
 from fmdp.evaluation.results import Number
 from fmdp.io.levels import UNIT
@@ -133,9 +133,14 @@ def _estimates(plan: Plan, noisy: np.ndarray, sigma: float, in_full: bool) -> tu
     if in_full:
         found |= {Made(CHORD, r): (1 - r) * images[0] + r * images[-1] for r in lookaheads}
     found[Made(NOISY)] = noisy
+    notes = [note.text for note in restored.notes if note.parameter != "sigma"]  # which is known here
     if in_full:
-        found |= {Made(name): run_rival(rival, noisy, sigma / GRAY_LEVELS) for name, rival in plan.rivals.items()}
-    return found, [note.text for note in restored.notes if note.parameter != "sigma"]  # which is known here
+        for name, rival in plan.rivals.items():
+            try:
+                found[Made(name)] = run_rival(rival, noisy, sigma / GRAY_LEVELS)
+            except Exception as error:  # whatever another package raises must not end a run of hours
+                notes.append(f"{rival.title} failed at sigma {sigma:g}: {reason(error)}")
+    return found, notes
 
 
 def _suited(distances: Mapping[str, Weights], shape: tuple[int, ...]) -> tuple[dict[str, Weights], list[str]]:

@@ -1,7 +1,7 @@
 """Published PSNR of denoisers on three sets of test pictures, in colour.
 
-The numbers of CBM3D, DnCNN, FFDNet and DRUNet are those that the papers of DRUNet and SwinIR tabulate for one protocol:
-noise of a known sigma, not clipped; the mean PSNR over the whole set; estimates rounded to eight bits.
+The papers of FFDNet, DRUNet and SwinIR tabulate them for one protocol: noise of a known sigma, not clipped; the mean
+PSNR over the whole set; estimates rounded to eight bits.
 """
 
 from typing import NamedTuple

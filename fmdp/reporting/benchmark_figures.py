@@ -48,7 +48,7 @@ def draw_planes(path: pathlib.Path, results: Sequence[SetResult]) -> bool:
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
     figure.suptitle(
         "Each point is one denoiser, or one setting of the knob: better is to the right and down.\n"
-        "Flow map: from t = s (least error) to t = 1 (looks most like a photograph), one evaluation each.",
+        "Flow map: from t = s (least error) to t = 1 (perfect perception, of an exact network), one evaluation each.",
         fontsize=10,
     )
     with atomic_write(path) as temporary:
@@ -114,7 +114,7 @@ def draw_strips(path: pathlib.Path, dataset: str, crops: Mapping[str, Mapping[st
     for number, (line, (name, sigma)) in enumerate(zip(axes, rows, strict=True)):
         for axis, (title, key) in zip(line, columns[name].items(), strict=False):
             image = crops[name][key if key == "clean" else f"{sigma}/{key}"]
-            axis.imshow(image, cmap=colormaps["gray"], vmin=0, vmax=255, interpolation="nearest")
+            axis.imshow(image, cmap=colormaps["gray"], vmin=0, vmax=255, interpolation="antialiased")
             axis.set(xticks=[], yticks=[])
             axis.set_title(title if number == 0 else "", fontsize=8)
         for axis in line[len(columns[name]) :]:

@@ -20,12 +20,13 @@ CONVENTIONS = """\
 Noise is Gaussian of a known sigma, added to whole pictures and not clipped. Each picture has noise of its own, which
 depends on the seed and its name alone. PSNR is that of the clipped estimate, not rounded, averaged over the pictures.
 SSIM takes the clipped estimate. LPIPS (version 0.1, AlexNet) and DISTS take the estimate as an eight-bit file gives it
-back. ± is the standard error of the mean over the pictures. All methods have the same pictures and the same noise, so
-differences between methods are more certain than that. `benchmark.json` has their standard errors (`change`), and all
-standard deviations.
+back; DISTS at the size of the picture, where its paper shrinks pictures to 256 pixels. ± is the standard error of the
+mean over the pictures. All methods have the same pictures and the same noise, so differences between methods are more
+certain than that. `benchmark.json` has their standard errors (`change`), and all standard deviations.
 
-The flow map's r is its lookahead: r = 0 is t = s, the estimate of least error; r = 1 is t = 1, which looks most like a
-photograph. The chord blends the pictures of these two ends, (1 - r) of the first and r of the second."""
+The flow map's r is its lookahead: r = 0 is t = s, the estimate of least error; r = 1 is t = 1, whose distribution is
+that of photographs if the network is exact. The chord blends the pictures of these two ends, (1 - r) of the first and r
+of the second."""
 CHORD_ENDS = ((CHORD, 0), (CHORD, 1))  # those of the lookahead
 
 
@@ -96,7 +97,7 @@ def _joined(of: SetResult, sigmas: Sequence[float], r: float) -> str:
 
 
 def _slashes(values: Sequence[float | None]) -> str:
-    return " / ".join("" if value is None else f"{value:.2f}" for value in values).strip(" /")
+    return " / ".join("–" if value is None else f"{value:.2f}" for value in values)
 
 
 def _about(of: SetResult, every: int) -> list[str]:

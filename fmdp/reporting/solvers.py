@@ -195,7 +195,7 @@ def draw_iterates(path: pathlib.Path, pictures: dict[str, ComparedImages]) -> No
 
 def _draw_tiles(axes, tiles: list[tuple[np.ndarray, str]]) -> None:
     for axis, (image, title) in zip(axes, tiles, strict=False):
-        axis.imshow(to_uint8(image), cmap=colormaps["gray"], vmin=0, vmax=255, interpolation="nearest")
+        axis.imshow(to_uint8(image), cmap=colormaps["gray"], vmin=0, vmax=255, interpolation="antialiased")
         axis.set(xticks=[], yticks=[])
         axis.set_title(title, fontsize=7)
     for axis in axes[len(tiles) :]:

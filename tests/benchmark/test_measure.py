@@ -111,6 +111,19 @@ def test_rivals_remove_noise(name, channels):
         assert clipped_psnr(estimate, clean) > clipped_psnr(noisy, clean) + 4
 
 
+def test_a_rival_that_fails_is_noted_and_left_out():
+    def fail(noisy, sigma):
+        raise ZeroDivisionError("division by zero")
+
+    rivals = {"nl_means": RIVALS["nl_means"], "bm3d": RIVALS["bm3d"]._replace(denoise=fail)}
+    clean = picture(20, 24, 3)
+    measured = measure_picture(
+        Plan(prior=TINY, sigmas=(25.0,), request=REQUEST, rivals=rivals), clean, noise(clean), True
+    )
+    assert {("nl_means", None), ("bm3d", None)} & by_made(measured, 25.0).keys() == {("nl_means", None)}
+    assert measured.notes == ["BM3D failed at sigma 25: division by zero"]
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 3), (2, 9, 3), (3, 40, 1)])
 @pytest.mark.parametrize("name", ["nl_means", "wavelets"])
 def test_rivals_take_tiny_pictures(name, shape):
