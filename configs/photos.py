@@ -52,7 +52,7 @@ def get_config(variant: str = ""):
     config.inverse.tasks = inverse_tasks(64)
     config.inverse.update(
         solvers=("pnp", "pnp_flow", "flower", "dps"), images=8, tuning_images=0, seeds=2, batch_size=8, steps=(30,),
-        lookaheads=(0.0, 0.5, 1.0), chord=False, pnp_flow_draws=1,
+        lookaheads=(0.0, 0.5, 1.0), chord=False, schedule="safe", pnp_flow_draws=1,
     )  # fmt: skip
     if variant in ("inverse", "inverse_gpu"):
         config.name = f"photos_{variant}"

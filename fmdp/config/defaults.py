@@ -111,6 +111,7 @@ INVERSE = dict(
     steps=(10, 20, 100),  # of plug-and-play; the largest is the budget of the other solvers
     knob="relative",  # how a lookahead is read: relative, additive (as published) or fixed
     lookaheads=(0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0),
+    schedule="published",  # of the gain of pnp and pnp_flow, or safe: divided by 2 norm(H)^2, as --mode=restore does
     pnp_flow_draws=5,  # renoisings in each step of PnP-Flow, each of which takes an evaluation
     chord=True,  # whether plug-and-play also runs along the chord, at two evaluations a step
 )

@@ -23,7 +23,7 @@ from fmdp.metrics import weights
 from fmdp.operators import OPERATORS
 from fmdp.parallel.precision import PRECISIONS
 from fmdp.solvers import SOLVERS
-from fmdp.solvers.pnp import KNOBS
+from fmdp.solvers.pnp import KNOBS, SCHEDULES
 
 MAX_WHOLE, MAX_SEED = 2**31, 2**63  # above all whole numbers; above all seeds
 MAX_CPU_DEVICES = 64
@@ -150,6 +150,7 @@ VALUES: tuple[tuple[str, Callable[[Any], Any], str], ...] = (
     ("inverse.protocol", lambda x: x in ("", *PROTOCOLS), f"{one_of(PROTOCOLS)}, or empty"),
     ("inverse.solvers", lambda xs: set(xs) <= set(SOLVERS), f"must be among {', '.join(SOLVERS)}"),
     ("inverse.knob", lambda x: x in KNOBS, one_of(KNOBS)),
+    ("inverse.schedule", lambda x: x in SCHEDULES, one_of(SCHEDULES)),
     ("inverse.steps", lambda xs: xs and min(xs) >= 1, "must be numbers of steps, each 1 or more"),
     ("inverse.lookaheads", lambda xs: xs and all(0 <= x <= 1 for x in xs), "must be lookaheads from 0 to 1"),
     (

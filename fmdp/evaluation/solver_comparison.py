@@ -27,7 +27,7 @@ from fmdp.evaluation.network_metrics import NetworkMetrics
 from fmdp.evaluation.results import Measures, SolverResult, SolverRun, TunedOptions
 from fmdp.evaluation.solver_batches import draw_observations, solve_batch
 from fmdp.evaluation.solver_matching import MATCHED, match_baselines
-from fmdp.evaluation.solver_plan import GRIDS, Options, Plan, Run, plan_runs, tune_solvers
+from fmdp.evaluation.solver_plan import GRIDS, Options, Plan, Run, fixed_options, plan_runs, tune_solvers
 from fmdp.evaluation.solver_records import NO_RECORDS, Part, SolverRecords
 from fmdp.io.dataclass_json import from_json, to_json
 from fmdp.io.weights import digest_arrays
@@ -146,7 +146,7 @@ def _run_task(
         by_image.append(arrays)
     rows = _with_changes(rows, by_image, config.knob)
     compute = partial(_iterates, field, observations[0], task, config, plan, keys[0])
-    _, iterates = records.recall(["iterates", _most_steps(task, config, plan)], compute)
+    _, iterates = records.recall(["iterates", config.schedule, _most_steps(task, config, plan)], compute)
     by_end = {end: iterates[str(end)] for end in ENDS if iterates}
     return rows, ComparedImages(np.asarray(reference.clean[0]), np.asarray(observations[0].y[0]), restored, by_end)
 
@@ -243,7 +243,9 @@ def _iterates(
     shown = [round(share * (steps - 1)) for share in ITERATES]
     found = {}
     for lookahead in ENDS:
-        options = {"steps": steps, "knob": config.knob, "lookahead": lookahead, "keep": True} | tuned
+        options = (
+            fixed_options("pnp", steps, config) | {"knob": config.knob, "lookahead": lookahead, "keep": True} | tuned
+        )
         found[str(lookahead)] = np.asarray(solve_batch(field, first, key, "pnp", options, 1)[1].iterates)[0, shown]
     return None, found
 

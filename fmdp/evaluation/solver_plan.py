@@ -41,6 +41,9 @@ PUBLISHED: dict[str, dict[str, dict[str, float]]] = {
 }
 """By solver and operator, options that its authors chose for a task (github.com/annegnx/PnP-Flow, scripts/)."""
 
+SCHEDULED = ("pnp", "pnp_flow")
+"""The solvers with a schedule of gains."""
+
 STEPS_OF_ETA = 100
 """The published number of steps of DPS, each of which moves an image by eta / steps."""
 
@@ -80,7 +83,10 @@ def budgets(solver: str, task: Task, config: ConfigDict) -> tuple[int, ...]:
 
 def fixed_options(solver: str, steps: int, config: ConfigDict) -> Options:
     """The options of a solver that are not tuned."""
-    return {"steps": steps} | ({"noise_draws": config.pnp_flow_draws} if solver == "pnp_flow" else {})
+    options: Options = {"steps": steps}
+    if solver in SCHEDULED:
+        options["schedule"] = config.schedule
+    return options | ({"noise_draws": config.pnp_flow_draws} if solver == "pnp_flow" else {})
 
 
 def tune_solvers(
@@ -99,7 +105,7 @@ def tune_solvers(
 
     def tune(solver: str, steps: int) -> dict[str, float] | None:
         if not len(images):
-            return published_options(solver, task["operator"], steps)
+            return published_options(solver, task["operator"], steps, config.schedule)
         found, _ = records.recall(
             ["tuned", solver, steps], lambda: (tune_options(field, images, name, task, solver, steps, config, key), {})
         )
@@ -110,15 +116,18 @@ def tune_solvers(
     }
 
 
-def published_options(solver: str, operator: str, steps: int) -> dict[str, float]:
+def published_options(solver: str, operator: str, steps: int, schedule: str = "published") -> dict[str, float]:
     """The options of a solver that its grid varies, as they were published: its defaults, or those of `PUBLISHED`.
 
-    DPS keeps the length of its published steps.
+    DPS keeps the length of its published steps. With the safe schedule, PnP-Flow keeps its unit step for an operator of
+    norm 1, and plug-and-play takes the same, half of its published one.
     """
     parameters = inspect.signature(SOLVERS[solver]).parameters
     options = {name: float(parameters[name].default) for name in GRIDS[solver]}
     if solver == "dps":
         options["eta"] *= steps / STEPS_OF_ETA
+    if solver in SCHEDULED and schedule == "safe":
+        options["gain"] = 1.0
     return options | PUBLISHED.get(solver, {}).get(operator, {})
 
 
@@ -134,7 +143,7 @@ def plan_runs(task: Task, config: ConfigDict, plan: Plan) -> list[Run]:
             with_chord = config.chord and steps == max(budgets(solver, task, config))
             knobs = (config.knob, "chord") if with_chord else (config.knob,)
             for knob, lookahead in itertools.product(knobs, config.lookaheads):
-                options = {"steps": steps, "knob": knob, "lookahead": float(lookahead)} | tuned
+                options = fixed_options(solver, steps, config) | {"knob": knob, "lookahead": float(lookahead)} | tuned
                 runs.append(Run(solver, knob, float(lookahead), steps, options))
     return runs
 

@@ -26,6 +26,8 @@ MEASURES = {
     "vgg16_kid": "KID on VGG16",
     "vgg16_frechet": "Fréchet distance on VGG16",
     "w2": "Wasserstein distance",
+    "lpips_alex": "LPIPS (AlexNet)",
+    "lpips_vgg": "LPIPS (VGG16)",
 }
 COLUMNS = MEASURES | {
     "t_or_lookahead": "lookahead",
@@ -34,8 +36,6 @@ COLUMNS = MEASURES | {
     "mse": "MSE",
     "psnr": "PSNR, dB",
     "ssim": "SSIM",
-    "lpips_alex": "LPIPS (AlexNet)",
-    "lpips_vgg": "LPIPS (VGG16)",
     "dists": "DISTS",
     "vgg16_precision": "precision on VGG16",
     "vgg16_recall": "recall on VGG16",

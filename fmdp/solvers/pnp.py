@@ -29,6 +29,9 @@ KNOBS = {
 """The time t of the denoiser at time s, as a function of s and the lookahead."""
 
 
+SCHEDULES = ("published", "safe")
+"""What the gain multiplies: see `solve`."""
+
 STATIC = ("steps", "knob", "schedule", "data_step", "noise_draws", "keep")
 
 
@@ -43,7 +46,7 @@ STATIC = ("steps", "knob", "schedule", "data_step", "noise_draws", "keep")
     },
     choices={
         "knob": (*KNOBS, "chord"),
-        "schedule": ("published", "safe"),
+        "schedule": SCHEDULES,
         "data_step": ("gradient", "proximal"),
     },
 )

@@ -23,6 +23,7 @@ from fmdp.io.dataclass_json import from_json, to_json
 from fmdp.metrics import perception
 from fmdp.metrics.features import features
 from fmdp.reporting import solvers as solver_figures
+from fmdp.reporting.html_page import render_page
 from fmdp.reporting.panels import build_panels
 
 KEY = jax.random.key(0)
@@ -175,6 +176,14 @@ def test_few_images_are_compared_by_lpips_alone(monkeypatch, tmp_path):
     summary = Summary(config="x", inverse=result.inverse, inverse_floor=result.inverse_floor)
     (panel,) = build_panels(summary, {})
     assert [plane.measure for plane in panel.planes] == ["lpips_alex"]
+    assert "LPIPS (AlexNet)" in render_page(summary, {})
+
+
+def test_the_safe_schedule_is_that_of_both_plug_and_play_solvers():
+    config = settings(solvers=("pnp", "pnp_flow", "flower"), steps=(10,), schedule="safe")
+    plan = solver_plan.tune_solvers(FIELD, jnp.zeros((0, *SHAPE)), "", INPAINTING, config, KEY)
+    for run in solver_plan.plan_runs(INPAINTING, config, plan):
+        assert run.options.get("schedule") == (None if run.solver == "flower" else "safe")
 
 
 def test_all_solvers_have_the_same_evaluations():
@@ -207,6 +216,7 @@ def test_published_options_are_those_of_the_papers(monkeypatch):
     found = {solver: solver_plan.published_options(solver, "jpeg", 100) for solver in solver_plan.GRIDS}
     assert found == published
     assert solver_plan.published_options("pnp_flow", "motion_blur", 100) == {"gain": 0.5, "exponent": 0.01}
+    assert solver_plan.published_options("pnp_flow", "jpeg", 100, "safe") == {"gain": 1.0, "exponent": 0.5}
     published |= {"dps": {"eta": 10.0}, "pnp_flow": {"gain": 0.5, "exponent": 0.01}}  # of ten steps, of this operator
     monkeypatch.setattr(solver_plan, "tune_options", None)
     config = settings(solvers=tuple(published), steps=(10,))
