@@ -135,20 +135,28 @@ def _run_task(
     reference: Reference,
     records: SolverRecords,
 ) -> tuple[list[SolverRun], ComparedImages]:
-    """The rows of one task, and its first image."""
+    """The rows of one task, and the image that is shown of it."""
     observations = [draw_observations(task, name, reference.clean, key) for key in keys]
     rows, restored, by_image = [], [], []
     for run in plan_runs(task, config, plan):
         compute = partial(_run_solver, field, observations, name, run, config.batch_size, keys, reference)
         row, arrays = records.recall(run._asdict(), compute)
         rows.append(from_json(SolverRun, row, "row"))
-        restored += [(run, arrays.pop("first"))] if arrays else []
+        restored += [(run, arrays.pop("shown"))] if arrays else []
         by_image.append(arrays)
     rows = _with_changes(rows, by_image, config.knob)
-    compute = partial(_iterates, field, observations[0], task, config, plan, keys[0])
+    shown = most_detailed(reference.clean)
+    compute = partial(_iterates, field, observations[0], shown, task, config, plan, keys[0])
     _, iterates = records.recall(["iterates", config.schedule, _most_steps(task, config, plan)], compute)
     by_end = {end: iterates[str(end)] for end in ENDS if iterates}
-    return rows, ComparedImages(np.asarray(reference.clean[0]), np.asarray(observations[0].y[0]), restored, by_end)
+    clean, measured = np.asarray(reference.clean[shown]), np.asarray(observations[0].y[shown])
+    return rows, ComparedImages(clean, measured, restored, by_end)
+
+
+def most_detailed(images: Array) -> int:
+    """Which of images [n, H, W, C] is shown: that with the largest squared differences of neighbouring pixels."""
+    gray = np.asarray(images).mean(-1)
+    return int(np.square(np.diff(gray)).sum((-2, -1)).argmax())
 
 
 def _run_solver(
@@ -160,7 +168,7 @@ def _run_solver(
     keys: list[PRNGKey],
     reference: Reference,
 ) -> Part:
-    """One row of the table and, unless the run failed, `first`, the first image restored under the first seed.
+    """One row of the table and, unless the run failed, `shown`, the image that is shown, restored under the first seed.
 
     Beside it are the measures of every image, [seeds, n] by name.
     """
@@ -182,7 +190,7 @@ def _run_solver(
     measures |= {"psnr_clipped": float(clipped.mean()), "psnr_clipped_std": float(clipped.mean(0).std())}
     measures |= {"psnr_clipped_draw_std": float(clipped.mean(1).std())}
     row = SolverRun(**identity, steps=run.steps, **cost, measures=measures, seeds=seeds)
-    return to_json(row), {"first": outputs[0, 0]} | by_image
+    return to_json(row), {"shown": outputs[0, most_detailed(reference.clean)]} | by_image
 
 
 def _with_changes(rows: list[SolverRun], by_image: list[dict[str, np.ndarray]], knob: str) -> list[SolverRun]:
@@ -233,20 +241,20 @@ def _restore(
 
 
 def _iterates(
-    field: AverageField, observations: Observation, task: Task, config: ConfigDict, plan: Plan, key: PRNGKey
+    field: AverageField, observations: Observation, shown: int, task: Task, config: ConfigDict, plan: Plan, key: PRNGKey
 ) -> Part:
-    """Plug-and-play's iterates on the first image, at both ends of the lookahead, by which they are called."""
+    """Plug-and-play's iterates on the image that is shown, at both ends of the lookahead, by which they are called."""
     steps, tuned = _most_steps(task, config, plan)
     if tuned is None:
         return None, {}
-    first = jax.tree.map(lambda x: x[:1], observations)
-    shown = [round(share * (steps - 1)) for share in ITERATES]
+    one = jax.tree.map(lambda x: x[shown : shown + 1], observations)
+    moments = [round(share * (steps - 1)) for share in ITERATES]
     found = {}
     for lookahead in ENDS:
         options = (
             fixed_options("pnp", steps, config) | {"knob": config.knob, "lookahead": lookahead, "keep": True} | tuned
         )
-        found[str(lookahead)] = np.asarray(solve_batch(field, first, key, "pnp", options, 1)[1].iterates)[0, shown]
+        found[str(lookahead)] = np.asarray(solve_batch(field, one, key, "pnp", options, 1)[1].iterates)[0, moments]
     return None, found
 
 

@@ -118,6 +118,20 @@ def test_strips_show_the_curve_of_most_steps_and_every_baseline(table):
 
 
 @pytest.mark.slow
+def test_the_image_with_most_detail_is_shown():
+    clean = split().test[:10]
+    wanted = int(np.argmax([np.square(np.diff(image[..., 0], axis=1)).sum() for image in clean]))
+    assert wanted > 0
+    config = settings(solvers=("pnp",), steps=(4,), tuning_images=0, chord=False, lookaheads=(0.0,))
+    _, pictures = solver_comparison.compare_solvers(FIELD, split(), {"a": CLIPPING}, config, KEY)
+    images = pictures["a"]
+    np.testing.assert_array_equal(images.clean, clean[wanted])
+    for restored in (images.iterates[0.0][-1], *(image for _, image in images.restored)):
+        assert np.square(clean - restored).sum((1, 2, 3)).argmin() == wanted
+    assert solver_comparison.most_detailed(jnp.zeros((3, 4, 1, 1))) == 0
+
+
+@pytest.mark.slow
 def test_files_of_the_comparison(table, tmp_path):
     summary, pictures = table
     result = from_json(SolverResult, summary, "result")
