@@ -12,6 +12,7 @@ from fmdp.benchmark.records import Record
 from fmdp.benchmark.rivals import RIVALS
 from fmdp.benchmark.summary import MEASURES, Means, Result, SetResult
 from fmdp.io.files import atomic_write
+from fmdp.reporting.markdown import table_row, table_rule
 
 TITLES = {"psnr": "PSNR", "ssim": "SSIM", "lpips_alex": "LPIPS", "dists": "DISTS"}
 ARROWS = {"psnr": "↑", "ssim": "↑", "lpips_alex": "↓", "dists": "↓"}
@@ -78,13 +79,13 @@ def _overview(results: Sequence[SetResult]) -> list[str]:
     sigmas = list(dict.fromkeys(result.sigma for of in results for result in of.results))
     levels = "/".join(f"{sigma:g}" for sigma in sigmas)
     header = [f"PSNR ↑ at sigma {levels}", *(f"{of.name} ({_count(of.pictures)})" for of in results)]
-    lines = ["## PSNR over all pictures", "", _row(header), _rule(header)]
+    lines = ["## PSNR over all pictures", "", table_row(header), table_rule(header)]
     for name, r in (("flow map, t = s", 0.0), ("flow map, t = 1", 1.0)):
-        lines.append(_row([name, *(_joined(of, sigmas, r) for of in results)]))
+        lines.append(table_row([name, *(_joined(of, sigmas, r) for of in results)]))
     for name in PUBLISHED:
         cells = [[published_psnr(of.name, sigma).get(name) for sigma in sigmas] for of in results]
         if any(value is not None for cell in cells for value in cell):
-            lines.append(_row([f"{name}, published", *(_slashes(cell) for cell in cells)]))
+            lines.append(table_row([f"{name}, published", *(_slashes(cell) for cell in cells)]))
     whole = [(of, PICTURES.get(of.name.lower(), of.pictures)) for of in results]
     partial = [f"{of.pictures} of {count} pictures of {of.name}" for of, count in whole if of.pictures != count]
     warning = f"The published numbers are over whole sets, so they do not compare with {', '.join(partial)}."
@@ -127,12 +128,12 @@ def _table(of: SetResult, sigma: float) -> list[str]:
     partly = of.in_full < of.pictures
     header = [f"sigma {sigma:g}", *([f"PSNR ↑, all {of.pictures}"] if partly else [])]
     header += [f"{TITLES[name]} {ARROWS[name]}" + (f", {of.in_full}" if partly else "") for name in measures]
-    lines = [_row(header), _rule(header)]
+    lines = [table_row(header), table_rule(header)]
     for row in rows:
         cells = [_cell(row.every, "psnr")] if partly else []
-        lines.append(_row([_title(row), *cells, *(_cell(row.full, name) for name in measures)]))
+        lines.append(table_row([_title(row), *cells, *(_cell(row.full, name) for name in measures)]))
     for name, value in published_psnr(of.name, sigma).items():
-        lines.append(_row([f"{name}, published", f"{value:.2f}", *[""] * (len(header) - 2)]))
+        lines.append(table_row([f"{name}, published", f"{value:.2f}", *[""] * (len(header) - 2)]))
     return lines
 
 
@@ -153,11 +154,3 @@ def _cell(means: Means | None, name: str) -> str:
 
 def _count(pictures: int) -> str:
     return f"{pictures} picture{'s' * (pictures != 1)}"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _rule(cells: Sequence[str]) -> str:
-    return f"|---|{'---|' * (len(cells) - 1)}"

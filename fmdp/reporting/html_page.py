@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from fmdp.evaluation.summary import Summary
 from fmdp.io.files import atomic_write
-from fmdp.reporting.panels import OMITTED, Curve, Panel, Plane, build_panels, set_scales
+from fmdp.reporting.panels import OF_IMAGES, OMITTED, Curve, Panel, Plane, build_panels, set_scales
 from fmdp.reporting.pictures import Pictures
 from fmdp.reporting.templating import TEMPLATES, data_uri
 
@@ -26,9 +26,7 @@ MEASURES = {
     "vgg16_kid": "KID on VGG16",
     "vgg16_frechet": "Fréchet distance on VGG16",
     "w2": "Wasserstein distance",
-    "lpips_alex": "LPIPS (AlexNet)",
-    "lpips_vgg": "LPIPS (VGG16)",
-}
+} | OF_IMAGES
 COLUMNS = MEASURES | {
     "t_or_lookahead": "lookahead",
     "nfe": "evaluations",

@@ -13,6 +13,7 @@ from fmdp.io.dataclass_json import to_json
 from fmdp.io.files import atomic_write
 from fmdp.io.levels import to_uint8
 from fmdp.reporting.curves import STYLE, verbatim
+from fmdp.reporting.markdown import table_row, table_rule
 
 BASELINES = {
     "pnp_flow": ("D", "#3b8540"),
@@ -46,8 +47,8 @@ def write_markdown(path: pathlib.Path, rows: list[SolverRun], images: int, seeds
         mine = [row for row in rows if row.task == task]
         lpips = any(LPIPS in row.measures for row in mine)
         header = ["method", "evaluations", "PSNR, dB", "from t = s", "SSIM", *(["LPIPS", "from t = s"] * lpips)]
-        lines += [f"## {task.replace('_', ' ')}", "", _line(header), _line(["---"] * len(header))]
-        lines += [_line(_cells(row, lpips)) for row in mine] + [""]
+        lines += [f"## {task.replace('_', ' ')}", "", table_row(header), table_rule(header)]
+        lines += [table_row(_cells(row, lpips)) for row in mine] + [""]
     with atomic_write(path) as temporary:
         temporary.write_text("\n".join(lines).rstrip() + "\n")
 
@@ -70,10 +71,6 @@ def _change(change: dict[str, float], name: str, digits: int) -> str:
         return ""
     spread = f" ± {change[f'{name}_sem']:.{digits}f}" if f"{name}_sem" in change else ""
     return f"{change[name]:+.{digits}f}{spread}"
-
-
-def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def describe_setting(lookahead: float | None) -> str:
