@@ -272,7 +272,7 @@ def _facts(
     arrays = {str(index): np.asarray(leaf) for index, leaf in enumerate(leaves)}
     return {
         "arrays": digest_arrays(arrays),
-        "settings": {name: config[name] for name in ("seeds", "knob", "tuning_images", "batch_size", "pnp_flow_draws")},
+        "settings": {name: config[name] for name in ("seeds", "knob", "tuning_images", "batch_size")},
         "network": re.sub(r" at 0x[0-9a-f]+", "", str(jax.tree.structure(field))),
         "measures": [*sorted(reference.networks.weights), reference.networks.small_fid],
         "computed by": [jax.default_backend(), jax.__version__],

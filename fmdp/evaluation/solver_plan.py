@@ -107,7 +107,8 @@ def tune_solvers(
         if not len(images):
             return published_options(solver, task["operator"], steps, config.schedule)
         found, _ = records.recall(
-            ["tuned", solver, steps], lambda: (tune_options(field, images, name, task, solver, steps, config, key), {})
+            ["tuned", solver, fixed_options(solver, steps, config)],
+            lambda: (tune_options(field, images, name, task, solver, steps, config, key), {}),
         )
         return found
 
