@@ -202,7 +202,9 @@ def test_the_safe_schedule_is_that_of_both_plug_and_play_solvers():
 
 def test_options_tuned_with_another_schedule_or_other_draws_are_tuned_anew(tmp_path, monkeypatch):
     tuned = []
-    monkeypatch.setattr(solver_plan, "tune_options", lambda *given: tuned.append(given[4]) or {"gain": float(len(tuned))})
+    monkeypatch.setattr(
+        solver_plan, "tune_options", lambda *given: tuned.append(given[4]) or {"gain": float(len(tuned))}
+    )
     images, records = jnp.asarray(split().train[:8]), solver_records.SolverRecords(tmp_path / "parts")
     for changes, count in (({}, 1), ({}, 1), ({"schedule": "safe"}, 2), ({"pnp_flow_draws": 1, "steps": (2,)}, 3)):
         config = settings(solvers=("pnp_flow",), **({"steps": (10,)} | changes))
