@@ -41,34 +41,47 @@ def measure_distortion(restored: Array, clean: Array) -> dict[str, Array]:
 def measure_restorations(
     restored: np.ndarray, clean: Array, real: np.ndarray, width: Array, networks: NetworkMetrics
 ) -> list[dict[str, float]]:
-    """The measures of restorations [points, draws, n, H, W, C] of clean images [n, H, W, C], one dict per point.
-
-    For a distortion measure these are its mean, its standard deviation over images (`_std`), and the standard deviation
-    of the mean over the draws of the noise (`_draw_std`). A perception measure compares sets of images, so it has only
-    its mean and `_draw_std`.
-    """
-    points, draws, n = restored.shape[:3]
-    sets = restored.reshape(-1, *restored.shape[2:])
-    few = min(n, MAX_SET_SIZE)
-    per_image = measure_images(restored, clean, networks)
-    per_set = jax.device_get(_perception(sets[:, :few], real, clean[:few], width)) | networks.per_set(sets)
-    rows: list[dict[str, float]] = [{} for _ in range(points)]
-    for point, row in enumerate(rows):
-        for name, value in per_image.items():
-            row[name] = float(value[point].mean())
-            row[f"{name}_std"] = float(value[point].mean(0).std())
-            row[f"{name}_draw_std"] = float(value[point].mean(1).std())
-        for name, value in per_set.items():
-            over_draws = value.reshape(points, draws)[point]
-            row[name], row[f"{name}_draw_std"] = float(over_draws.mean()), float(over_draws.std())
-    return rows
+    """The measures of restorations [points, draws, n, H, W, C] of clean images [n, H, W, C], a `summary` per point."""
+    by_image = measure_images(restored, clean, networks)
+    by_set = measure_sets(restored, clean, real, width, networks)
+    return [
+        summary({name: x[point] for name, x in by_image.items()}, {name: x[point] for name, x in by_set.items()})
+        for point in range(len(restored))
+    ]
 
 
 def measure_images(restored: np.ndarray, clean: Array, networks: NetworkMetrics) -> dict[str, np.ndarray]:
     """The distortion measures and learned distances [points, draws, n] of restorations [points, draws, n, H, W, C]."""
     by_point = [jax.device_get(measure_distortion(x, clean)) for x in restored]  # one at a time to save memory
-    per_image = {name: np.stack([row[name] for row in by_point]) for name in by_point[0]}
-    return per_image | networks.per_image(restored, np.asarray(clean))
+    by_image = {name: np.stack([row[name] for row in by_point]) for name in by_point[0]}
+    return by_image | networks.per_image(restored, np.asarray(clean))
+
+
+def measure_sets(
+    restored: np.ndarray, clean: Array, real: np.ndarray, width: Array, networks: NetworkMetrics
+) -> dict[str, np.ndarray]:
+    """The perception measures [points, draws] of restorations [points, draws, n, H, W, C]."""
+    points, draws, n = restored.shape[:3]
+    sets, few = restored.reshape(-1, *restored.shape[2:]), min(n, MAX_SET_SIZE)
+    by_set = jax.device_get(_perception(sets[:, :few], real, clean[:few], width)) | networks.per_set(sets)
+    return {name: x.reshape(points, draws) for name, x in by_set.items()}
+
+
+def summary(by_image: dict[str, np.ndarray], by_set: dict[str, np.ndarray]) -> dict[str, float]:
+    """Measures of images [draws, n] and of sets of them [draws] as numbers, by name.
+
+    Of a measure of images these are its mean, its standard deviation over images (`_std`), and the standard deviation
+    of the mean over the draws of the noise (`_draw_std`). A perception measure compares sets of images, so it has only
+    its mean and `_draw_std`.
+    """
+    row: dict[str, float] = {}
+    for name, x in by_image.items():
+        row[name] = float(x.mean())
+        row[f"{name}_std"] = float(x.mean(0).std())
+        row[f"{name}_draw_std"] = float(x.mean(1).std())
+    for name, x in by_set.items():
+        row[name], row[f"{name}_draw_std"] = float(x.mean()), float(x.std())
+    return row
 
 
 def null_intervals(split: Split, width: Array, resamplings: int, key: PRNGKey) -> dict[str, NullInterval]:

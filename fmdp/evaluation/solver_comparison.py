@@ -22,7 +22,7 @@ from fmdp.config.tasks import Task
 from fmdp.data import Split
 from fmdp.errors import InputError
 from fmdp.evaluation import network_metrics
-from fmdp.evaluation.measures import measure_images, measure_restorations, null_intervals, reference_images
+from fmdp.evaluation.measures import measure_images, measure_sets, null_intervals, reference_images, summary
 from fmdp.evaluation.network_metrics import NetworkMetrics
 from fmdp.evaluation.results import Measures, SolverResult, SolverRun, TunedOptions
 from fmdp.evaluation.solver_batches import draw_observations, solve_batch
@@ -179,17 +179,12 @@ def _run_solver(
         return to_json(SolverRun(**identity, failed=str(error))), {}
     by_image = {name: x[0] for name, x in measure_images(outputs[None], reference.clean, reference.networks).items()}
     by_image["psnr_clipped"] = distortion.clipped_psnr(outputs, np.asarray(reference.clean))
-    (measures,) = measure_restorations(outputs[None], *reference)
-    by_seed = measure_restorations(outputs[:, None], *reference._replace(networks=network_metrics.NO_NETWORKS))
-    matched: tuple[str, ...] = MATCHED
-    if outputs.shape[1] < SET_IMAGES and LPIPS in by_image:
-        measures = {name: x for name, x in measures.items() if re.sub("(_draw)?_std$", "", name) in by_image}
-        matched = ("mse",)
-    seeds = [{name: seed[name] for name in matched} for seed in by_seed]
-    clipped = by_image["psnr_clipped"]
-    measures |= {"psnr_clipped": float(clipped.mean()), "psnr_clipped_std": float(clipped.mean(0).std())}
-    measures |= {"psnr_clipped_draw_std": float(clipped.mean(1).std())}
-    row = SolverRun(**identity, steps=run.steps, **cost, measures=measures, seeds=seeds)
+    by_set: dict[str, np.ndarray] = {}
+    if outputs.shape[1] >= SET_IMAGES or LPIPS not in by_image:
+        by_set = {name: x[0] for name, x in measure_sets(outputs[None], *reference).items()}
+    by_seed = {name: x.mean(1) for name, x in by_image.items()} | by_set
+    seeds = [{name: float(by_seed[name][k]) for name in MATCHED if name in by_seed} for k in range(len(keys))]
+    row = SolverRun(**identity, steps=run.steps, **cost, measures=summary(by_image, by_set), seeds=seeds)
     return to_json(row), {"shown": outputs[0, most_detailed(reference.clean)]} | by_image
 
 
