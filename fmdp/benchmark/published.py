@@ -1,7 +1,7 @@
 """Published PSNR of denoisers on three sets of test pictures, in colour.
 
-The papers of FFDNet, DRUNet and SwinIR tabulate them for one protocol: noise of a known sigma, not clipped; the mean
-PSNR over the whole set; estimates rounded to eight bits.
+The papers of FFDNet, DRUNet and SwinIR tabulate them, those of older methods too, for one protocol: noise not clipped;
+the mean PSNR over the whole set; estimates rounded to eight bits.
 """
 
 from typing import NamedTuple
@@ -10,7 +10,7 @@ SIGMAS = (15, 25, 50)
 
 
 class Method(NamedTuple):
-    """A published denoiser: its paper, and its PSNR in dB at `SIGMAS` by the name of the set."""
+    """A published denoiser: the paper that it is from, and its PSNR in dB at `SIGMAS` by the name of the set."""
 
     source: str
     psnr: dict[str, tuple[float, float, float]]

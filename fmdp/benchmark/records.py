@@ -63,13 +63,16 @@ class Records:
         return cls(folder)
 
     def read(self, picture: PictureFile, sha256: str, in_full: bool) -> Record | None:
-        """The record of a picture; None where there is none of this file, or a damaged one."""
+        """The record of a picture, in full or not as asked; None where there is none of this file, or a damaged one.
+
+        One in full serves where less is asked for.
+        """
         path = self._path(picture, ".json")
         try:
             record = from_json(Record, read_json(path), str(path))
         except InputError:
             return None
-        return record if (record.sha256, record.in_full) == (sha256, in_full) else None
+        return record if record.sha256 == sha256 and (record.in_full or not in_full) else None
 
     def write(self, picture: PictureFile, record: Record, crops: dict[str, np.ndarray]) -> None:
         """Keep the record of a picture, after its crops, uint8 by name; without any, no file of crops is written."""

@@ -6,6 +6,7 @@ They are told the noise level, as the prior is.
 import importlib
 import warnings
 from collections.abc import Callable
+from importlib import metadata
 from typing import NamedTuple
 
 import numpy as np
@@ -19,13 +20,15 @@ class Rival(NamedTuple):
     Attributes:
       denoise: (a noisy picture [H, W, 1 or 3] on the scale [0, 1], which noise exceeds; sigma) to the estimate,
         [H, W] or with a last axis.
-      package: where it comes from.
+      module: which it is imported from.
+      package: by which that is installed.
       title: its name in tables.
       settings: what it is run with.
       terms: of its use, where they are narrower than those of free software.
     """
 
     denoise: Callable[[np.ndarray, float], np.ndarray]
+    module: str
     package: str
     title: str
     settings: str
@@ -68,12 +71,20 @@ def _bm3d(noisy: np.ndarray, sigma: float) -> np.ndarray:
 
 RIVALS = {
     "nl_means": Rival(
-        _nl_means, "skimage", "non-local means", "fast, patches of 5 pixels within 6 pixels, h = .6 sigma"
+        _nl_means,
+        "skimage",
+        "scikit-image",
+        "non-local means",
+        "fast, patches of 5 pixels within 6 pixels, h = .6 sigma",
     ),
     "wavelets": Rival(
-        _wavelets, "skimage", "wavelets", "sym8, 3 levels, BayesShrink, soft thresholds, in YCbCr, one pass"
+        _wavelets,
+        "skimage",
+        "scikit-image",
+        "wavelets",
+        "sym8, 3 levels, BayesShrink, soft thresholds, in YCbCr, one pass",
     ),
-    "bm3d": Rival(_bm3d, "bm3d", "BM3D", "profile np", "for non-commercial use only"),
+    "bm3d": Rival(_bm3d, "bm3d", "bm3d", "BM3D", "profile np, colour as CBM3D", "for non-commercial use only"),
 }
 
 
@@ -88,7 +99,7 @@ def find_rivals(names: str) -> tuple[dict[str, Rival], list[str]]:
         require_known("config.benchmark.rivals: unknown denoiser", name, RIVALS)
         rival = RIVALS[name]
         try:
-            importlib.import_module(rival.package)
+            importlib.import_module(rival.module)
         except ImportError as error:
             why = f"{rival.title} is left out: {reason(error)}"
             terms = f", {rival.terms}" if rival.terms else ""
@@ -100,8 +111,7 @@ def find_rivals(names: str) -> tuple[dict[str, Rival], list[str]]:
 
 def describe_rival(rival: Rival) -> str:
     """What it is run with, and the version of its package."""
-    version = getattr(importlib.import_module(rival.package), "__version__", "")
-    return f"{rival.settings} ({f'{rival.package} {version}'.strip()})"
+    return f"{rival.settings} ({rival.package} {metadata.version(rival.package)})"
 
 
 def run_rival(rival: Rival, noisy: np.ndarray, sigma: float) -> np.ndarray:

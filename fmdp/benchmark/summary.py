@@ -29,9 +29,9 @@ class Means:
 class Result:
     """One method at one noise level: over all pictures, and over those that were measured in full.
 
-    `every` is None for methods that ran on the latter only, and `full` where there are none of them. `change` is over
-    these, too: the difference from t = s on the same picture, whose standard error the pictures' own spread does not
-    enlarge.
+    `every` is None for methods that ran on the latter only, and `full` where there are none of them. `change` is the
+    difference from t = s over these. It is taken picture by picture, so that differences between the pictures do not
+    enlarge its standard error.
     """
 
     sigma: Number
@@ -44,12 +44,12 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class SetResult:
-    """The results on one set: how many pictures it has, how many were measured in full, and names left out."""
+    """The results on one set: its pictures, how many were measured in full, the time of one, and names left out."""
 
     name: str
     pictures: int
     in_full: int
-    seconds: float
+    median_seconds: float
     results: list[Result]
     notes: dict[str, list[str]] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
@@ -60,14 +60,14 @@ def summarise(records: Mapping[PictureFile, Record], left_out: Mapping[PictureFi
     found = []
     for name in dict.fromkeys(picture.dataset for picture in records):
         own = {picture: record for picture, record in records.items() if picture.dataset == name}
-        full = [record for record in own.values() if record.in_full]
+        full = {picture: record for picture, record in own.items() if record.in_full}
         found.append(
             SetResult(
                 name=name,
                 pictures=len(own),
                 in_full=len(full),
-                seconds=round(sum(record.seconds for record in own.values()), 1),
-                results=_results(list(own.values()), full),
+                median_seconds=float(np.median([record.seconds for record in own.values()])),
+                results=_results(own, full),
                 notes={picture.name: record.notes for picture, record in own.items() if record.notes},
                 left_out={picture.name: why for picture, why in left_out.items() if picture.dataset == name},
             )
@@ -75,22 +75,23 @@ def summarise(records: Mapping[PictureFile, Record], left_out: Mapping[PictureFi
     return found
 
 
-def _results(every: Sequence[Record], full: Sequence[Record]) -> list[Result]:
+def _results(every: Mapping[PictureFile, Record], full: Mapping[PictureFile, Record]) -> list[Result]:
     by_key, in_full = _by_key(every), _by_key(full)
     keys = list(dict.fromkeys([*in_full, *by_key]))  # the order of a picture measured in full
     keys.sort(key=lambda key: key[0])
     found = []
     for sigma, made in keys:
-        rows, few = by_key[sigma, made], in_full.get((sigma, made), [])
-        best = in_full.get((sigma, Made(LOOKAHEAD, 0)), [])
+        rows, few = by_key[sigma, made], in_full.get((sigma, made), {})
+        least_error = in_full.get((sigma, Made(LOOKAHEAD, 0)), {})
+        changes = [_difference(few[picture], least_error[picture]) for picture in few if picture in least_error]
         found.append(
             Result(
                 sigma=sigma,
                 method=made.method,
                 lookahead=made.lookahead,
-                every=_means([{"psnr": row["psnr"]} for row in rows]) if len(rows) == len(every) else None,
-                full=_means(few) if few else None,
-                change=_means([_difference(*pair) for pair in zip(few, best, strict=True)]) if few else None,
+                every=_means([{"psnr": row["psnr"]} for row in rows.values()]) if len(rows) == len(every) else None,
+                full=_means(list(few.values())) if few else None,
+                change=_means(changes) if changes else None,
             )
         )
     return found
@@ -100,11 +101,11 @@ def _difference(row: Measures, other: Measures) -> Measures:
     return {name: value - other[name] for name, value in row.items()}
 
 
-def _by_key(records: Sequence[Record]) -> dict[tuple[Number, Made], list[Measures]]:
-    found: dict[tuple[Number, Made], list[Measures]] = {}
-    for record in records:
+def _by_key(records: Mapping[PictureFile, Record]) -> dict[tuple[Number, Made], dict[PictureFile, Measures]]:
+    found: dict[tuple[Number, Made], dict[PictureFile, Measures]] = {}
+    for picture, record in records.items():
         for row in record.rows:
-            found.setdefault((row.sigma, Made(row.method, row.lookahead)), []).append(row.measures)
+            found.setdefault((row.sigma, Made(row.method, row.lookahead)), {})[picture] = row.measures
     return found
 
 

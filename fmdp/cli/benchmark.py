@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from fmdp import load
-from fmdp.benchmark.measure import Plan, load_distances, measure_picture
+from fmdp.benchmark.measure import LOOKAHEAD, Plan, load_distances, measure_picture
 from fmdp.benchmark.pictures import PictureFile, draw_noise, find_pictures, read_clean
 from fmdp.benchmark.published import PUBLISHED
 from fmdp.benchmark.records import Record, Records
@@ -80,7 +80,7 @@ def run_benchmark(config: ConfigDict, run: RunDir, checkpoint: str | None) -> No
         measured, left_out = _measure_all(config, plan, pictures, records)
         facts = {"prior": about, "settings": settings, "missing": missing, "made": provenance_of_run(config)}
         facts |= {"rivals": {name: describe_rival(rival) for name, rival in rivals.items()}}
-        _write_results(config, run, measured, left_out, records, facts)
+        _write_results(run, measured, left_out, records, facts)
     print(f"results in {run.path}: benchmark.md, benchmark.csv, benchmark.json and figures", flush=True)
 
 
@@ -165,7 +165,7 @@ def describe(picture: PictureFile, record: Record) -> str:
     """What to say about a picture that was measured, in one line."""
     ends = {
         end: "/".join(
-            f"{row.measures['psnr']:.2f}" for row in record.rows if (row.method, row.lookahead) == ("lookahead", r)
+            f"{row.measures['psnr']:.2f}" for row in record.rows if (row.method, row.lookahead) == (LOOKAHEAD, r)
         )
         for end, r in (("t = s", 0), ("t = 1", 1))
     }
@@ -175,7 +175,6 @@ def describe(picture: PictureFile, record: Record) -> str:
 
 
 def _write_results(
-    config: ConfigDict,
     run: RunDir,
     measured: dict[PictureFile, Record],
     left_out: dict[PictureFile, str],
@@ -185,13 +184,14 @@ def _write_results(
     """Write the tables and the figures of all pictures."""
     results = summarise(measured, left_out)
     write_csv(run / "benchmark.csv", measured)
-    more: dict[str, Any] = {"backends": sorted({record.backend for record in measured.values()})}
-    more |= {"published": {name: method._asdict() for name, method in PUBLISHED.items()}, "sets": to_json(results)}
-    write_json(run / "benchmark.json", {"schema_version": SCHEMA_VERSION} | facts | more)
-    write_markdown(run / "benchmark.md", results, facts, config.benchmark.perceptual_every)
+    facts = facts | {"backends": sorted({record.backend for record in measured.values()})}
+    more: dict[str, Any] = {"published": {name: method._asdict() for name, method in PUBLISHED.items()}}
+    write_json(run / "benchmark.json", {"schema_version": SCHEMA_VERSION} | facts | more | {"sets": to_json(results)})
+    write_markdown(run / "benchmark.md", results, facts)
     if not draw_planes(run / "benchmark.png", results):
         print("benchmark.png is not drawn: no learned distance was measured", flush=True)
     for of in results:
-        crops = {p.name: found for p in measured if p.dataset == of.name and (found := records.crops(p))}
-        if crops:
-            draw_strips(run / f"benchmark_{of.name}.png", of.name, dict(list(crops.items())[:SHOWN]))
+        shown = [picture for picture in measured if picture.dataset == of.name and records.crops(picture)][:SHOWN]
+        strips = {picture.name: (records.crops(picture), measured[picture].rows) for picture in shown}
+        for sigma in dict.fromkeys(result.sigma for result in of.results) if shown else ():
+            draw_strips(run / f"benchmark_{of.name}_{sigma:g}.png", of.name, sigma, strips)

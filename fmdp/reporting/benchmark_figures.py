@@ -8,16 +8,21 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from fmdp.benchmark.measure import CHORD, LOOKAHEAD, NOISY, Made
+from fmdp.benchmark.measure import CHORD, LOOKAHEAD, NOISY, Made, Row
 from fmdp.benchmark.pictures import detail_corner
 from fmdp.benchmark.summary import Result, SetResult
+from fmdp.evaluation.results import Number
 from fmdp.io.files import atomic_write
 from fmdp.io.levels import to_uint8
 from fmdp.reporting.benchmark_tables import TITLES, method_title
 from fmdp.reporting.curves import STYLE, verbatim
 
-DISTANCES = ("lpips_alex", "dists")
-CROP = 128  # pixels a side of what the strips show
+LPIPS = "lpips_alex"
+DISTANCES = (LPIPS, "dists")
+CROP = 128  # pixels a side of what is kept of a picture
+SHOWN = 64  # pixels a side of what a strip shows of it, in the middle of the crop
+ENLARGED = 3  # pixels of a strip for one of the picture
+NEAR = 1.0  # how far the plane extends beyond the flow map's curve and the chord, as a share of their extent
 MARKERS: dict[str, dict[str, Any]] = {
     "nl_means": {"color": "#3b8540", "marker": "^"},
     "wavelets": {"color": "#8a4fa3", "marker": "v"},
@@ -36,19 +41,21 @@ def draw_planes(path: pathlib.Path, results: Sequence[SetResult]) -> bool:
     if not rows:
         return False
     sigmas = list(dict.fromkeys(result.sigma for of in results for result in of.results))
-    figure = Figure(figsize=(4.0 * len(sigmas), 2.9 * len(rows) + 1.0), layout="constrained")
+    figure = Figure(figsize=(4.0 * len(sigmas), 3.1 * len(rows) + 1.2), layout="constrained")
     axes = figure.subplots(len(rows), len(sigmas), squeeze=False)
+    handles: dict[str, Any] = {}
     for line, (of, name) in zip(axes, rows, strict=True):
         for axis, sigma in zip(line, sigmas, strict=True):
-            _draw_plane(axis, [x for x in of.results if x.sigma == sigma and _has(x, name)], name)
+            handles |= _draw_plane(axis, [x for x in of.results if x.sigma == sigma and _has(x, name)], name)
             count = f"{of.in_full} picture{'s' * (of.in_full != 1)}"
             axis.set_title(f"{verbatim(of.name)}, sigma {sigma:g} ({count})", fontsize=9)
             axis.set_xlabel("PSNR in dB (higher is better)", fontsize=8)
         line[0].set_ylabel(f"{TITLES[name]} (lower is better)", fontsize=8)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5, fontsize=8)
     figure.suptitle(
-        "Each point is one denoiser, or one setting of the knob: better is to the right and down.\n"
-        "Flow map: from t = s (least error) to t = 1 (perfect perception, of an exact network), one evaluation each.",
+        "Each point is the mean of one denoiser, or of one setting of the knob: better is to the right and down.\n"
+        "Numbers at the flow map's points are its lookahead r, from t = s (0, least error) to t = 1. Bars are\n"
+        "standard errors of the difference from t = s on the same pictures. Distances are from the clean picture.",
         fontsize=10,
     )
     with atomic_write(path) as temporary:
@@ -60,24 +67,42 @@ def _has(result: Result, name: str) -> bool:
     return result.full is not None and name in result.full.measures
 
 
-def _draw_plane(axis, results: Sequence[Result], name: str) -> None:
-    for method in dict.fromkeys(result.method for result in results if result.method != NOISY):  # it is far away
-        means = [result.full.measures for result in results if result.method == method and result.full]
-        x, y = ([at[key] for at in means] for key in ("psnr", name))
-        if method not in (LOOKAHEAD, CHORD):
-            axis.plot(x, y, ls="", ms=8, label=method_title(method), **MARKERS[method])
+def _draw_plane(axis, results: Sequence[Result], name: str) -> dict[str, Any]:
+    """Draw the points near the curve, and name those that are far away in a corner. Returns what the legend shows."""
+    handles, far = {}, []
+    curve = np.array([_at(x, name) for x in results if x.method in (LOOKAHEAD, CHORD)])
+    low, high = curve.min(0), curve.max(0)
+    low, high = low - NEAR * (high - low), high + NEAR * (high - low)
+    for method in dict.fromkeys(result.method for result in results if result.method != NOISY):
+        of = [result for result in results if result.method == method]
+        (x, y), title = np.array([_at(result, name) for result in of]).T, method_title(method)
+        if method in (LOOKAHEAD, CHORD):
+            style, title = STYLE[method], f"{title} ({'one evaluation' if method == LOOKAHEAD else 'two evaluations'})"
+        elif np.any((low > (x[0], y[0])) | (high < (x[0], y[0]))) and np.ptp(curve, 0).all():
+            far.append(f"{title}: {x[0]:.2f} dB, {y[0]:.3f}")
             continue
-        axis.plot(
-            x,
-            y,
-            label=f"{method_title(method)} ({'one evaluation' if method == LOOKAHEAD else 'two'})",
-            **STYLE[method],
-        )
+        else:
+            style = {"ls": "", "ms": 7, "mfc": "none"} | MARKERS.get(method, {"color": "#606060", "marker": "*"})
+        errors = [[_error(result, measure) for result in of] for measure in ("psnr", name)]
+        axis.errorbar(x, y, errors[1], errors[0], fmt="none", ecolor=style["color"], elinewidth=0.7, alpha=0.6)
+        (handles[title],) = axis.plot(x, y, label=title, **style)
         if method == LOOKAHEAD:
-            for end, k, offset in (("t = s", 0, (5, 5)), ("t = 1", -1, (-9, -13))):
-                axis.annotate(end, (x[k], y[k]), offset, textcoords="offset points", fontsize=8)
-    axis.margins(0.15)
+            for result, at in zip(of, zip(x, y, strict=True), strict=True):
+                axis.annotate(f"{result.lookahead:g}", at, (4, 5), textcoords="offset points", fontsize=7)
+    if far:
+        axis.text(0.02, 0.98, "\n".join(["outside:", *far]), transform=axis.transAxes, fontsize=6.5, va="top")
+    axis.margins(0.2)
     axis.tick_params(labelsize=8)
+    return handles
+
+
+def _at(result: Result, name: str) -> tuple[Number, Number]:
+    measures = result.full.measures if result.full else {}
+    return measures["psnr"], measures[name]
+
+
+def _error(result: Result, name: str) -> Number:
+    return result.change.measures.get(f"{name}_sem", 0.0) if result.change else 0.0
 
 
 def crop_estimates(clean: np.ndarray, estimates: Mapping[float, Mapping[Made, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -97,44 +122,61 @@ def crop_estimates(clean: np.ndarray, estimates: Mapping[float, Mapping[Made, np
     return found
 
 
-def draw_strips(path: pathlib.Path, dataset: str, crops: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-    """Draw crops of pictures: a row for each picture and noise level; clean, noisy, by lookahead, by the rivals.
+def draw_strips(
+    path: pathlib.Path,
+    dataset: str,
+    sigma: float,
+    pictures: Mapping[str, tuple[Mapping[str, np.ndarray], Sequence[Row]]],
+) -> None:
+    """Draw crops of pictures at one noise level: by lookahead, and below clean, noisy and by the rivals.
 
     Args:
       path: of the PNG.
       dataset: the name of the set.
-      crops: by the name of the picture, from `crop_estimates`.
+      sigma: of the noise, of 255.
+      pictures: by name, their crops from `crop_estimates`, and their rows.
     """
-    rows = [(name, sigma) for name, of in crops.items() for sigma in dict.fromkeys(k.split("/")[0] for k in of)]
-    rows = [(name, sigma) for name, sigma in rows if sigma != "clean"]
-    columns = {name: _columns(crops[name], sigma) for name, sigma in rows}
-    width = max(len(found) for found in columns.values())
-    figure = Figure(figsize=(1.45 * width + 0.3, 1.55 * len(rows) + 0.7), layout="constrained")
-    axes = figure.subplots(len(rows), width, squeeze=False)
-    for number, (line, (name, sigma)) in enumerate(zip(axes, rows, strict=True)):
-        for axis, (title, key) in zip(line, columns[name].items(), strict=False):
-            image = crops[name][key if key == "clean" else f"{sigma}/{key}"]
-            axis.imshow(image, cmap=colormaps["gray"], vmin=0, vmax=255, interpolation="antialiased")
+    lines = [line for name, of in pictures.items() for line in _lines(name, sigma, *of)]
+    side, gap, title, head = SHOWN * ENLARGED, 8, 40, 60  # in pixels
+    width = max(len(line) for line in lines) * (side + gap) + gap
+    height = len(lines) * (side + title) + head
+    figure = Figure(figsize=(width / 100, height / 100), dpi=100)
+    for number, line in enumerate(lines):
+        for place, (label, image) in enumerate(line):
+            left, top = gap + place * (side + gap), head + number * (side + title) + title
+            axis = figure.add_axes((left / width, 1 - (top + side) / height, side / width, side / height))
+            axis.imshow(image, cmap=colormaps["gray"], vmin=0, vmax=255, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
-            axis.set_title(title if number == 0 else "", fontsize=8)
-        for axis in line[len(columns[name]) :]:
-            axis.remove()
-        line[0].set_ylabel(verbatim(f"{name[-24:]}\nsigma {sigma}"), fontsize=7)
-    where = f"where each picture has most detail, at most {CROP}x{CROP} pixels"
-    figure.suptitle(f"{verbatim(dataset)}: {where}", fontsize=10)
+            axis.set_title(verbatim(label), fontsize=7.5)
+    which = "the first pictures measured in full, where they have most detail"
+    about = (
+        f"{verbatim(dataset)}, sigma {sigma:g}: {which}, {ENLARGED} times enlarged.\nNumbers are of the whole picture."
+    )
+    figure.suptitle(about, fontsize=9, y=1 - 6 / height, va="top")
     with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=110)
+        figure.savefig(temporary)
 
 
-def _columns(crops: Mapping[str, np.ndarray], sigma: str) -> dict[str, str]:
-    """The keys of the crops of a row, without the noise level, by their titles."""
-    keys = [key.split("/", 1)[1] for key in crops if key.startswith(f"{sigma}/")]
-    found = {"clean": "clean", "noisy": NOISY}
-    ends = {"0": "\n(t = s)", "1": "\n(t = 1)"}
-    for key in keys:
-        method, _, r = key.partition("/")
-        if method == LOOKAHEAD:
-            found[f"flow map, r = {r}{ends.get(r, '')}"] = key
-        elif method != NOISY:
-            found[method_title(method)] = key
-    return found
+def _lines(
+    name: str, sigma: float, crops: Mapping[str, np.ndarray], rows: Sequence[Row]
+) -> tuple[list[tuple[str, np.ndarray]], list[tuple[str, np.ndarray]]]:
+    """The titles and images of a picture: the flow map's, and the others."""
+    flow_map, others = [], [(f"{name[-28:]}\nclean", _middle(crops["clean"]))]
+    for row in rows:
+        key = f"{sigma:g}/{row.method}" + ("" if row.lookahead is None else f"/{row.lookahead:g}")
+        if row.sigma != sigma or key not in crops:
+            continue
+        numbers = f"{row.measures['psnr']:.2f} dB"
+        numbers += f", {TITLES[LPIPS]} {row.measures[LPIPS]:.3f}" if LPIPS in row.measures else ""
+        if row.method == LOOKAHEAD:
+            end = {0.0: " (t = s)", 1.0: " (t = 1)"}.get(row.lookahead or 0.0, "")
+            flow_map.append((f"flow map, r = {row.lookahead:g}{end}\n{numbers}", _middle(crops[key])))
+        else:
+            others.append((f"{method_title(row.method)}\n{numbers}", _middle(crops[key])))
+    return flow_map, others
+
+
+def _middle(image: np.ndarray) -> np.ndarray:
+    """The square in the middle of an image [h, w] or [h, w, 3] that a strip shows."""
+    top, left = (max(length - SHOWN, 0) // 2 for length in image.shape[:2])
+    return image[top : top + SHOWN, left : left + SHOWN]

@@ -10,7 +10,7 @@ from fmdp.benchmark.pictures import PictureFile
 from fmdp.benchmark.published import PICTURES, PUBLISHED, published_psnr
 from fmdp.benchmark.records import Record
 from fmdp.benchmark.rivals import RIVALS
-from fmdp.benchmark.summary import MEASURES, Means, Result, SetResult
+from fmdp.benchmark.summary import MEASURES, Result, SetResult
 from fmdp.io.files import atomic_write
 from fmdp.reporting.markdown import table_row, table_rule
 
@@ -18,16 +18,21 @@ TITLES = {"psnr": "PSNR", "ssim": "SSIM", "lpips_alex": "LPIPS", "dists": "DISTS
 ARROWS = {"psnr": "↑", "ssim": "↑", "lpips_alex": "↓", "dists": "↓"}
 DECIMALS = {"psnr": 2, "ssim": 4, "lpips_alex": 4, "dists": 4}
 CONVENTIONS = """\
-Noise is Gaussian of a known sigma, added to whole pictures and not clipped. Each picture has noise of its own, which
-depends on the seed and its name alone. PSNR is that of the clipped estimate, not rounded, averaged over the pictures.
-SSIM takes the clipped estimate. LPIPS (version 0.1, AlexNet) and DISTS take the estimate as an eight-bit file gives it
-back; DISTS at the size of the picture, where its paper shrinks pictures to 256 pixels. ± is the standard error of the
-mean over the pictures. All methods have the same pictures and the same noise, so differences between methods are more
-certain than that. `benchmark.json` has their standard errors (`change`), and all standard deviations.
+Noise is Gaussian of a known sigma, added to whole pictures and not clipped. Each picture has one draw of it, which
+depends on the seed, its name and its size alone, and all methods are given the same. All measures take the estimate
+clipped to [0, 255], so the PSNR of the noisy picture is above the textbook's. PSNR is over all channels, the mean of
+the pictures' own. SSIM is the mean over pixels and channels, with a Gaussian window of 11x11 and width 1.5. LPIPS
+(version 0.1, AlexNet) and DISTS take the estimate as an eight-bit file gives it back, DISTS at the size of the picture,
+where its paper shrinks pictures to 256 pixels.
+
+Δ is the mean difference from the flow map at t = s on the same pictures, ± its standard error. It is the fair
+comparison: the pictures differ much more from each other than the methods do.
 
 The flow map's r is its lookahead: r = 0 is t = s, the estimate of least error; r = 1 is t = 1, whose distribution is
 that of photographs if the network is exact. The chord blends the pictures of these two ends, (1 - r) of the first and r
-of the second."""
+of the second, so it takes two evaluations where the flow map takes one. LPIPS and DISTS compare an estimate with the
+clean picture. They do not measure whether estimates are distributed as photographs are, so the r at which they are best
+need not be 1."""
 CHORD_ENDS = ((CHORD, 0), (CHORD, 1))  # those of the lookahead
 
 
@@ -42,28 +47,30 @@ def write_csv(path: pathlib.Path, records: Mapping[PictureFile, Record]) -> None
                 writer.writerow(of | {"lookahead": row.lookahead} | row.measures)
 
 
-def write_markdown(path: pathlib.Path, results: Sequence[SetResult], facts: Mapping[str, Any], every: int) -> None:
+def write_markdown(path: pathlib.Path, results: Sequence[SetResult], facts: Mapping[str, Any]) -> None:
     """Write the tables in Markdown.
 
     Args:
       results: of `benchmark.summary.summarise`.
-      facts: as in benchmark.json: `prior`, `rivals`, `made`, and `missing`, lines about what did not run.
-      every: which pictures were measured in full, one in so many.
+      facts: as in benchmark.json: `prior`, `settings`, `rivals`, `made`, `backends`, and `missing`, lines about what
+        did not run.
     """
-    prior = facts["prior"]
+    prior, settings = facts["prior"], facts["settings"]
     name = f"{prior.get('name', prior['checkpoint'])} (SHA-256 of its weights {prior['sha256'][:16]})"
-    lines = ["# Denoising benchmark", "", f"Prior: {name}. Command:", "", f"    {facts['made']['command']}", ""]
-    lines += [*_overview(results), *CONVENTIONS.splitlines(), ""]
+    tile = "in tiles of {}x{} pixels with margins of {}".format(*settings["tile"][:2], settings["tile"][-1])
+    how = f"{tile}; products in {settings['precision']} precision on {' and '.join(facts['backends'])}"
+    lines = ["# Denoising benchmark", "", f"Prior: {name}, {how}. Seed of the noise: {settings['seed']}. Command:", ""]
+    lines += [f"    {facts['made']['command']}", "", *_overview(results), *CONVENTIONS.splitlines(), ""]
     lines += [f"- {method_title(rival)}: {how}." for rival, how in facts["rivals"].items()]
     lines += [f"- {line}." for line in facts["missing"]] + [""]
     for of in results:
-        lines += [f"## {of.name}", "", *_about(of, every), ""]
+        lines += [f"## {of.name}", "", *_about(of), ""]
         for sigma in dict.fromkeys(result.sigma for result in of.results):
             lines += [f"### {of.name}, sigma {sigma:g} of 255", "", *_table(of, sigma), ""]
     if any(of.name.lower() in PICTURES for of in results):
-        sources = "; ".join(f"{name}: {method.source}" for name, method in PUBLISHED.items())
-        lines += [f"Published numbers: {sources}. They are over whole sets, of estimates rounded to eight bits, which"]
-        lines += ["lowers PSNR by about .01 dB at 33 dB."]
+        papers = "; ".join(f"{name}: {method.source}" for name, method in PUBLISHED.items())
+        lines += [f"Published methods: {papers}. Their numbers are as the papers of FFDNet, DRUNet and SwinIR tabulate"]
+        lines += ["them, of estimates rounded to eight bits, which lowers PSNR by about .01 dB at 33 dB."]
     with atomic_write(path) as temporary:
         temporary.write_text("\n".join(lines).rstrip() + "\n")
 
@@ -101,55 +108,70 @@ def _slashes(values: Sequence[float | None]) -> str:
     return " / ".join("–" if value is None else f"{value:.2f}" for value in values)
 
 
-def _about(of: SetResult, every: int) -> list[str]:
+def _about(of: SetResult) -> list[str]:
     """What was measured of a set, and what is special about some of its pictures."""
-    lines = [f"{_count(of.pictures)}. {_in_full(of, every)}"]
+    lines = [f"{_count(of.pictures)}. {_in_full(of)}", ""]
     by_note: dict[str, list[str]] = {}
     for name, notes in of.notes.items():
         for note in notes:
             by_note.setdefault(note, []).append(name)
     lines += [
-        f"{_count(len(names))} ({names[0]}{', ...' * (len(names) > 1)}): {note}." for note, names in by_note.items()
+        f"- {_count(len(names))} ({names[0]}{', ...' * (len(names) > 1)}): {note}." for note, names in by_note.items()
     ]
-    lines += [f"Left out: {name} ({why})." for name, why in of.left_out.items()]
-    return lines
+    return [*lines, *(f"- Left out: {name} ({why})." for name, why in of.left_out.items())]
 
 
-def _in_full(of: SetResult, every: int) -> str:
+def _in_full(of: SetResult) -> str:
     if of.in_full == of.pictures:
         return "Everything is measured on all of them."
-    which = f"one picture in {every} ({_count(of.in_full)})"
-    return f"PSNR of both ends of the lookahead is over all of them, everything else over {which}."
+    if not of.in_full:
+        return "PSNR of both ends of the lookahead alone is measured."
+    offsets = [
+        x.every.measures["psnr"] - x.full.measures["psnr"]
+        for x in of.results
+        if (x.method, x.lookahead) == (LOOKAHEAD, 0) and x.every and x.full
+    ]
+    over = f"The tables below are over {of.in_full} of them, and the overview is over all"
+    return f"{over}, whose PSNR at t = s differs by {' / '.join(f'{offset:+.2f}' for offset in offsets)} dB."
 
 
 def _table(of: SetResult, sigma: float) -> list[str]:
-    rows = [x for x in of.results if x.sigma == sigma and (x.method, x.lookahead) not in CHORD_ENDS]
+    rows = [x for x in of.results if x.sigma == sigma and x.full and (x.method, x.lookahead) not in CHORD_ENDS]
+    if not rows:
+        return ["Nothing was measured in full."]
     measures = [name for name in MEASURES if any(row.full and name in row.full.measures for row in rows)]
-    partly = of.in_full < of.pictures
-    header = [f"sigma {sigma:g}", *([f"PSNR ↑, all {of.pictures}"] if partly else [])]
-    header += [f"{TITLES[name]} {ARROWS[name]}" + (f", {of.in_full}" if partly else "") for name in measures]
+    header = [f"sigma {sigma:g}, {_count(of.in_full)}"]
+    for name in measures:
+        header += [f"{TITLES[name]} {ARROWS[name]}", *(["Δ"] if name != "ssim" else [])]
     lines = [table_row(header), table_rule(header)]
     for row in rows:
-        cells = [_cell(row.every, "psnr")] if partly else []
-        lines.append(table_row([_title(row), *cells, *(_cell(row.full, name) for name in measures)]))
-    for name, value in published_psnr(of.name, sigma).items():
-        lines.append(table_row([f"{name}, published", f"{value:.2f}", *[""] * (len(header) - 2)]))
+        cells = [_title(row, of.in_full)]
+        for name in measures:
+            cells += [_mean(row, name), *([_change(row, name)] if name != "ssim" else [])]
+        lines.append(table_row(cells))
     return lines
 
 
-def _title(row: Result) -> str:
+def _title(row: Result, in_full: int) -> str:
     ends = {0.0: " (t = s)", 1.0: " (t = 1)"} if row.method == LOOKAHEAD else {}
-    name = method_title(row.method)
-    return name if row.lookahead is None else f"{name}, r = {row.lookahead:g}{ends.get(row.lookahead, '')}"
+    at = "" if row.lookahead is None else f", r = {row.lookahead:g}{ends.get(row.lookahead, '')}"
+    fewer = f" ({_count(row.full.pictures)})" if row.full and row.full.pictures < in_full else ""
+    return f"{method_title(row.method)}{at}{fewer}"
 
 
-def _cell(means: Means | None, name: str) -> str:
-    if means is None or name not in means.measures:
+def _mean(row: Result, name: str) -> str:
+    if row.full is None or name not in row.full.measures:
         return ""
-    decimals = DECIMALS[name]
-    value = f"{means.measures[name]:.{decimals}f}"
-    error = means.measures.get(f"{name}_sem")
-    return value if error is None else f"{value} ± {error:.{decimals}f}"
+    of = row.full.measures.get(f"{name}_pictures")
+    return f"{row.full.measures[name]:.{DECIMALS[name]}f}" + (f" ({_count(int(of))})" if of else "")
+
+
+def _change(row: Result, name: str) -> str:
+    if row.change is None or name not in row.change.measures or (row.method, row.lookahead) == (LOOKAHEAD, 0):
+        return ""
+    error = row.change.measures.get(f"{name}_sem")
+    value = f"{row.change.measures[name]:+.{DECIMALS[name]}f}"
+    return value if error is None else f"{value} ± {error:.{DECIMALS[name]}f}"
 
 
 def _count(pictures: int) -> str:

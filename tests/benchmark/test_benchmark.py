@@ -1,6 +1,7 @@
 """The benchmark as a whole: pictures, noise, records, resuming, tables, and what is refused."""
 
 import csv
+import dataclasses
 import itertools
 import json
 import types
@@ -33,6 +34,7 @@ from fmdp.errors import InputError
 from fmdp.io.run_dir import RunDir
 from fmdp.pretrained import prior as prior_files
 from fmdp.reporting.benchmark_figures import draw_planes
+from tests.reporting.test_planes import drawn
 from tests.support.tiny_unet import TINY
 
 
@@ -108,9 +110,15 @@ def test_a_benchmark_leaves_its_results_and_goes_on_where_it_stopped(checkpoint,
     text = (tmp_path / "one" / "benchmark.md").read_text()
     assert "| SwinIR, published | 32.89 |" in text
     assert f"| flow map, t = s | {np.mean(psnr):.2f} |" in text
-    assert f"| flow map, r = 0 (t = s) | {np.mean(psnr):.2f} ± " in text
+    assert f"| flow map, r = 0 (t = s) | {(psnr[0] + psnr[2]) / 2:.2f} |  | " in text
+    changes = np.array([float(rows[2]["psnr"]) - psnr[0], float(rows[13]["psnr"]) - psnr[2]])
+    assert f" | {changes.mean():+.2f} ± {np.ptp(changes) / 2:.2f} | " in text
+    offset = np.mean(psnr) - (psnr[0] + psnr[2]) / 2
+    assert f"over 2 of them, and the overview is over all, whose PSNR at t = s differs by {offset:+.2f} dB." in text
+    assert "wavelets: sym8, 3 levels, BayesShrink, soft thresholds, in YCbCr, one pass (scikit-image 0." in text
+    assert "in tiles of 16x16 pixels with margins of 4; products in default precision on cpu" in text
     assert "so they do not compare with 4 of 24 pictures of Kodak24." in text
-    assert (tmp_path / "one" / "benchmark_Kodak24.png").stat().st_size > 10_000
+    assert (tmp_path / "one" / "benchmark_Kodak24_25.png").stat().st_size > 10_000
     assert not (tmp_path / "one" / "benchmark.png").exists()
     with pytest.raises(InputError, match=r"holds pictures measured with sigmas \[25.0\], not \[50.0\]: name another"):
         run(configure(folder, sigmas=(50.0,)), tmp_path / "two", checkpoint)
@@ -246,6 +254,10 @@ def test_means_and_spreads():
     assert best.change.measures["ssim_sem"] == 0
     assert best.full.measures["ssim"] == pytest.approx(0.6)
     assert best.full.measures["ssim_sem"] == pytest.approx(0.1)
+    failed = dataclasses.replace(records[pictures[0]], rows=records[pictures[0]].rows[:1])
+    (of,) = summarise({**records, pictures[0]: failed}, {})
+    assert of.results[1].full.pictures == 1
+    assert of.results[1].change.measures == {"psnr": -2}  # from the same picture
     (one,) = summarise({pictures[1]: record(33.0)}, {})
     assert one.results[0].every.measures == {"psnr": 33.0}
     assert one.results[0].full is None
@@ -258,11 +270,19 @@ def test_the_plane_shows_what_has_learned_distances(tmp_path):
 
     results = [result("lookahead", 33.0 - r, 0.2 - r / 10, r) for r in (0.0, 0.5, 1.0)]
     results += [result("chord", 32.5, 0.17, 0.5), result("noisy", 24.0, 0.5)]
-    results += [result(name, 31.0, 0.3) for name in RIVALS]
-    of = SetResult(name="a$b_c", pictures=8, in_full=2, seconds=1.0, results=results)
-    assert draw_planes(tmp_path / "plane.png", [of])
-    assert (tmp_path / "plane.png").stat().st_size > 10_000
-    assert not draw_planes(tmp_path / "none.png", [SetResult(name="a", pictures=8, in_full=0, seconds=1.0, results=[])])
+    results += [result(name, 32.0 - k, 0.12 + k) for k, name in enumerate(RIVALS)]
+    of = SetResult(name="a$b_c", pictures=8, in_full=2, median_seconds=1.0, results=results)
+    (axis, *_), (legend,) = (found := drawn(draw_planes, tmp_path / "plane.png", [of])).axes, found.legends
+    assert [text.get_text() for text in axis.texts] == [
+        "0",
+        "0.5",
+        "1",
+        "outside:\nwavelets: 31.00 dB, 1.120\nBM3D: 30.00 dB, 2.120",
+    ]
+    shown = ["flow map (one evaluation)", "chord (two evaluations)", "non-local means"]
+    assert [text.get_text() for text in legend.get_texts()] == shown
+    assert axis.get_ylim()[1] < 0.3
+    assert not draw_planes(tmp_path / "none.png", [dataclasses.replace(of, results=[])])
     assert not (tmp_path / "none.png").exists()
 
 
@@ -277,7 +297,9 @@ def test_records_of_another_file_or_extent_are_not_used(tmp_path):
     records = Records.open(tmp_path / "records", {"seed": 0, "lookaheads": (0.0, 1.0)})
     assert records.read(picture, "ab", True) == record
     assert records.read(picture, "cd", True) is None
-    assert records.read(picture, "ab", False) is None
+    assert records.read(picture, "ab", False) == record
+    records.write(picture, dataclasses.replace(record, in_full=False), {})
+    assert records.read(picture, "ab", True) is None
     assert records.crops(picture)["clean"].shape == (2, 3)
     with pytest.raises(InputError, match="holds pictures measured with seed 0, not 1: name another --workdir"):
         Records.open(tmp_path / "records", {"seed": 1, "lookaheads": (0.0, 1.0)})
