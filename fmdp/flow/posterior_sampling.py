@@ -32,16 +32,16 @@ Samples = TypeVar("Samples", Array, np.ndarray)
 RANGES = {"s": Range(0, 1, excluded=1), "scale": Range(0, 1), "steps": Range(1)}
 
 
-def bridge(x: Images, clean: Images, t: Array, u: Array) -> tuple[Array, Array]:
+def bridge(x: Images, clean: Images, start: Array, end: Array) -> tuple[Array, Array]:
     """Mean [..., H, W, C] and standard deviation of x_u given x_t = x and x1 = clean, 0 <= t < u <= 1.
 
-    With x_t = (t / u) x_u + tau n the noising step from u back to t, tau^2 = (1 - t)^2 - (t / u)^2 (1 - u)^2.
+    The times are given as what remains to 1, start = 1 - t and end = 1 - u: close to 1, t itself rounds to 1. With
+    x_t = (t / u) x_u + tau n the noising step from u back to t, tau^2 = start^2 - (t / u)^2 end^2.
     """
-    ratio = t / u
-    spread_t, spread_u = (1 - t) ** 2, (1 - u) ** 2
-    tau = spread_t - ratio**2 * spread_u
-    mean = expand(u * tau / spread_t, x) * clean + expand(ratio * spread_u / spread_t, x) * x
-    return mean, expand(jnp.sqrt(spread_u * tau / spread_t), x)
+    shrunk = end / start
+    kept = (1 - start) / (1 - end) * shrunk
+    mean = expand((1 - end) * (1 - kept**2), x) * clean + expand(kept * shrunk, x) * x
+    return mean, expand(end * jnp.sqrt(1 - kept**2), x)
 
 
 def scaled_diffusion(
@@ -71,8 +71,8 @@ def scaled_diffusion(
 
     def step(x, inputs):
         start, end, key = inputs
-        t, u = 1 - start * (1 - s), 1 - end * (1 - s)
-        mean, spread = bridge(x, denoise(field, x, t, t), t, u)
+        t = 1 - start * (1 - s)
+        mean, spread = bridge(x, denoise(field, x, t, t), start * (1 - s), end * (1 - s))
         return mean + scale * spread * jax.random.normal(key, x.shape, x.dtype), None
 
     x, _ = jax.lax.scan(step, x, (remaining[:-1], remaining[1:], jax.random.split(key, steps)))

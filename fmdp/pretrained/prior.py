@@ -28,10 +28,11 @@ SHIPPED_WEIGHTS = pathlib.Path(__file__).parent / "weights"
 
 
 class PriorMetadata(dict):
-    """What is known of a prior, as plain JSON. It is compared by identity, so that it can be a static pytree field."""
+    """What is known of a prior, as plain JSON, with a hash, so that it can be a static pytree field."""
 
-    __hash__ = object.__hash__  # type: ignore[assignment]
-    __eq__ = object.__eq__  # type: ignore[assignment]
+    def __hash__(self) -> int:  # type: ignore[override]
+        """Equal for equal ones, so that a prior that is loaded again runs the programs that are compiled."""
+        return hash(frozenset(self))
 
 
 @jax.tree_util.register_dataclass

@@ -51,6 +51,16 @@ def test_what_is_saved_is_loaded(prior, tmp_path, half, tolerance):
     assert {path.name for path in tmp_path.iterdir()} == {"tiny"}
 
 
+def test_a_prior_that_is_loaded_again_compiles_nothing_and_can_be_averaged(saved):
+    compiled = jax.jit(lambda prior, x: prior(x, 0.5, 1.0))
+    first, again = fmdp.load(saved), fmdp.load(saved)
+    for prior in (first, again):
+        compiled(prior, jnp.zeros(SHAPE))
+    assert compiled._cache_size() == 1
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, first, again)
+    np.testing.assert_array_equal(mean(jnp.ones(SHAPE), 0.5, 1.0), first(jnp.ones(SHAPE), 0.5, 1.0))
+
+
 def test_a_prior_is_shown_without_its_arrays(prior):
     count = sum(x.size for x in jax.tree.leaves(prior.params))
     shown = f"Prior(MLP, image_shape=(4, 6, 1), {count:,} parameters)"
