@@ -12,6 +12,7 @@ from fmdp.reporting import curves
 
 pytestmark = [pytest.mark.device, pytest.mark.slow]
 
+KEY = jax.random.key(2)
 TARGET = Gaussian(np.zeros((2, 2, 1)), 0.3 * np.eye(4))
 
 
@@ -37,7 +38,7 @@ def swept():
     )
     train, test = (np.asarray(TARGET.sample(jax.random.key(seed), 500)) for seed in (0, 1))
     split = data.Split(train, test, np.zeros(500, int), np.zeros(500, int), "", TARGET)
-    result, sweeps = denoising.evaluate_denoising(FIELD, split, c, jax.random.key(2))
+    result, sweeps = denoising.evaluate_denoising(FIELD, split, c, KEY)
     return c, split, to_json(result), sweeps
 
 
@@ -84,11 +85,28 @@ def test_residuals_of_an_exact_field_vanish(swept):
             assert row[name] < 1e-4
 
 
+def test_residuals_take_fewer_images_at_once_than_the_sweep(swept):
+    c, split, _, _ = swept
+    seen = []
+
+    def field(x, s, t):
+        seen.append(x.size // 4)
+        return exact_field(x, s, t)
+
+    c = c.copy_and_resolve_references()
+    c.update(points=2, noise_draws=1, batch_size=40, baseline_images=0, bootstrap=2, noise_levels=(0.4,))
+    few = split._replace(test=split.test[:60], test_labels=split.test_labels[:60])
+    denoising.evaluate_denoising(jax.tree_util.Partial(field), few, c, KEY)
+    count = jax.device_count()
+    assert max(seen) == -(-40 // count) * count
+    assert seen[-1] == -(-8 // count) * count
+
+
 def test_ragged_batches_change_nothing(swept):
     c, split, _, sweeps = swept
     whole = c.copy_and_resolve_references()
     whole.update(batch_size=1000, baseline_images=0)
-    again = denoising.sweep_noise_level(FIELD, split.test, 0.4, whole, jax.random.fold_in(jax.random.key(2), 0))
+    again = denoising.sweep_noise_level(FIELD, split.test, 0.4, whole, jax.random.fold_in(KEY, 0))
     np.testing.assert_allclose(again.curves["lookahead"].restored, sweeps[0].curves["lookahead"].restored, atol=1e-5)
     assert set(again.curves) == {"lookahead", "chord"}
 
