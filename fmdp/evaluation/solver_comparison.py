@@ -19,7 +19,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from fmdp.config.tasks import Task
-from fmdp.data import Split
+from fmdp.data import Split, mixed_order
 from fmdp.errors import InputError
 from fmdp.evaluation import network_metrics
 from fmdp.evaluation.measures import measure_images, measure_sets, null_intervals, reference_images, summary
@@ -85,7 +85,8 @@ def compare_solvers(
 
     Args:
       field: a pytree, such as a `jax.tree_util.Partial`.
-      split: its training images tune the solvers and serve as the real ones; its test images are restored.
+      split: its training images serve as the real ones, and the first in `mixed_order` tune the solvers; its test
+        images are restored.
       tasks: by name.
       config: config.inverse.
       key: of masks, kernels, noise and solvers.
@@ -100,7 +101,8 @@ def compare_solvers(
     Raises:
       InputError: a task that cannot be set up.
     """
-    clean, tuning = jnp.asarray(split.test[: config.images]), jnp.asarray(split.train[: config.tuning_images])
+    tuned_on = mixed_order(split.train_labels)[: config.tuning_images]
+    clean, tuning = jnp.asarray(split.test[: config.images]), jnp.asarray(split.train[tuned_on])
     for name, task in tasks.items():
         draw_observations(task, name, clean[:1], key)  # so that a mistake in the last task is found before any work
     real, _ = reference_images(split)

@@ -263,6 +263,19 @@ class StoppedError(Exception):
     """What ends a comparison in a test."""
 
 
+def test_solvers_are_tuned_on_images_of_every_class(monkeypatch):
+    def tune(field, images, *rest):
+        assert set(np.asarray(images).ravel()) == {0.0, 0.25, 0.5}
+        raise StoppedError
+
+    monkeypatch.setattr(solver_comparison, "tune_solvers", tune)
+    labels = np.repeat([0, 1, 2], 20)
+    by_class = np.broadcast_to(labels[:, None, None, None] / np.float32(4), (60, *SHAPE))
+    data = split()._replace(train=by_class, train_labels=labels)
+    with pytest.raises(StoppedError):
+        solver_comparison.compare_solvers(FIELD, data, {"a": INPAINTING}, settings(), KEY)
+
+
 @pytest.mark.slow
 def test_a_stopped_comparison_goes_on_where_it_was(tmp_path, monkeypatch):
     config = settings(
