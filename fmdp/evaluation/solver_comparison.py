@@ -222,7 +222,7 @@ def _restore(
     outputs, infos, seconds = [], [], []
     for observed, key in zip(observations, keys, strict=True):
         began = time.monotonic()
-        x, info = solve_batch(field, observed, jax.random.fold_in(key, 1), run.solver, run.options, batch)
+        x, info = solve_batch(field, observed, _solve_key(observed, key), run.solver, run.options, batch)
         seconds.append((time.monotonic() - began) / len(x))
         raise_if_diverged(info, name, run.solver)
         if (largest := np.abs(x).max()) > MAX_MAGNITUDE:
@@ -237,6 +237,11 @@ def _restore(
     }
 
 
+def _solve_key(observed: Observation, key: PRNGKey) -> PRNGKey:
+    """The key of the solvers. Those that drew the n observations, split(key, n), are fold_in(key, i) for i < n."""
+    return jax.random.fold_in(key, len(observed.y))
+
+
 def _iterates(
     field: AverageField, observations: Observation, shown: int, task: Task, config: ConfigDict, plan: Plan, key: PRNGKey
 ) -> Part:
@@ -244,7 +249,7 @@ def _iterates(
     steps, tuned = _most_steps(task, config, plan)
     if tuned is None:
         return None, {}
-    one = jax.tree.map(lambda x: x[shown : shown + 1], observations)
+    one, key = jax.tree.map(lambda x: x[shown : shown + 1], observations), _solve_key(observations, key)
     moments = [round(share * (steps - 1)) for share in ITERATES]
     found = {}
     for lookahead in ENDS:
