@@ -6,7 +6,7 @@ import pytest
 from fmdp import data
 from fmdp.config.defaults import default_config
 from fmdp.evaluation import denoising, known_target
-from fmdp.exact import Gaussian
+from fmdp.exact import Gaussian, GaussianMixture
 from fmdp.io.dataclass_json import to_json
 from fmdp.reporting import curves
 
@@ -146,6 +146,17 @@ def test_truth_places_an_exact_field_on_itself(swept):
             assert exact["excess"]["high"] is None or exact["excess"]["high"] < 0.05
         assert level["squared_p_star"]["low"] == pytest.approx(float(TARGET.p_star(level["s"])) ** 2, rel=1e-5)
         assert level["frontier"][0]["mse"] == pytest.approx(float(TARGET.mse(level["s"], 1.0)), rel=1e-4)
+
+
+def test_the_least_error_has_samples_of_its_own(monkeypatch):
+    target = GaussianMixture(np.ones(1), np.zeros((1, 2)), np.eye(2)[None], (1, 1, 2))
+    keys = []
+    fresh = known_target._fresh
+    monkeypatch.setattr(known_target, "_fresh", lambda target, key, n: keys.append(key) or fresh(target, key, n))
+    monkeypatch.setattr(GaussianMixture, "mmse", lambda self, key, *_: keys.extend(jax.random.split(key)) or (0.5, 0.1))
+    clean = np.asarray(target.sample(KEY, 8))
+    known_target.locate_points(target, clean, clean[None] + 0.1, clean[None], 0.5, KEY)
+    assert len({np.asarray(jax.random.key_data(key)).tobytes() for key in keys}) == len(keys) == 4
 
 
 @pytest.mark.parametrize("points", [3, 15])
