@@ -65,7 +65,7 @@ class Sweep(NamedTuple):
       noisy: x_s, [draws, n, H, W, C].
       curves: by knob: `lookahead` and `chord` at settings r; the baselines, which cost many evaluations, on the
         first draw of the first `config.baseline_images` images only.
-      step: D_{s,t} at t = s + STEP, [draws, n, H, W, C].
+      step: D_{s,t} at t = min(s + STEP, 1), [draws, n, H, W, C].
       kept: [n], which of the measured images these are.
     """
 
@@ -224,7 +224,7 @@ def _first_step(swept: Sweep, clean: Array) -> FirstStep:
     start, step = (
         float(distortion.mse(jnp.asarray(x), clean).mean()) for x in (swept.curves["lookahead"].restored[0], swept.step)
     )
-    return FirstStep(t=swept.s + STEP, relative_mse_change=step / start - 1)
+    return FirstStep(t=min(swept.s + STEP, 1.0), relative_mse_change=step / start - 1)
 
 
 def keep_images(swept: Sweep, images: int) -> Sweep:

@@ -78,6 +78,16 @@ def test_the_knob_is_continuous_where_it_starts(swept):
     assert abs(curve(summary, "lookahead")["first_step"]["relative_mse_change"]) < 0.01
 
 
+def test_the_first_step_ends_where_the_lookahead_does(swept):
+    c, split, _, _ = swept
+    few = c.copy_and_resolve_references()
+    few.update(points=2, baseline_images=0)
+    level = denoising.sweep_noise_level(FIELD, split.test[:4], 0.01, few, KEY)
+    lookahead, _ = denoising.measure_sweep(level, 0.01, jnp.asarray(split.test[:4]), lambda x, clean: [{}] * len(x))
+    np.testing.assert_array_equal(level.step, level.curves["lookahead"].restored[-1])
+    assert lookahead.first_step.t == lookahead.points[-1].t == 1.0
+
+
 def test_residuals_of_an_exact_field_vanish(swept):
     _, _, summary, _ = swept
     for row in summary["residuals"]:
