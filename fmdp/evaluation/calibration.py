@@ -54,8 +54,8 @@ class Calibration:
         Args:
           noise_levels: [A], in any order.
           knobs: [J], ascending; the first is the minimum-error estimate.
-          mse: [A, J] or, per image, [A, N, J]; then the loss is the difference of the mean PSNRs, and two-fold
-            cross-validation measures its error.
+          mse: [A, J] or, per image, [A, N, J] or [A, draws, N, J]; then the loss is the difference of the mean PSNRs,
+            and two-fold cross-validation over the N images measures its error.
           perception: [A, J], smaller is better.
 
         Raises:
@@ -162,7 +162,7 @@ def _is_monotone(level: Level) -> bool:
 
 def _raw_loss(mse: np.ndarray) -> np.ndarray:
     decibels = 10 * np.log10(mse / mse[..., :1])
-    return decibels if mse.ndim == 1 else decibels.mean(0)
+    return decibels.reshape(-1, decibels.shape[-1]).mean(0)
 
 
 def _loss(mse: np.ndarray) -> tuple[float, ...]:
@@ -176,9 +176,9 @@ def _monotone(values: np.ndarray, increasing: bool) -> tuple[float, ...]:
 
 def _cross_validate(mse: np.ndarray) -> float | None:
     """The largest difference over the knobs between the fitted loss of one half and the measured loss of the other."""
-    if mse.ndim == 1 or len(mse) < 4:
+    if mse.ndim == 1 or mse.shape[-2] < 4:
         return None
-    halves = mse[::2], mse[1::2]
+    halves = mse[..., ::2, :], mse[..., 1::2, :]
     return float(max(np.abs(np.subtract(_loss(a), _raw_loss(b))).max() for a, b in (halves, halves[::-1])))
 
 

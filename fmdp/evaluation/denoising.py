@@ -249,9 +249,8 @@ def calibrate_lookahead(
       The calibration, and its test on the other images at each noise level and budget.
     """
     fitted, other = slice(0, None, 2), slice(1, None, 2)
-    r = sweeps[0].curves["lookahead"].settings
-    errors = [swept.curves["lookahead"].mse[:, :, fitted].reshape(len(r), -1).T for swept in sweeps]
-    calibration = Calibration.fit(config.noise_levels, r, np.stack(errors))
+    errors = [np.moveaxis(swept.curves["lookahead"].mse[:, :, fitted], 0, -1) for swept in sweeps]
+    calibration = Calibration.fit(config.noise_levels, sweeps[0].curves["lookahead"].settings, np.stack(errors))
     trials = []
     for swept, noise_level in zip(sweeps, config.noise_levels, strict=True):
         x = jnp.asarray(swept.noisy[:, other]).reshape(-1, *clean.shape[1:])

@@ -146,6 +146,22 @@ def test_a_budget_in_decibels_is_met_on_other_images(swept):
         assert trial.achieved_db == pytest.approx(trial.budget_db, abs=0.1)
 
 
+def test_an_image_with_several_draws_is_on_one_side_of_the_validation(swept):
+    c, split, _, sweeps = swept
+    c = c.copy_and_resolve_references()
+    c.noise_levels = (0.4,)
+    rng, curve = np.random.default_rng(0), sweeps[0].curves["lookahead"]
+    mse = 1 + 0.02 * rng.random((len(curve.settings), 1, 10)).cumsum(0)  # no budget can be spent: nothing is restored
+
+    def error(draws):
+        repeated = curve._replace(mse=np.repeat(mse, draws, 1))
+        level = sweeps[0]._replace(curves={"lookahead": repeated}, noisy=sweeps[0].noisy[:1, :10])
+        fitted, _ = denoising.calibrate_lookahead(FIELD, split.test[:10], [level], c)
+        return fitted.levels[0].loss_error
+
+    assert error(3) == pytest.approx(error(1), rel=1e-9)
+
+
 def test_truth_places_an_exact_field_on_itself(swept):
     _, split, _, sweeps = swept
     for level in to_json(known_target.compare_to_exact(TARGET, split.test, sweeps, jax.random.key(3))):
