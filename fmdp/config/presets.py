@@ -24,6 +24,7 @@ def paper(size: int) -> ConfigDict:
         noise_levels=(0.1, 0.3, 0.5, 0.7), points=9, noise_draws=1, bootstrap=50, batch_size=50, baseline_images=16,
         inception="auto", lpips="auto",
     )  # fmt: skip
+    config.inverse.batch_size = config.evaluate.batch_size
     return config
 
 

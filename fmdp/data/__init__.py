@@ -4,7 +4,7 @@ from fmdp.data.containers import Images, UInt8Images, read_stored
 from fmdp.data.decoding import ImagePreprocessor, LazyImages
 from fmdp.data.pipeline import batch_options, batches, placed_ahead, records
 from fmdp.data.sources import digits, load_split
-from fmdp.data.splits import Split, pin_split, set_aside, split
+from fmdp.data.splits import Split, mixed_order, pin_split, set_aside, split
 from fmdp.data.synthetic import DRAWING_SEED, TARGETS
 from fmdp.io.levels import to_float
 
@@ -20,6 +20,7 @@ __all__ = [
     "batches",
     "digits",
     "load_split",
+    "mixed_order",
     "pin_split",
     "placed_ahead",
     "read_stored",

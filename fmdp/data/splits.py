@@ -18,7 +18,8 @@ class Split(NamedTuple):
     """The images of a run, float32 NHWC, and their origin.
 
     Attributes:
-      train, test: images; real ones are in [-1, 1]. Training images may be read on demand.
+      train, test: images; real ones are in [-1, 1]. Training images may be read on demand. Test images are in
+        `mixed_order`, because measurements take the first of them.
       train_labels, test_labels: the classes by which they were split, all zero if there are none.
       hash: identifies the training and the held-out images, or says that they were drawn from `target`.
       target: the distribution of the images, if it is known.
@@ -64,7 +65,8 @@ def hold_out(found: RawDataset, test_share: float, test_images: int) -> Split:
         raise InputError(f"the split leaves {counts}: add images, or change config.data.test_share = {test_share}")
     lists = "\0".join("\n".join(part.names) for part in (train, test))
     name = hashlib.sha256(lists.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    measured = test.take(subset(test.labels, test_images))
+    index = subset(test.labels, test_images)
+    measured = test.take(index[mixed_order(test.labels[index])])
     return Split(
         train.images, measured.images[:], train.labels, measured.labels, name, None, test.names, left_out
     )  # fmt: skip
@@ -94,6 +96,15 @@ def subset(labels: np.ndarray, size: int) -> np.ndarray:
     # With every class spread evenly over one line, any beginning of the line holds each class by its share.
     places = np.concatenate([(np.arange(len(m)) + 0.5) / len(m) for m in members])
     return np.sort(np.concatenate(members)[np.argsort(places, kind="stable")[:size]])
+
+
+def mixed_order(labels: np.ndarray) -> np.ndarray:
+    """The indices of examples in an order of which the first few represent all.
+
+    Examples that lie class by class, as the files of folders do, are put into a fixed random order. All others stay.
+    """
+    by_class = np.count_nonzero(np.diff(labels)) + 1 == len(np.unique(labels)) > 1
+    return np.random.default_rng(0).permutation(len(labels)) if by_class else np.arange(len(labels))
 
 
 def set_aside(images: Images, count: int, seed: int) -> tuple[Images, np.ndarray, np.ndarray]:

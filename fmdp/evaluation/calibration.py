@@ -37,7 +37,10 @@ class Level:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Monotone maps between knob, loss in decibels and perception at ascending noise levels."""
+    """Monotone maps between knob, loss in decibels and perception at ascending noise levels, with the same knobs.
+
+    Between two levels, loss and perception at every knob are interpolated linearly in the noise level.
+    """
 
     levels: tuple[Level, ...]
 
@@ -54,8 +57,8 @@ class Calibration:
         Args:
           noise_levels: [A], in any order.
           knobs: [J], ascending; the first is the minimum-error estimate.
-          mse: [A, J] or, per image, [A, N, J]; then the loss is the difference of the mean PSNRs, and two-fold
-            cross-validation measures its error.
+          mse: [A, J] or, per image, [A, N, J] or [A, draws, N, J]; then the loss is the difference of the mean PSNRs,
+            and two-fold cross-validation over the N images measures its error.
           perception: [A, J], smaller is better.
 
         Raises:
@@ -92,7 +95,7 @@ class Calibration:
           InputError: the budget is negative or larger than the loss over the whole knob (which the message states), or
             the noise level is outside the calibrated range.
         """
-        return self._between(noise_level, lambda level: _invert_loss(level, decibels))
+        return _invert_loss(self._at(noise_level), decibels)
 
     def knob_for_perception(self, noise_level: float, target: float) -> float:
         """The smallest knob whose perception is at most `target`, and hence the least distortion for it.
@@ -101,11 +104,12 @@ class Calibration:
           InputError: no knob attains the target (the message states the range), perception was not measured, or the
             noise level is outside the calibrated range.
         """
-        return self._between(noise_level, lambda level: _invert_perception(level, target))
+        return _invert_perception(self._at(noise_level), target)
 
     def loss_at(self, noise_level: float, knob: float) -> float:
         """The loss in decibels at a setting of the knob."""
-        return self._between(noise_level, lambda level: float(_curve(level.knobs, level.loss)(knob)))
+        level = self._at(noise_level)
+        return float(_curve(level.knobs, level.loss)(knob))
 
     def with_error(self, mse: Numbers) -> "Calibration":
         """The same maps with `loss_error` from the errors of other images, shaped as in `fit`, at ascending levels."""
@@ -132,19 +136,30 @@ class Calibration:
             ]
             found = cls(tuple(Level(**level) for level in levels))
             noise = [level.noise_level for level in found.levels]
-            if not (noise and _ascends(noise, 1e-9) and all(map(_is_monotone, found.levels))):
-                raise ValueError("numbers are missing, or do not ascend")
+            same = all(level.knobs == found.levels[0].knobs for level in found.levels)
+            if not (noise and _ascends(noise, 1e-9) and same and all(map(_is_monotone, found.levels))):
+                raise ValueError("numbers are missing, do not ascend, or are of different knobs")
             return found
 
-    def _between(self, noise_level: float, ask) -> float:
-        """What `ask` returns at the two nearest calibrated levels, interpolated linearly in the noise level."""
+    def _at(self, noise_level: float) -> Level:
+        """The maps at a noise level, a calibrated one or between two."""
         levels = [level.noise_level for level in self.levels]
         if not levels[0] - 1e-9 <= noise_level <= levels[-1] + 1e-9:
             raise InputError(f"noise level {noise_level:g} is not calibrated: choose {levels[0]:g} to {levels[-1]:g}")
         right = int(np.clip(np.searchsorted(levels, noise_level - 1e-9), 0, len(levels) - 1))
-        left = right if abs(levels[right] - noise_level) <= 1e-9 else right - 1
-        needed = range(left, right + 1)
-        return float(np.interp(noise_level, [levels[i] for i in needed], [ask(self.levels[i]) for i in needed]))
+        if abs(levels[right] - noise_level) <= 1e-9:
+            return self.levels[right]
+        below, above = self.levels[right - 1], self.levels[right]
+        share = (noise_level - below.noise_level) / (above.noise_level - below.noise_level)
+        perception = None
+        if below.perception and above.perception:
+            perception = _mix(below.perception, above.perception, share)
+        loss = _mix(below.loss, above.loss, share)
+        return Level(noise_level=noise_level, knobs=below.knobs, loss=loss, perception=perception)
+
+
+def _mix(a: Sequence[float], b: Sequence[float], share: float) -> tuple[float, ...]:
+    return tuple((np.asarray(a) + share * np.subtract(b, a)).tolist())
 
 
 def _ascends(values: Sequence[float], least: float = 0.0) -> bool:
@@ -162,7 +177,7 @@ def _is_monotone(level: Level) -> bool:
 
 def _raw_loss(mse: np.ndarray) -> np.ndarray:
     decibels = 10 * np.log10(mse / mse[..., :1])
-    return decibels if mse.ndim == 1 else decibels.mean(0)
+    return decibels.reshape(-1, decibels.shape[-1]).mean(0)
 
 
 def _loss(mse: np.ndarray) -> tuple[float, ...]:
@@ -176,9 +191,9 @@ def _monotone(values: np.ndarray, increasing: bool) -> tuple[float, ...]:
 
 def _cross_validate(mse: np.ndarray) -> float | None:
     """The largest difference over the knobs between the fitted loss of one half and the measured loss of the other."""
-    if mse.ndim == 1 or len(mse) < 4:
+    if mse.ndim == 1 or mse.shape[-2] < 4:
         return None
-    halves = mse[::2], mse[1::2]
+    halves = mse[..., ::2, :], mse[..., 1::2, :]
     return float(max(np.abs(np.subtract(_loss(a), _raw_loss(b))).max() for a, b in (halves, halves[::-1])))
 
 

@@ -29,7 +29,7 @@ from fmdp.flow.average_field import denoise, lookahead_time
 from fmdp.flow.interpolant import interpolate
 from fmdp.metrics import distortion, perception
 from fmdp.metrics.features import features
-from fmdp.parallel.batching import in_batches, single_device
+from fmdp.parallel.batching import in_batches
 from fmdp.types import AverageField, PRNGKey
 
 STEP = 0.02  # the first step of the lookahead by which its continuity at t = s is judged
@@ -38,6 +38,7 @@ SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
 BUDGETS = (0.25, 0.5, 1.0)  # decibels below the minimum-error estimate at which the calibration is tested
 RESIDUAL_TIMES = (0.05, 0.3, 0.5, 0.7, 0.9, 1.0)
 RESIDUAL_IMAGES = 256
+DERIVATIVE_MEMORY = 5  # of the residuals of an image, as a multiple of a forward pass; measured with a U-Net on a CPU
 
 
 class Curve(NamedTuple):
@@ -64,7 +65,7 @@ class Sweep(NamedTuple):
       noisy: x_s, [draws, n, H, W, C].
       curves: by knob: `lookahead` and `chord` at settings r; the baselines, which cost many evaluations, on the
         first draw of the first `config.baseline_images` images only.
-      step: D_{s,t} at t = s + STEP, [draws, n, H, W, C].
+      step: D_{s,t} at t = min(s + STEP, 1), [draws, n, H, W, C].
       kept: [n], which of the measured images these are.
     """
 
@@ -179,7 +180,8 @@ def evaluate_denoising(
     floor = null_intervals(split, width, config.bootstrap, key) | networks.floors(split.test, split.test_labels)
     pairs = [(s, t) for s in RESIDUAL_TIMES for t in RESIDUAL_TIMES if s < t]
     exact = None if split.target is None else split.target.average_field
-    table = residuals.table(single_device(field), clean[:RESIDUAL_IMAGES], key, pairs, exact)
+    size = max(config.batch_size // DERIVATIVE_MEMORY, 1)
+    table = residuals.table(field, clean[:RESIDUAL_IMAGES], key, pairs, exact, size)
     result = DenoisingResult(
         images=len(clean),
         draws=config.noise_draws,
@@ -222,7 +224,7 @@ def _first_step(swept: Sweep, clean: Array) -> FirstStep:
     start, step = (
         float(distortion.mse(jnp.asarray(x), clean).mean()) for x in (swept.curves["lookahead"].restored[0], swept.step)
     )
-    return FirstStep(t=swept.s + STEP, relative_mse_change=step / start - 1)
+    return FirstStep(t=min(swept.s + STEP, 1.0), relative_mse_change=step / start - 1)
 
 
 def keep_images(swept: Sweep, images: int) -> Sweep:
@@ -247,9 +249,8 @@ def calibrate_lookahead(
       The calibration, and its test on the other images at each noise level and budget.
     """
     fitted, other = slice(0, None, 2), slice(1, None, 2)
-    r = sweeps[0].curves["lookahead"].settings
-    errors = [swept.curves["lookahead"].mse[:, :, fitted].reshape(len(r), -1).T for swept in sweeps]
-    calibration = Calibration.fit(config.noise_levels, r, np.stack(errors))
+    errors = [np.moveaxis(swept.curves["lookahead"].mse[:, :, fitted], 0, -1) for swept in sweeps]
+    calibration = Calibration.fit(config.noise_levels, sweeps[0].curves["lookahead"].settings, np.stack(errors))
     trials = []
     for swept, noise_level in zip(sweeps, config.noise_levels, strict=True):
         x = jnp.asarray(swept.noisy[:, other]).reshape(-1, *clean.shape[1:])

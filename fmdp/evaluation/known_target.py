@@ -112,12 +112,12 @@ def locate_points(
     count = estimates.shape[1]
     if clean[0].size <= frontier.ASSIGNMENT_DIMENSIONS:
         count = min(count, ASSIGNED)
-        keys = jax.random.split(key)
+        *keys, mmse_key = jax.random.split(key, 3)
         fresh = (_fresh(target, key, count) for key in keys)
         points, optimum = frontier.assignment_curve(estimates[:, :count], clean[:count], exact[0, :count], *fresh)
         if isinstance(target, GaussianMixture):
             # The known posterior variance reduces the spread of the errors, and all images can be used.
-            mmse, mmse_error = target.mmse(key, s, MMSE_SAMPLES)
+            mmse, mmse_error = target.mmse(mmse_key, s, MMSE_SAMPLES)
             added = np.square(estimates - exact[0, : estimates.shape[1]]).mean((2, 3, 4))
             spread = added.std(1, ddof=1) / np.sqrt(added.shape[1])
             points = dataclasses.replace(points, mse=mmse + added.mean(1), mse_error=np.hypot(spread, mmse_error))

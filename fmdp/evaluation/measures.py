@@ -17,19 +17,14 @@ MAX_SET_SIZE = 1500  # images on either side of a perception measure; its cost g
 
 
 @jax.jit
-def _perception(restored: Array, real: Array, clean: Array, width: Array) -> dict[str, Array]:
-    """Perception measures of [k, n, H, W, C] restorations, [k] each."""
-    real_features, clean_features = features(real), features(clean)
-
-    def one(x):
-        x = features(x)
-        return {
-            "variance_ratio": perception.variance_ratio(x, clean_features),
-            "kernel_distance": perception.kernel_distance(x, real_features, width),
-            "frechet_distance": perception.frechet_distance(x, real_features),
-        }
-
-    return jax.lax.map(one, restored)
+def _perception(restored: Array, real_features: Array, clean_features: Array, width: Array) -> dict[str, Array]:
+    """The perception measures of one set of restorations [n, H, W, C]."""
+    x = features(restored)
+    return {
+        "variance_ratio": perception.variance_ratio(x, clean_features),
+        "kernel_distance": perception.kernel_distance(x, real_features, width),
+        "frechet_distance": perception.frechet_distance(x, real_features),
+    }
 
 
 @jax.jit
@@ -63,7 +58,9 @@ def measure_sets(
     """The perception measures [points, draws] of restorations [points, draws, n, H, W, C]."""
     points, draws, n = restored.shape[:3]
     sets, few = restored.reshape(-1, *restored.shape[2:]), min(n, MAX_SET_SIZE)
-    by_set = jax.device_get(_perception(sets[:, :few], real, clean[:few], width)) | networks.per_set(sets)
+    references = features(jnp.asarray(real)), features(jnp.asarray(clean[:few]))
+    rows = [jax.device_get(_perception(x[:few], *references, width)) for x in sets]  # one at a time to save memory
+    by_set = {name: np.stack([row[name] for row in rows]) for name in rows[0]} | networks.per_set(sets)
     return {name: x.reshape(points, draws) for name, x in by_set.items()}
 
 

@@ -19,7 +19,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from fmdp.config.tasks import Task
-from fmdp.data import Split
+from fmdp.data import Split, mixed_order
 from fmdp.errors import InputError
 from fmdp.evaluation import network_metrics
 from fmdp.evaluation.measures import measure_images, measure_sets, null_intervals, reference_images, summary
@@ -85,7 +85,8 @@ def compare_solvers(
 
     Args:
       field: a pytree, such as a `jax.tree_util.Partial`.
-      split: its training images tune the solvers and serve as the real ones; its test images are restored.
+      split: its training images serve as the real ones, and the first in `mixed_order` tune the solvers; its test
+        images are restored.
       tasks: by name.
       config: config.inverse.
       key: of masks, kernels, noise and solvers.
@@ -100,7 +101,8 @@ def compare_solvers(
     Raises:
       InputError: a task that cannot be set up.
     """
-    clean, tuning = jnp.asarray(split.test[: config.images]), jnp.asarray(split.train[: config.tuning_images])
+    tuned_on = mixed_order(split.train_labels)[: config.tuning_images]
+    clean, tuning = jnp.asarray(split.test[: config.images]), jnp.asarray(split.train[tuned_on])
     for name, task in tasks.items():
         draw_observations(task, name, clean[:1], key)  # so that a mistake in the last task is found before any work
     real, _ = reference_images(split)
@@ -220,7 +222,7 @@ def _restore(
     outputs, infos, seconds = [], [], []
     for observed, key in zip(observations, keys, strict=True):
         began = time.monotonic()
-        x, info = solve_batch(field, observed, jax.random.fold_in(key, 1), run.solver, run.options, batch)
+        x, info = solve_batch(field, observed, _solve_key(observed, key), run.solver, run.options, batch)
         seconds.append((time.monotonic() - began) / len(x))
         raise_if_diverged(info, name, run.solver)
         if (largest := np.abs(x).max()) > MAX_MAGNITUDE:
@@ -235,6 +237,11 @@ def _restore(
     }
 
 
+def _solve_key(observed: Observation, key: PRNGKey) -> PRNGKey:
+    """The key of the solvers. Those that drew the n observations, split(key, n), are fold_in(key, i) for i < n."""
+    return jax.random.fold_in(key, len(observed.y))
+
+
 def _iterates(
     field: AverageField, observations: Observation, shown: int, task: Task, config: ConfigDict, plan: Plan, key: PRNGKey
 ) -> Part:
@@ -242,7 +249,7 @@ def _iterates(
     steps, tuned = _most_steps(task, config, plan)
     if tuned is None:
         return None, {}
-    one = jax.tree.map(lambda x: x[shown : shown + 1], observations)
+    one, key = jax.tree.map(lambda x: x[shown : shown + 1], observations), _solve_key(observations, key)
     moments = [round(share * (steps - 1)) for share in ITERATES]
     found = {}
     for lookahead in ENDS:

@@ -15,6 +15,7 @@ from jax.tree_util import Partial
 from fmdp.flow import identities
 from fmdp.flow.interpolant import interpolate
 from fmdp.flow.times import broadcast_times, check_times
+from fmdp.parallel.batching import in_batches
 from fmdp.types import AverageField, Images, PRNGKey, Time
 
 
@@ -68,13 +69,16 @@ def table(
     key: PRNGKey,
     pairs: Sequence[tuple[float, float]],
     exact: AverageField | None = None,
+    size: int | None = None,
 ) -> list[dict[str, float]]:
     """The mean residuals over clean images with fresh noise, at each (s, t) of a grid.
 
     Args:
-      images: [N, H, W, C], clean.
+      field: its arrays lie on all devices of the run, or are not placed on any.
+      images: [N, H, W, C], clean; equal in all processes.
       pairs: the (s, t), 0 <= s <= t <= 1; the semigroup's middle time is (s + t) / 2.
       exact: the exact field of the target, where it is known.
+      size: the largest number of images in one pass, over all devices; all of them unless given.
 
     Returns:
       For each pair {"s", "t", "lagrangian", "eulerian", "semigroup"} and, with `exact`, "field_error": the root mean
@@ -85,20 +89,26 @@ def table(
     rows = []
     for s, t in pairs:
         check_times(s, t)
-        times = (jnp.full(len(images), time, images.dtype) for time in (s, t))
-        measured = _measure(*fields, interpolate(noise, images, s), *times)
-        rows.append(dict(s=float(s), t=float(t), **{name: float(np.asarray(v)) for name, v in measured.items()}))
+        times = (np.full(len(images), time, images.dtype) for time in (s, t))
+        points = (interpolate(noise, images, s), *times)
+        found = in_batches(lambda rows: _measure(*fields, *rows), points, min(size or len(images), len(images)))
+        means = {name: float(values.mean()) for name, values in found.items()}
+        if exact is not None:
+            means["field_error"] = float(np.sqrt(means.pop("squared_error") / means.pop("squared_truth")))
+        rows.append(dict(s=float(s), t=float(t), **means))
     return rows
 
 
 @jax.jit
 def _measure(field: AverageField, exact: AverageField | None, x: Array, s: Array, t: Array) -> dict[str, Array]:
+    """The residuals of each row and, with `exact`, the mean squares of which the error of the field is the ratio."""
     row = {
-        "lagrangian": lagrangian(field, x, s, t).mean(),
-        "eulerian": eulerian(field, x, s, t).mean(),
-        "semigroup": semigroup(field, x, s, (s + t) / 2, t).mean(),
+        "lagrangian": lagrangian(field, x, s, t),
+        "eulerian": eulerian(field, x, s, t),
+        "semigroup": semigroup(field, x, s, (s + t) / 2, t),
     }
     if exact is not None:
-        truth = exact(x, s, t)
-        row["field_error"] = jnp.linalg.norm(field(x, s, t) - truth) / jnp.linalg.norm(truth)
+        truth, axes = exact(x, s, t), (-3, -2, -1)
+        row["squared_error"] = jnp.mean(jnp.square(field(x, s, t) - truth), axes)
+        row["squared_truth"] = jnp.mean(jnp.square(truth), axes)
     return row

@@ -19,7 +19,7 @@ from fmdp.flow.average_field import denoise, integrate
 from fmdp.flow.interpolant import interpolate
 from fmdp.metrics.distortion import mse
 from fmdp.parallel import batching
-from fmdp.training.noisy_images import with_fixed_noise
+from fmdp.training.noisy_images import images_at_once, with_fixed_noise
 from fmdp.training.state import TrainState, make_field, make_network
 from fmdp.types import AverageField
 
@@ -43,7 +43,7 @@ def choose(config: ConfigDict, state: TrainState, images: np.ndarray) -> dict[st
     """
     if not len(images):
         return {}
-    network, size = make_network(config), config.train.batch_size
+    network, size = make_network(config), images_at_once(config)
     fields = (make_field(network, batching.replicate(ema)) for ema in (state.ema, *state.more_ema))
     errors = [validation_error(field, images, size) for field in fields]
     named = dict(zip(half_lives(config), errors, strict=True))

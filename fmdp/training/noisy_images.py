@@ -4,9 +4,15 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from fmdp.parallel import batching
 from fmdp.types import AverageField
+
+
+def images_at_once(config: ConfigDict) -> int:
+    """How many images a step of training has in memory at once, over all devices: its batch, or a part of it."""
+    return config.train.batch_size // config.train.grad_accumulation_steps
 
 
 def with_fixed_noise(function: Callable[..., Any], field: AverageField, images: np.ndarray, size: int) -> Any:

@@ -20,7 +20,7 @@ from fmdp.metrics.distortion import mse
 from fmdp.metrics.features import features
 from fmdp.metrics.perception import variance_ratio
 from fmdp.parallel import batching
-from fmdp.training.noisy_images import with_fixed_noise
+from fmdp.training.noisy_images import images_at_once, with_fixed_noise
 from fmdp.training.state import make_field, make_network
 from fmdp.types import AverageField
 
@@ -48,7 +48,7 @@ class Watch:
           ema: the average of the network's parameters, over all devices of the run.
         """
         field = make_field(make_network(self._config), batching.replicate(ema))
-        return measure(field, self._images, self._config.train.batch_size)
+        return measure(field, self._images, images_at_once(self._config))
 
 
 def measure(field: AverageField, images: np.ndarray, size: int) -> dict[str, float]:

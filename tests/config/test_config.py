@@ -3,6 +3,7 @@ import pathlib
 import pytest
 
 from configs import digits
+from fmdp.config import presets
 from fmdp.config.defaults import as_plain_dict
 from fmdp.config.validation import validate_for_devices
 from fmdp.errors import InputError
@@ -79,6 +80,11 @@ def test_every_config_says_its_command_time_and_scores(path):
     assert f"python -m fmdp.main --config=configs/{path.name}" in text
     assert "Expected time" in text
     assert "Expected scores" in text
+
+
+def test_large_pictures_are_restored_in_batches_no_larger_than_those_of_the_evaluation():
+    config = presets.paper(256)
+    assert config.inverse.batch_size == config.evaluate.batch_size == 50
 
 
 def test_plain_config_is_json():

@@ -137,6 +137,17 @@ def test_subset_takes_of_every_class_its_share():
         np.testing.assert_array_equal(splits.subset(labels, size), np.arange(1000))
 
 
+def test_images_to_measure_on_are_not_all_of_one_class():
+    by_class = np.repeat(np.arange(4), 50)
+    images = by_class[:, None, None, None].astype(np.float32)
+    held_out = data.split(images, by_class, 0.4)
+    assert set(held_out.test_labels[:20]) == set(held_out.test_labels[::2]) == {0, 1, 2, 3}
+    np.testing.assert_array_equal(held_out.test[:, 0, 0, 0], held_out.test_labels)
+    assert set(by_class[splits.mixed_order(by_class)[:20]]) == {0, 1, 2, 3}
+    for labels in (np.arange(200) % 4, np.zeros(200, int)):  # mixed already, or without classes
+        np.testing.assert_array_equal(splits.mixed_order(labels), np.arange(200))
+
+
 def test_a_run_keeps_to_the_split_it_began_with(fashion, tmp_path):
     path = tmp_path / "split.json"
     split = data.load_split(settings(fashion))

@@ -46,9 +46,23 @@ def test_perception_target(calibration):
     assert calibration.knob_for_perception(0.5, 2.0) == 0  # met by the minimum-error estimate already
 
 
-def test_between_noise_levels_the_knob_is_interpolated(calibration):
-    ends = [calibration.knob_for_loss(a, 0.5) for a in (0.3, 0.5)]
-    assert calibration.knob_for_loss(0.35, 0.5) == pytest.approx(0.75 * ends[0] + 0.25 * ends[1])
+@pytest.mark.parametrize("noise_level", [0.31, 0.45, 0.65])
+def test_between_noise_levels_every_budget_up_to_the_whole_loss_is_spent(calibration, noise_level):
+    most = calibration.loss_at(noise_level, 1.0)
+    assert most == pytest.approx(10 * np.log10(1 + noise_level), abs=0.02)
+    for budget in np.linspace(0, most, 9):
+        knob = calibration.knob_for_loss(noise_level, budget)
+        assert calibration.loss_at(noise_level, knob) == pytest.approx(budget, abs=1e-9)
+    with pytest.raises(ValueError, match=f"cannot be spent at noise level {noise_level}"):
+        calibration.knob_for_loss(noise_level, most + 0.01)
+    assert calibration.knob_for_perception(noise_level, 0.51) == pytest.approx(0.7, abs=1e-9)
+
+
+def test_a_stored_calibration_has_the_same_knobs_at_every_level(calibration):
+    stored = calibration.to_dict()
+    stored["levels"][0]["knobs"] = [2 * knob for knob in stored["levels"][0]["knobs"]]
+    with pytest.raises(ValueError, match="different knobs"):
+        Calibration.from_dict(stored)
 
 
 def test_noise_is_ironed_out_and_a_flat_stretch_goes_to_its_far_end():

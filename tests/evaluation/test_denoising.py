@@ -6,12 +6,13 @@ import pytest
 from fmdp import data
 from fmdp.config.defaults import default_config
 from fmdp.evaluation import denoising, known_target
-from fmdp.exact import Gaussian
+from fmdp.exact import Gaussian, GaussianMixture
 from fmdp.io.dataclass_json import to_json
 from fmdp.reporting import curves
 
 pytestmark = [pytest.mark.device, pytest.mark.slow]
 
+KEY = jax.random.key(2)
 TARGET = Gaussian(np.zeros((2, 2, 1)), 0.3 * np.eye(4))
 
 
@@ -37,7 +38,7 @@ def swept():
     )
     train, test = (np.asarray(TARGET.sample(jax.random.key(seed), 500)) for seed in (0, 1))
     split = data.Split(train, test, np.zeros(500, int), np.zeros(500, int), "", TARGET)
-    result, sweeps = denoising.evaluate_denoising(FIELD, split, c, jax.random.key(2))
+    result, sweeps = denoising.evaluate_denoising(FIELD, split, c, KEY)
     return c, split, to_json(result), sweeps
 
 
@@ -77,6 +78,16 @@ def test_the_knob_is_continuous_where_it_starts(swept):
     assert abs(curve(summary, "lookahead")["first_step"]["relative_mse_change"]) < 0.01
 
 
+def test_the_first_step_ends_where_the_lookahead_does(swept):
+    c, split, _, _ = swept
+    few = c.copy_and_resolve_references()
+    few.update(points=2, baseline_images=0)
+    level = denoising.sweep_noise_level(FIELD, split.test[:4], 0.01, few, KEY)
+    lookahead, _ = denoising.measure_sweep(level, 0.01, jnp.asarray(split.test[:4]), lambda x, clean: [{}] * len(x))
+    np.testing.assert_array_equal(level.step, level.curves["lookahead"].restored[-1])
+    assert lookahead.first_step.t == lookahead.points[-1].t == 1.0
+
+
 def test_residuals_of_an_exact_field_vanish(swept):
     _, _, summary, _ = swept
     for row in summary["residuals"]:
@@ -84,11 +95,28 @@ def test_residuals_of_an_exact_field_vanish(swept):
             assert row[name] < 1e-4
 
 
+def test_residuals_take_fewer_images_at_once_than_the_sweep(swept):
+    c, split, _, _ = swept
+    seen = []
+
+    def field(x, s, t):
+        seen.append(x.size // 4)
+        return exact_field(x, s, t)
+
+    c = c.copy_and_resolve_references()
+    c.update(points=2, noise_draws=1, batch_size=40, baseline_images=0, bootstrap=2, noise_levels=(0.4,))
+    few = split._replace(test=split.test[:60], test_labels=split.test_labels[:60])
+    denoising.evaluate_denoising(jax.tree_util.Partial(field), few, c, KEY)
+    count = jax.device_count()
+    assert max(seen) == -(-40 // count) * count
+    assert seen[-1] == -(-8 // count) * count
+
+
 def test_ragged_batches_change_nothing(swept):
     c, split, _, sweeps = swept
     whole = c.copy_and_resolve_references()
     whole.update(batch_size=1000, baseline_images=0)
-    again = denoising.sweep_noise_level(FIELD, split.test, 0.4, whole, jax.random.fold_in(jax.random.key(2), 0))
+    again = denoising.sweep_noise_level(FIELD, split.test, 0.4, whole, jax.random.fold_in(KEY, 0))
     np.testing.assert_allclose(again.curves["lookahead"].restored, sweeps[0].curves["lookahead"].restored, atol=1e-5)
     assert set(again.curves) == {"lookahead", "chord"}
 
@@ -118,6 +146,22 @@ def test_a_budget_in_decibels_is_met_on_other_images(swept):
         assert trial.achieved_db == pytest.approx(trial.budget_db, abs=0.1)
 
 
+def test_an_image_with_several_draws_is_on_one_side_of_the_validation(swept):
+    c, split, _, sweeps = swept
+    c = c.copy_and_resolve_references()
+    c.noise_levels = (0.4,)
+    rng, curve = np.random.default_rng(0), sweeps[0].curves["lookahead"]
+    mse = 1 + 0.02 * rng.random((len(curve.settings), 1, 10)).cumsum(0)  # no budget can be spent: nothing is restored
+
+    def error(draws):
+        repeated = curve._replace(mse=np.repeat(mse, draws, 1))
+        level = sweeps[0]._replace(curves={"lookahead": repeated}, noisy=sweeps[0].noisy[:1, :10])
+        fitted, _ = denoising.calibrate_lookahead(FIELD, split.test[:10], [level], c)
+        return fitted.levels[0].loss_error
+
+    assert error(3) == pytest.approx(error(1), rel=1e-9)
+
+
 def test_truth_places_an_exact_field_on_itself(swept):
     _, split, _, sweeps = swept
     for level in to_json(known_target.compare_to_exact(TARGET, split.test, sweeps, jax.random.key(3))):
@@ -128,6 +172,17 @@ def test_truth_places_an_exact_field_on_itself(swept):
             assert exact["excess"]["high"] is None or exact["excess"]["high"] < 0.05
         assert level["squared_p_star"]["low"] == pytest.approx(float(TARGET.p_star(level["s"])) ** 2, rel=1e-5)
         assert level["frontier"][0]["mse"] == pytest.approx(float(TARGET.mse(level["s"], 1.0)), rel=1e-4)
+
+
+def test_the_least_error_has_samples_of_its_own(monkeypatch):
+    target = GaussianMixture(np.ones(1), np.zeros((1, 2)), np.eye(2)[None], (1, 1, 2))
+    keys = []
+    fresh = known_target._fresh
+    monkeypatch.setattr(known_target, "_fresh", lambda target, key, n: keys.append(key) or fresh(target, key, n))
+    monkeypatch.setattr(GaussianMixture, "mmse", lambda self, key, *_: keys.extend(jax.random.split(key)) or (0.5, 0.1))
+    clean = np.asarray(target.sample(KEY, 8))
+    known_target.locate_points(target, clean, clean[None] + 0.1, clean[None], 0.5, KEY)
+    assert len({np.asarray(jax.random.key_data(key)).tobytes() for key in keys}) == len(keys) == 4
 
 
 @pytest.mark.parametrize("points", [3, 15])

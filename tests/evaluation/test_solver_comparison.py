@@ -263,6 +263,42 @@ class StoppedError(Exception):
     """What ends a comparison in a test."""
 
 
+def test_solvers_are_tuned_on_images_of_every_class(monkeypatch):
+    def tune(field, images, *rest):
+        assert set(np.asarray(images).ravel()) == {0.0, 0.25, 0.5}
+        raise StoppedError
+
+    monkeypatch.setattr(solver_comparison, "tune_solvers", tune)
+    labels = np.repeat([0, 1, 2], 20)
+    by_class = np.broadcast_to(labels[:, None, None, None] / np.float32(4), (60, *SHAPE))
+    data = split()._replace(train=by_class, train_labels=labels)
+    with pytest.raises(StoppedError):
+        solver_comparison.compare_solvers(FIELD, data, {"a": INPAINTING}, settings(), KEY)
+
+
+def test_solvers_draw_nothing_that_is_in_their_measurements(monkeypatch):
+    def draws(key, n):
+        return np.asarray(jax.vmap(lambda key: jax.random.normal(key, SHAPE))(jax.random.split(key, n)))
+
+    def solve(field, observed, key, *rest):
+        starts.append(draws(key, len(observed.y)))  # and, in plug-and-play, the noise of each step
+        starts.append(draws(jax.random.split(key, len(observed.y))[0], 2))
+        raise StoppedError
+
+    starts: list[np.ndarray] = []
+    monkeypatch.setattr(solver_comparison, "solve_batch", solve)
+    clean, config, task = jnp.asarray(split().test[:4]), settings(), {"operator": "denoising", "sigma": 0.1}
+    observed = solver_batches.draw_observations(task, "", clean, KEY)
+    run = solver_plan.Run("pnp", "relative", 0.0, 10, {"steps": 10})
+    with pytest.raises(StoppedError):
+        solver_comparison._restore(FIELD, [observed], "", run, 4, [KEY])
+    with pytest.raises(StoppedError):
+        solver_comparison._iterates(FIELD, observed, 0, task, config, {("pnp", 10): {}}, KEY)
+    noise = np.asarray(observed.y - clean) / 0.1
+    for start in np.concatenate(starts):
+        assert np.abs(start - noise).max((1, 2, 3)).min() > 0.1
+
+
 @pytest.mark.slow
 def test_a_stopped_comparison_goes_on_where_it_was(tmp_path, monkeypatch):
     config = settings(

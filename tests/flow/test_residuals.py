@@ -107,6 +107,23 @@ def test_table_over_a_grid(target):
     assert "field_error" not in residuals.table(wrong, images, jax.random.key(2), pairs[:1])[0]
 
 
+@pytest.mark.slow
+def test_parts_of_the_images_give_the_table_of_all(target):
+    images, seen = target.sample(jax.random.key(1), 8), []
+
+    def wrong(x, s, t):
+        seen.append(len(x))
+        return target.average_field(x, s, t) * (1 + 0.1 * jnp.asarray(t - s)[..., None, None, None])
+
+    whole, parts = (
+        residuals.table(wrong, images, jax.random.key(2), [(0.2, 0.9)], target.average_field, size)[0]
+        for size in (None, 3)
+    )
+    assert parts == pytest.approx(whole, rel=1e-10)
+    count = jax.device_count()
+    assert {min(seen), max(seen)} == {-(-size // count) * count for size in (3, 8)}
+
+
 @pytest.mark.parametrize(("s", "t", "message"), [(0.5, 0.4, "0.5 comes before 0.4"), (0.5, 1.5, "1.5 comes before 1")])
 def test_bad_times(target, x, s, t, message):
     with pytest.raises(ValueError, match=message):

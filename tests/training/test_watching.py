@@ -15,8 +15,8 @@ from fmdp.flow import residuals
 from fmdp.flow.average_field import denoise
 from fmdp.flow.interpolant import interpolate
 from fmdp.metrics.distortion import mse
-from fmdp.training import loop, watching
-from fmdp.training.state import make_field, make_network
+from fmdp.training import averages, loop, watching
+from fmdp.training.state import TrainState, make_field, make_network
 from tests.support.zero_field import Zero
 from tests.training.test_loop import IMAGES, leaves, small_config
 
@@ -119,6 +119,16 @@ def test_nothing_is_compiled_for_a_run_that_is_not_watched(every, held_out, tmp_
     loop.fit(watched_config(every), IMAGES, tmp_path, held_out)
     assert watching._measure._cache_size() == 0
     assert not any(watched_lines(tmp_path).values())
+
+
+def test_measuring_has_no_more_images_in_memory_than_training(monkeypatch):
+    c, sizes = watched_config(), []
+    c.train.update(batch_size=8, grad_accumulation_steps=4)
+    monkeypatch.setattr(watching, "measure", lambda field, images, size: sizes.append(size) or {})
+    monkeypatch.setattr(averages, "validation_error", lambda field, images, size: sizes.append(size) or 1.0)
+    watching.Watch(c, HELD_OUT).measure({})
+    averages.choose(c, TrainState(step=8, params={}, ema={}, opt_state={}, skipped=0), HELD_OUT)
+    assert sizes == [2, 2]
 
 
 def test_numbers_that_watch_nothing_are_refused():
