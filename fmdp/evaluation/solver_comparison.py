@@ -41,6 +41,7 @@ ENDS = (0.0, 1.0)
 """The lookaheads at which the iterates are shown."""
 
 ITERATES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
+SCHEME = 2  # of solvers and their draws: another one gives other results with the same settings
 MAX_MAGNITUDE = 1e6  # of an image in [-1, 1]; a larger iterate has diverged, too
 LPIPS = "lpips_alex"
 SET_IMAGES = 50  # below, a distance between sets of images says little, and LPIPS takes its place where it is measured
@@ -273,6 +274,7 @@ def _facts(
     leaves = [*jax.tree.leaves(field), reference.clean, reference.real, tuning, jax.random.key_data(key)]
     arrays = {str(index): np.asarray(leaf) for index, leaf in enumerate(leaves)}
     return {
+        "scheme": SCHEME,
         "arrays": digest_arrays(arrays),
         "settings": {name: config[name] for name in ("seeds", "knob", "tuning_images", "batch_size")},
         "network": re.sub(r" at 0x[0-9a-f]+", "", str(jax.tree.structure(field))),
