@@ -10,11 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.scipy.sparse.linalg import cg
 
 from fmdp.errors import InputError, Range, kind_fault, plain, require_in_range, require_key, require_known
 from fmdp.flow.dtypes import as_float, field_dtype, in_type
+from fmdp.operators.base import Operator, adjoint, norm
 from fmdp.operators.noise import Observation
-from fmdp.types import AverageField
+from fmdp.types import AverageField, Image, Scalar
 
 MAX_ITERATIONS = 3000  # of one linear solve
 
@@ -142,15 +144,40 @@ def _defaults_of(dtype: Any) -> contextlib.AbstractContextManager:
     return jax.enable_x64(False) if dtype == jnp.float32 else contextlib.nullcontext()
 
 
-def cg_budget(observation: Observation) -> dict[str, Any]:
-    """The tolerance and iterations of conjugate gradients on r^2 H H' + sigma^2, r <= 1, for the precision of float32.
+def operator_norm(operator: Operator, key: Any, at: Image | None = None) -> Scalar:
+    """||H||, or that of the derivative at the image `at`, for solvers that divide by it: never zero."""
+    size = norm(operator, key, 30, at)
+    # A linear operator that is small everywhere is one of another unit. A small derivative is that of one image.
+    return jnp.where(size > 0, size, 1) if operator.linear else jnp.maximum(size, 1e-3)
 
-    A residual rho leaves an error of at most ||rho|| / (2 sigma r), and the condition number is about
-    (r ||H|| / sigma)^2. Both therefore follow sigma, the smallest one where it differs between the entries of y.
+
+def covariance_solver(observation: Observation, resolved: float = 0.0) -> Callable[[Scalar, Array], Array]:
+    """(nu^2, r) -> (nu^2 H H' + sigma^2)^{-1} r for nu <= 1, by conjugate gradients in float32.
+
+    They solve D (nu^2 H H' + sigma^2) D, with D = 1 / sqrt(nu^2 ||H||^2 + sigma^2) for each entry of y. Its eigenvalues
+    are at most 1 and at least sigma^2 / (nu^2 ||H||^2 + sigma^2) for the smallest sigma, in all units of y and for all
+    maps of noise levels. Tolerance and iterations therefore follow the smallest sigma / ||H||.
+
+    Args:
+      resolved: what sigma^2 is at least, as a share of nu^2 ||H||^2.
     """
-    sigma = jnp.sqrt(jnp.min(observation.noise.variance))
-    tolerance = jnp.clip(1e-3 * sigma, 1e-7, 1e-5)  # relative, and no smaller than float32 can resolve
-    return {"tol": tolerance, "maxiter": jnp.clip(10 / sigma, 50, MAX_ITERATIONS).astype(int)}
+    H, variance = observation.operator, observation.noise.variance
+    size = operator_norm(H, jax.random.key(0))
+    ratio = jnp.sqrt(jnp.min(variance)) / size
+    tolerance = jnp.clip(1e-3 * ratio, 1e-7, 1e-5)  # relative, and no smaller than float32 can resolve
+    iterations = jnp.clip(10 / ratio, 50, MAX_ITERATIONS).astype(int)
+
+    def solve(nu2, r):
+        reach = nu2 * size**2
+        sigma2 = jnp.maximum(variance, resolved * reach)
+        scale = jax.lax.rsqrt(reach + sigma2)
+
+        def scaled(q):
+            return scale * (nu2 * H(adjoint(H, scale * q)) + sigma2 * scale * q)
+
+        return scale * cg(scaled, scale * r, tol=tolerance, maxiter=iterations)[0]
+
+    return solve
 
 
 def require_linear(observation: Observation, name: str) -> None:

@@ -4,20 +4,19 @@ With m = x + (1 - t) v(x, t, t) and r^2 = (1 - t)^2 / ((1 - t)^2 + t^2) the spre
 
     dx/dt = v + gamma_t (1 - t)/t  dm/dx' H' (r^2 H H' + sigma^2 I)^{-1} (y - H m).
 
-Conjugate gradients solve the linear system (`base.cg_budget`).
+Conjugate gradients solve the linear system (`base.covariance_solver`).
 """
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.sparse.linalg import cg
 
 from fmdp.errors import Range
 from fmdp.flow.average_field import denoise
 from fmdp.operators.base import adjoint
 from fmdp.operators.noise import Observation
-from fmdp.solvers.base import Info, cg_budget, run_scan, solver
+from fmdp.solvers.base import Info, covariance_solver, run_scan, solver
 from fmdp.types import AverageField, Image, PRNGKey, Scalar
 
 STATIC = ("steps", "adaptive", "keep")
@@ -48,18 +47,14 @@ def solve(
       InputError: an operator that is not linear, options out of range, or shapes that do not fit.
     """
     H, back = observation.operator, partial(adjoint, observation.operator)
-    budget = cg_budget(observation)
+    solve_misfit = covariance_solver(observation)
     length = (1 - start) / steps
     times = start + length * jnp.arange(steps)
 
     def step(x, t):
         spread = (1 - t) ** 2 + t**2
         mean, pull = jax.vjp(lambda x: denoise(field, x, t, t), x)
-
-        def covariance(r):
-            return (1 - t) ** 2 / spread * H(back(r)) + observation.noise.variance * r
-
-        misfit = cg(covariance, observation.y - H(mean), **budget)[0]
+        misfit = solve_misfit((1 - t) ** 2 / spread, observation.y - H(mean))
         (correction,) = pull(back(misfit))
         gamma = jnp.sqrt(t / spread) if adaptive else 1.0
         return x + length * ((mean - x) / (1 - t) + gamma * (1 - t) / t * correction)

@@ -16,9 +16,9 @@ from jax.scipy.sparse.linalg import cg
 
 from fmdp.errors import InputError, Range
 from fmdp.flow.average_field import chord, denoise, lookahead_time
-from fmdp.operators.base import adjoint, norm
+from fmdp.operators.base import adjoint
 from fmdp.operators.noise import GaussianNoise, Observation
-from fmdp.solvers.base import Info, require_linear, run_scan, solver
+from fmdp.solvers.base import Info, operator_norm, require_linear, run_scan, solver
 from fmdp.types import AverageField, Image, PRNGKey, Scalar
 
 KNOBS = {
@@ -137,12 +137,12 @@ def _proximal(observation: Observation):
 
 
 def _norm(observation: Observation, key: PRNGKey) -> Scalar:
-    """The norm of the operator, or of its derivative at a random image, kept away from zero."""
+    """The norm of the operator, or of its derivative at a random image."""
     at = None
     if not observation.operator.linear:
         key, point = jax.random.split(key)
         at = 0.5 * jax.random.normal(point, observation.operator.image_shape)
-    return jnp.maximum(norm(observation.operator, key, 30, at), 1e-3)
+    return operator_norm(observation.operator, key, at)
 
 
 def _as_noise_draws(noise: Array, shape: tuple[int, ...]) -> Array:
