@@ -152,22 +152,24 @@ def operator_norm(operator: Operator, key: Any, at: Image | None = None) -> Scal
 
 
 def covariance_solver(observation: Observation, resolved: float = 0.0) -> Callable[[Scalar, Array], Array]:
-    """(nu^2, r) -> (nu^2 H H' + sigma^2)^{-1} r for nu <= 1, by conjugate gradients in float32.
+    """(nu^2, r) -> (nu^2 H H' + sigma^2)^{-1} r, by conjugate gradients in float32.
 
     They solve D (nu^2 H H' + sigma^2) D, with D = 1 / sqrt(nu^2 ||H||^2 + sigma^2) for each entry of y. Its eigenvalues
     are at most 1 and at least sigma^2 / (nu^2 ||H||^2 + sigma^2) for the smallest sigma, in all units of y and for all
-    maps of noise levels. Tolerance and iterations therefore follow the smallest sigma / ||H||.
+    maps of noise levels. Tolerance and iterations therefore follow the smallest sigma / (nu ||H||), and for all nu < 1
+    that of nu = 1.
 
     Args:
       resolved: what sigma^2 is at least, as a share of nu^2 ||H||^2.
     """
     H, variance = observation.operator, observation.noise.variance
     size = operator_norm(H, jax.random.key(0))
-    ratio = jnp.sqrt(jnp.min(variance)) / size
-    tolerance = jnp.clip(1e-3 * ratio, 1e-7, 1e-5)  # relative, and no smaller than float32 can resolve
-    iterations = jnp.clip(10 / ratio, 50, MAX_ITERATIONS).astype(int)
+    least = jnp.sqrt(jnp.min(variance)) / size
 
     def solve(nu2, r):
+        ratio = least / jnp.sqrt(jnp.maximum(nu2, 1))
+        tolerance = jnp.clip(1e-3 * ratio, 1e-7, 1e-5)  # relative, and no smaller than float32 can resolve
+        iterations = jnp.clip(10 / ratio, 50, MAX_ITERATIONS).astype(int)
         reach = nu2 * size**2
         sigma2 = jnp.maximum(variance, resolved * reach)
         scale = jax.lax.rsqrt(reach + sigma2)

@@ -67,3 +67,17 @@ def test_the_posterior_under_a_map_of_noise_levels(operator, low, high):
     H, y = matrix(operator), np.ravel(observation.y).astype(float)
     exact = nu2 * H.T @ np.linalg.solve(nu2 * H @ H.T + np.diag(np.ravel(sigma).astype(float) ** 2), y)
     np.testing.assert_allclose(np.ravel(nu2 * operators.adjoint(operator, r)), exact, atol=2e-4)
+
+
+@pytest.mark.parametrize("sigma", [0.01, 0.5, 0.0, levels(0.01, 1.0)], ids=["some", "much", "none", "map"])
+@pytest.mark.parametrize("size", [1e3, 1e4])
+def test_a_proximal_step_of_any_size_is_the_minimiser(size, sigma):
+    """Against a direct solve; 1 / (2 sigma^2), the size that fits noise of .01, is 5,000."""
+    observation = observe(BLUR, GaussianNoise(sigma=sigma), TARGET.sample(KEY, 1)[0], KEY).in_type(jnp.float32)
+    options = dict(steps=1, times=jnp.ones(1), exponent=0.0, data_step="proximal")  # D_{1,1} is the identity
+    x = jax.jit(lambda gain: make("pnp", gain=gain, **options)(TARGET.average_field, observation, KEY)[0])(size)
+    H, y = matrix(BLUR), np.ravel(observation.y).astype(float)
+    precision = np.broadcast_to((np.min(sigma) or 1) / np.where(sigma, sigma, 1), SHAPE).ravel().astype(float) ** 2
+    normal, pulled = np.eye(SIZE) + 2 * size * H.T * precision @ H, 2 * size * H.T @ (precision * y)
+    exact = np.linalg.solve(normal, pulled)
+    np.testing.assert_allclose(np.ravel(x), exact, atol=5e-4 * np.abs(exact).max())
