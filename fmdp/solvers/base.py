@@ -14,7 +14,7 @@ from jax.scipy.sparse.linalg import cg
 
 from fmdp.errors import InputError, Range, kind_fault, plain, require_in_range, require_key, require_known
 from fmdp.flow.dtypes import as_float, field_dtype, in_type
-from fmdp.operators.base import Operator, adjoint, norm
+from fmdp.operators.base import Custom, Operator, adjoint, norm
 from fmdp.operators.noise import Observation
 from fmdp.types import AverageField, Image, Scalar
 
@@ -149,6 +149,21 @@ def operator_norm(operator: Operator, key: Any, at: Image | None = None) -> Scal
     size = norm(operator, key, 30, at)
     # A linear operator that is small everywhere is one of another unit. A small derivative is that of one image.
     return jnp.where(size > 0, size, 1) if operator.linear else jnp.maximum(size, 1e-3)
+
+
+def back_projection(observation: Observation, at: Image | None = None) -> Image:
+    """H'W y / ||W^(1/2) H||^2, W the precisions relative to the largest: the same in all units of y.
+
+    It is H'y where ||H|| = 1 and the noise has one level. A nonlinear H is replaced by its derivative at the image
+    `at`, and norms below 1 count as 1: a small derivative, such as that of rounding, does not say how H scales images.
+    """
+    H = observation.operator
+    white = Custom(
+        function=lambda x: observation.whiten(H.surrogate(x)), image_shape=H.image_shape, name=H.name, linear=H.linear
+    )
+    size = operator_norm(white, jax.random.key(0), at)
+    back = adjoint(white, observation.whiten(observation.y), at)
+    return back / (size if H.linear else jnp.maximum(size, 1)) ** 2
 
 
 def covariance_solver(observation: Observation, resolved: float = 0.0) -> Callable[[Scalar, Array], Array]:

@@ -16,7 +16,7 @@ from fmdp.errors import Range
 from fmdp.flow.average_field import denoise
 from fmdp.operators.base import adjoint
 from fmdp.operators.noise import Observation
-from fmdp.solvers.base import Info, covariance_solver, run_scan, solver
+from fmdp.solvers.base import Info, back_projection, covariance_solver, run_scan, solver
 from fmdp.types import AverageField, Image, PRNGKey, Scalar
 
 STATIC = ("steps", "adaptive", "keep")
@@ -35,6 +35,8 @@ def solve(
     keep: bool = False,
 ) -> tuple[Image, Info]:
     """One image restored by Euler steps from x = start H'y + (1 - start) noise, for linear operators.
+
+    For operators of another norm than 1 and for maps of noise levels, H'y is that of `base.back_projection`.
 
     Args:
       steps: of equal length, from the time `start` to 1; each takes one evaluation and its gradient.
@@ -60,5 +62,5 @@ def solve(
         return x + length * ((mean - x) / (1 - t) + gamma * (1 - t) / t * correction)
 
     noise = jax.random.normal(key, H.image_shape) if noise is None else noise
-    x = start * back(observation.y) + (1 - start) * noise
+    x = start * back_projection(observation) + (1 - start) * noise
     return run_scan(step, x, times, observation, evaluations=steps, gradients=steps, keep=keep)

@@ -171,7 +171,10 @@ def clear(sigma):
 
 def ot_ode_in_numpy(operator, y, sigma, noise, steps, start=0.2, lam=0.5):
     H, mean = matrix(operator), np.ravel(MEAN)
-    x = start * H.T @ y + (1 - start) * noise
+    variance = np.maximum(np.diag(clear(sigma)), SMALLEST_SIGMA**2)
+    precision = np.min(variance) / variance
+    back = H.T * precision
+    x = start * back @ y / np.linalg.norm(back @ H, 2) + (1 - start) * noise
     for t in start + (1 - start) / steps * np.arange(steps):
         gain = (t * lam - (1 - t)) / ((1 - t) ** 2 + t**2 * lam)
         v, spread = mean + gain * (x - t * mean), (1 - t) ** 2 + t**2

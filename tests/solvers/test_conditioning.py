@@ -10,7 +10,7 @@ from fmdp import operators
 from fmdp.exact import Gaussian
 from fmdp.operators.noise import GaussianNoise, Observation, observe
 from fmdp.solvers import make
-from fmdp.solvers.base import covariance_solver
+from fmdp.solvers.base import back_projection, covariance_solver
 
 pytestmark = [pytest.mark.device, pytest.mark.usefixtures("cheap_compilation")]
 
@@ -34,7 +34,7 @@ def levels(low, high):
     return jnp.geomspace(low, high, SIZE).reshape(SHAPE)
 
 
-@pytest.mark.parametrize("name", ["pnp", "flower"])
+@pytest.mark.parametrize("name", ["pnp", "flower", "ot_ode"])
 @pytest.mark.parametrize("sigma", [0.01, levels(0.01, 1.0)], ids=["uniform", "map"])
 def test_the_units_of_a_measurement_change_nothing(name, sigma):
     """(c H, c y, c sigma) is the same problem for every c > 0."""
@@ -81,3 +81,27 @@ def test_a_proximal_step_of_any_size_is_the_minimiser(size, sigma):
     normal, pulled = np.eye(SIZE) + 2 * size * H.T * precision @ H, 2 * size * H.T @ (precision * y)
     exact = np.linalg.solve(normal, pulled)
     np.testing.assert_allclose(np.ravel(x), exact, atol=5e-4 * np.abs(exact).max())
+
+
+@pytest.mark.parametrize("operator", [BLUR, operators.make("hdr", SHAPE, scale=100.0)], ids=["linear", "nonlinear"])
+def test_the_start_of_a_solve_is_that_of_a_whitened_operator_of_norm_1(operator):
+    sigma = levels(0.01, 1000.0)
+    y = observe(operator, GaussianNoise(sigma=sigma), TARGET.sample(KEY, 1)[0], KEY).y
+    H = matrix(BLUR) if operator is BLUR else 100 * np.eye(SIZE)  # the derivative at 0
+    white = H / np.ravel(sigma).astype(float)[:, None]
+    expected = white.T @ (np.ravel(y / sigma)) / np.linalg.norm(white, 2) ** 2
+    at = None if operator.linear else jnp.zeros(SHAPE)
+    found = jax.jit(
+        lambda: back_projection(Observation(y=y, operator=operator, noise=GaussianNoise(sigma=sigma)), at)
+    )()
+    np.testing.assert_allclose(np.ravel(found), expected, rtol=0.05, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["ot_ode", "d_flow"])
+def test_useless_entries_of_a_measurement_do_no_harm(name):
+    """What they show stays within the prior: the start used to hold their noise, 100 times the range of the image."""
+    observation = observe(SAME, GaussianNoise(sigma=levels(0.05, 100.0)), TARGET.sample(KEY, 1)[0], KEY)
+    options = dict(steps=10, points=3) if name == "d_flow" else dict(steps=30)
+    x, _ = jax.jit(lambda: make(name, **options)(TARGET.average_field, observation, KEY))()
+    useless = np.asarray(observation.noise.sigma > 10)
+    assert np.sqrt(np.mean(np.square(x[useless]))) < 1.2 * 0.5  # standard deviations of the prior
