@@ -16,7 +16,7 @@ from fmdp.errors import InputError, Range, kind_fault, plain, require_in_range, 
 from fmdp.flow.dtypes import as_float, field_dtype, in_type
 from fmdp.operators.base import Custom, Operator, adjoint, norm
 from fmdp.operators.noise import Observation
-from fmdp.types import AverageField, Image, Scalar
+from fmdp.types import AverageField, Image, PRNGKey, Scalar
 
 MAX_ITERATIONS = 3000  # of one linear solve
 
@@ -142,6 +142,14 @@ def _in_type(options: Mapping[str, Any], dtype: Any) -> dict[str, Any]:
 def _defaults_of(dtype: Any) -> contextlib.AbstractContextManager:
     """With 64 bits enabled, a field of 32 bits still draws and computes as without, and so gives the same image."""
     return jax.enable_x64(False) if dtype == jnp.float32 else contextlib.nullcontext()
+
+
+def starting_noise(name: str, noise: Array | None, shape: tuple[int, ...], key: PRNGKey) -> Image:
+    """The noise given to the solver of this name, or drawn from the key. Raises InputError for another shape."""
+    noise = jax.random.normal(key, shape) if noise is None else noise
+    if noise.shape != shape:
+        raise InputError(f"{name}: noise has shape {noise.shape}: pass (H, W, C) = {shape}")
+    return noise
 
 
 def operator_norm(operator: Operator, key: Any, at: Image | None = None) -> Scalar:

@@ -16,7 +16,7 @@ from fmdp.errors import Range
 from fmdp.flow.average_field import denoise
 from fmdp.operators.base import adjoint
 from fmdp.operators.noise import Observation
-from fmdp.solvers.base import Info, back_projection, covariance_solver, run_scan, solver
+from fmdp.solvers.base import Info, back_projection, covariance_solver, run_scan, solver, starting_noise
 from fmdp.types import AverageField, Image, PRNGKey, Scalar
 
 STATIC = ("steps", "adaptive", "keep")
@@ -61,6 +61,6 @@ def solve(
         gamma = jnp.sqrt(t / spread) if adaptive else 1.0
         return x + length * ((mean - x) / (1 - t) + gamma * (1 - t) / t * correction)
 
-    noise = jax.random.normal(key, H.image_shape) if noise is None else noise
+    noise = starting_noise("ot_ode", noise, H.image_shape, key)
     x = start * back_projection(observation) + (1 - start) * noise
     return run_scan(step, x, times, observation, evaluations=steps, gradients=steps, keep=keep)

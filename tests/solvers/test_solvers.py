@@ -449,6 +449,14 @@ BAD = [
     ("flower", dict(spread=-1.0), "flower: spread=-1.0"),
     ("dps", dict(eta=-1.0), "dps: eta=-1.0"),
     ("flow_priors", dict(lam=-1.0), "flow_priors: lam=-1.0"),
+    *(
+        (
+            name,
+            dict(noise=jnp.zeros((4, 1, 1))),
+            rf"{name}: noise has shape \(4, 1, 1\): pass \(H, W, C\) = \(4, 3, 1\)",
+        )
+        for name in ("dps", "ot_ode", "flow_priors")
+    ),
 ]
 
 
