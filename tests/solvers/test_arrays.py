@@ -294,3 +294,16 @@ def test_numbers_of_lists_and_words():
     assert as_float([1, 2]).dtype == np.float32
     with pytest.raises(InputError, match="GaussianNoise: sigma holds <U1: pass real numbers"):
         GaussianNoise(sigma=["x"])
+
+
+@pytest.mark.parametrize("name", ["pnp", "flower", "ot_ode", "dps", "flow_priors"])
+def test_a_function_may_hold_numbers_of_64_bits(name, x64):
+    """Where 64 bits are enabled, a field of 32 restores as without; and a field of 64 after it."""
+    weights = np.random.default_rng(4).uniform(0.5, 1.0, SHAPE)
+    operator = operators.from_function(lambda x: x * weights, SHAPE, linear=True)
+    found = run(name, jnp.float32(WHOLE), operator=operator)
+    assert found.dtype == np.float32
+    exact = run(name, WHOLE, operator=operators.from_function(lambda x: x * jnp.float32(weights), SHAPE, linear=True))
+    np.testing.assert_allclose(found, exact, atol=1e-5)
+    after = run(name, WHOLE, operator=operator, field=Gaussian(MEAN, 0.5).average_field)
+    assert after.dtype == np.float64
