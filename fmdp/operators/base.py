@@ -65,7 +65,7 @@ class Operator:
     @property
     def output_shape(self) -> tuple[int, ...]:
         """The shape of the measurement of one image."""
-        return jax.eval_shape(self, jax.ShapeDtypeStruct(self.image_shape, float)).shape
+        return _eval_shape(self, self.image_shape).shape
 
 
 @operator
@@ -121,7 +121,7 @@ def from_function(
     made = Custom(function=function, image_shape=image_shape, name=name, linear=linear)
     # The user's function may raise errors of any kind, also by returning something that is not an array.
     with translating(lambda why: f"operator {name!r} fails on images of shape {image_shape}: {why}", *ANY_ERROR):
-        measured = jax.eval_shape(made, jax.ShapeDtypeStruct(image_shape, float))
+        measured = _eval_shape(made, image_shape)
         shape, kind = measured.shape, measured.dtype
     if not jnp.issubdtype(kind, jnp.floating):
         remedy = "return real floating-point numbers, such as jnp.stack([y.real, y.imag])"
@@ -129,10 +129,19 @@ def from_function(
     if linear:
         wrong = f"operator {name!r} has no transpose, it is not linear: pass linear=False"
         with translating(lambda _: wrong, *ANY_ERROR):
-            jax.eval_shape(partial(adjoint, made), jax.ShapeDtypeStruct(shape, float))
+            _eval_shape(partial(adjoint, made), shape)
         if jnp.any(made(jnp.zeros(image_shape)) != 0):
             raise InputError(f"operator {name!r} is not linear, it maps zero to something else: pass linear=False")
     return made
+
+
+def _eval_shape(function: Callable[[Array], Array], shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+    """What the function makes of an array of this shape, without computing it.
+
+    The trace belongs to a function that is gone at once. JAX would keep one of a function that stays, and with it the
+    constants of numpy in their type of 64 bits, which fail where a solver then traces in 32.
+    """
+    return jax.eval_shape(lambda x: function(x), jax.ShapeDtypeStruct(shape, float))
 
 
 def as_shape(owner: str, shape: Any) -> tuple[int, ...]:

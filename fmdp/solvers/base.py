@@ -10,11 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.scipy.sparse.linalg import cg
 
 from fmdp.errors import InputError, Range, kind_fault, plain, require_in_range, require_key, require_known
 from fmdp.flow.dtypes import as_float, field_dtype, in_type
+from fmdp.operators.base import Custom, Operator, adjoint, norm
 from fmdp.operators.noise import Observation
-from fmdp.types import AverageField
+from fmdp.types import AverageField, Image, PRNGKey, Scalar
 
 MAX_ITERATIONS = 3000  # of one linear solve
 
@@ -142,15 +144,65 @@ def _defaults_of(dtype: Any) -> contextlib.AbstractContextManager:
     return jax.enable_x64(False) if dtype == jnp.float32 else contextlib.nullcontext()
 
 
-def cg_budget(observation: Observation) -> dict[str, Any]:
-    """The tolerance and iterations of conjugate gradients on r^2 H H' + sigma^2, r <= 1, for the precision of float32.
+def starting_noise(name: str, noise: Array | None, shape: tuple[int, ...], key: PRNGKey) -> Image:
+    """The noise given to the solver of this name, or drawn from the key. Raises InputError for another shape."""
+    noise = jax.random.normal(key, shape) if noise is None else noise
+    if noise.shape != shape:
+        raise InputError(f"{name}: noise has shape {noise.shape}: pass (H, W, C) = {shape}")
+    return noise
 
-    A residual rho leaves an error of at most ||rho|| / (2 sigma r), and the condition number is about
-    (r ||H|| / sigma)^2. Both therefore follow sigma, the smallest one where it differs between the entries of y.
+
+def operator_norm(operator: Operator, key: Any, at: Image | None = None) -> Scalar:
+    """||H||, or that of the derivative at the image `at`, for solvers that divide by it: never zero."""
+    size = norm(operator, key, 30, at)
+    # A linear operator that is small everywhere is one of another unit. A small derivative is that of one image.
+    return jnp.where(size > 0, size, 1) if operator.linear else jnp.maximum(size, 1e-3)
+
+
+def back_projection(observation: Observation, at: Image | None = None) -> Image:
+    """H'W y / ||W^(1/2) H||^2, W the precisions relative to the largest: the same in all units of y.
+
+    It is H'y where ||H|| = 1 and the noise has one level. A nonlinear H is replaced by its derivative at the image
+    `at`, and norms below 1 count as 1: a small derivative, such as that of rounding, does not say how H scales images.
     """
-    sigma = jnp.sqrt(jnp.min(observation.noise.variance))
-    tolerance = jnp.clip(1e-3 * sigma, 1e-7, 1e-5)  # relative, and no smaller than float32 can resolve
-    return {"tol": tolerance, "maxiter": jnp.clip(10 / sigma, 50, MAX_ITERATIONS).astype(int)}
+    H = observation.operator
+    white = Custom(
+        function=lambda x: observation.whiten(H.surrogate(x)), image_shape=H.image_shape, name=H.name, linear=H.linear
+    )
+    size = operator_norm(white, jax.random.key(0), at)
+    back = adjoint(white, observation.whiten(observation.y), at)
+    return back / (size if H.linear else jnp.maximum(size, 1)) ** 2
+
+
+def covariance_solver(observation: Observation, resolved: float = 0.0) -> Callable[[Scalar, Array], Array]:
+    """(nu^2, r) -> (nu^2 H H' + sigma^2)^{-1} r, by conjugate gradients in float32.
+
+    They solve D (nu^2 H H' + sigma^2) D, with D = 1 / sqrt(nu^2 ||H||^2 + sigma^2) for each entry of y. Its eigenvalues
+    are at most 1 and at least sigma^2 / (nu^2 ||H||^2 + sigma^2) for the smallest sigma, in all units of y and for all
+    maps of noise levels. Tolerance and iterations therefore follow the smallest sigma / (nu ||H||), and for all nu < 1
+    that of nu = 1.
+
+    Args:
+      resolved: what sigma^2 is at least, as a share of nu^2 ||H||^2.
+    """
+    H, variance = observation.operator, observation.noise.variance
+    size = operator_norm(H, jax.random.key(0))
+    least = jnp.sqrt(jnp.min(variance)) / size
+
+    def solve(nu2, r):
+        ratio = least / jnp.sqrt(jnp.maximum(nu2, 1))
+        tolerance = jnp.clip(1e-3 * ratio, 1e-7, 1e-5)  # relative, and no smaller than float32 can resolve
+        iterations = jnp.clip(10 / ratio, 50, MAX_ITERATIONS).astype(int)
+        reach = nu2 * size**2
+        sigma2 = jnp.maximum(variance, resolved * reach)
+        scale = jax.lax.rsqrt(reach + sigma2)
+
+        def scaled(q):
+            return scale * (nu2 * H(adjoint(H, scale * q)) + sigma2 * scale * q)
+
+        return scale * cg(scaled, scale * r, tol=tolerance, maxiter=iterations)[0]
+
+    return solve
 
 
 def require_linear(observation: Observation, name: str) -> None:

@@ -12,9 +12,8 @@ import optax
 from jax import Array
 
 from fmdp.errors import Range
-from fmdp.operators.base import adjoint
 from fmdp.operators.noise import Observation
-from fmdp.solvers.base import Info, run_scan, solver
+from fmdp.solvers.base import Info, back_projection, run_scan, solver
 from fmdp.types import AverageField, Image, PRNGKey, Scalar
 
 
@@ -54,7 +53,8 @@ def solve(
       steps: of L-BFGS, each with a line search, so that info.evaluations differs from image to image.
       points: of the midpoint rule from time 0 to 1, with two evaluations in each interval between them.
       lam: weight of the prior on the norm.
-      blend: share of the starting noise's variance that comes from H'y carried back by the flow; the rest is new noise.
+      blend: share of the starting noise's variance that comes from H'y (`base.back_projection`) carried back by the
+        flow; the rest is new noise.
       keep: whether info holds all iterates.
 
     Raises:
@@ -64,7 +64,7 @@ def solve(
     shape = observation.operator.image_shape
     size = shape[0] * shape[1] * shape[2]
     at = None if observation.operator.linear else jnp.zeros(shape)
-    behind = integrate(field, adjoint(observation.operator, observation.y, at), times[::-1])
+    behind = integrate(field, back_projection(observation, at), times[::-1])
     start = jnp.sqrt(blend) * behind + jnp.sqrt(1 - blend) * jax.random.normal(key, shape)
 
     def loss(x0):

@@ -6,9 +6,9 @@ With m = x + (1 - t) v(x, t, t):  dx/dt = v - eta grad_x ||y - H(m)||.
 import jax
 import jax.numpy as jnp
 
-from fmdp.errors import InputError, Range
+from fmdp.errors import Range
 from fmdp.operators.noise import Observation
-from fmdp.solvers.base import Info, run_scan, solver
+from fmdp.solvers.base import Info, run_scan, solver, starting_noise
 from fmdp.types import AverageField, Image, PRNGKey, Scalar
 
 STATIC = ("steps", "keep")
@@ -47,9 +47,6 @@ def solve(
         size = 2 * jnp.sqrt(jnp.maximum(square, jnp.finfo(square.dtype).tiny))
         return x + (v - eta * slope / size) / steps
 
-    shape = observation.operator.image_shape
-    x = jax.random.normal(key, shape) if noise is None else noise
-    if x.shape != shape:
-        raise InputError(f"dps: noise has shape {x.shape}: pass (H, W, C) = {shape}")
+    x = starting_noise("dps", noise, observation.operator.image_shape, key)
     times = jnp.arange(steps) / steps
     return run_scan(step, x, times, observation, evaluations=steps, gradients=steps, keep=keep)

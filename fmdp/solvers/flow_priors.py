@@ -13,7 +13,7 @@ import optax
 
 from fmdp.errors import Range
 from fmdp.operators.noise import Observation
-from fmdp.solvers.base import Info, run_scan, solver
+from fmdp.solvers.base import Info, run_scan, solver, starting_noise
 from fmdp.types import AverageField, Image, PRNGKey, Scalar
 
 STATIC = ("steps", "inner", "keep")
@@ -50,7 +50,7 @@ def solve(
     """
     H, y = observation.operator, observation.y
     start_key, probe_key = jax.random.split(key)
-    start = jax.random.normal(start_key, H.image_shape) if noise is None else noise
+    start = starting_noise("flow_priors", noise, H.image_shape, start_key)
     unmeasured = H(start)
     adam = optax.adam(eta)
 

@@ -10,18 +10,17 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.sparse.linalg import cg
 
 from fmdp.errors import Range
 from fmdp.flow.average_field import denoise
 from fmdp.operators.base import adjoint
 from fmdp.operators.noise import Observation
-from fmdp.solvers.base import Info, cg_budget, run_scan, solver
+from fmdp.solvers.base import Info, covariance_solver, run_scan, solver
 from fmdp.solvers.pnp import KNOBS
 from fmdp.types import AverageField, Image, PRNGKey, Scalar
 
 STATIC = ("steps", "knob", "keep")
-RESOLVED = 1e-6  # the least sigma^2 / nu^2 of a refinement: float32 solves no system of a larger condition number
+RESOLVED = 1e-6  # the least sigma^2 / (nu ||H||)^2 of a refinement: float32 solves no worse-conditioned system
 
 
 @solver(
@@ -52,14 +51,12 @@ def solve(
       InputError: an operator that is not linear, or options and shapes that do not fit.
     """
     H, y, variance = observation.operator, observation.y, observation.noise.variance
-    back, budget = partial(adjoint, H), cg_budget(observation)
+    back, solve_misfit = partial(adjoint, H), covariance_solver(observation, RESOLVED)
     start_key, step_key = jax.random.split(key)
 
     def refine(center, nu2, shaken):
         """argmin_z ||z - center||^2 / (2 nu^2) + ||shaken - H z||^2 / (2 sigma^2)."""
-        sigma2 = jnp.maximum(variance, RESOLVED * nu2)
-        r = cg(lambda r: nu2 * H(back(r)) + sigma2 * r, shaken - H(center), **budget)[0]
-        return center + nu2 * back(r)
+        return center + nu2 * back(solve_misfit(nu2, shaken - H(center)))
 
     def step(carry, given):
         x, _ = carry

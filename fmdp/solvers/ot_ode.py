@@ -4,20 +4,19 @@ With m = x + (1 - t) v(x, t, t) and r^2 = (1 - t)^2 / ((1 - t)^2 + t^2) the spre
 
     dx/dt = v + gamma_t (1 - t)/t  dm/dx' H' (r^2 H H' + sigma^2 I)^{-1} (y - H m).
 
-Conjugate gradients solve the linear system (`base.cg_budget`).
+Conjugate gradients solve the linear system (`base.covariance_solver`).
 """
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.sparse.linalg import cg
 
 from fmdp.errors import Range
 from fmdp.flow.average_field import denoise
 from fmdp.operators.base import adjoint
 from fmdp.operators.noise import Observation
-from fmdp.solvers.base import Info, cg_budget, run_scan, solver
+from fmdp.solvers.base import Info, back_projection, covariance_solver, run_scan, solver, starting_noise
 from fmdp.types import AverageField, Image, PRNGKey, Scalar
 
 STATIC = ("steps", "adaptive", "keep")
@@ -37,6 +36,8 @@ def solve(
 ) -> tuple[Image, Info]:
     """One image restored by Euler steps from x = start H'y + (1 - start) noise, for linear operators.
 
+    For operators of another norm than 1 and for maps of noise levels, H'y is that of `base.back_projection`.
+
     Args:
       steps: of equal length, from the time `start` to 1; each takes one evaluation and its gradient.
       start: in (0, 1).
@@ -48,22 +49,18 @@ def solve(
       InputError: an operator that is not linear, options out of range, or shapes that do not fit.
     """
     H, back = observation.operator, partial(adjoint, observation.operator)
-    budget = cg_budget(observation)
+    solve_misfit = covariance_solver(observation)
     length = (1 - start) / steps
     times = start + length * jnp.arange(steps)
 
     def step(x, t):
         spread = (1 - t) ** 2 + t**2
         mean, pull = jax.vjp(lambda x: denoise(field, x, t, t), x)
-
-        def covariance(r):
-            return (1 - t) ** 2 / spread * H(back(r)) + observation.noise.variance * r
-
-        misfit = cg(covariance, observation.y - H(mean), **budget)[0]
+        misfit = solve_misfit((1 - t) ** 2 / spread, observation.y - H(mean))
         (correction,) = pull(back(misfit))
         gamma = jnp.sqrt(t / spread) if adaptive else 1.0
         return x + length * ((mean - x) / (1 - t) + gamma * (1 - t) / t * correction)
 
-    noise = jax.random.normal(key, H.image_shape) if noise is None else noise
-    x = start * back(observation.y) + (1 - start) * noise
+    noise = starting_noise("ot_ode", noise, H.image_shape, key)
+    x = start * back_projection(observation) + (1 - start) * noise
     return run_scan(step, x, times, observation, evaluations=steps, gradients=steps, keep=keep)

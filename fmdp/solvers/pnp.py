@@ -12,13 +12,12 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.scipy.sparse.linalg import cg
 
 from fmdp.errors import InputError, Range
 from fmdp.flow.average_field import chord, denoise, lookahead_time
-from fmdp.operators.base import adjoint, norm
+from fmdp.operators.base import adjoint
 from fmdp.operators.noise import GaussianNoise, Observation
-from fmdp.solvers.base import Info, require_linear, run_scan, solver
+from fmdp.solvers.base import Info, covariance_solver, operator_norm, require_linear, run_scan, solver
 from fmdp.types import AverageField, Image, PRNGKey, Scalar
 
 KNOBS = {
@@ -117,32 +116,30 @@ def _descend(observation: Observation, x: Image, size: Scalar) -> Image:
 
 
 def _proximal(observation: Observation):
-    """(x, size) -> argmin_z ||z - x||^2 / 2 + size ||w (y - H z)||^2, with the weights w of `Observation.whiten`."""
+    """(x, size) -> argmin_z ||z - x||^2 / 2 + size ||w (y - H z)||^2, with the weights w of `Observation.whiten`.
+
+    It is the Gaussian posterior's mean for a spread nu^2 = 2 size sigma^2 around x, of the smallest sigma.
+    """
     require_linear(observation, "pnp with a proximal data step")
     if not isinstance(observation.noise, GaussianNoise):
         raise InputError("pnp: data_step='proximal' is for Gaussian noise: pass data_step='gradient'")
 
-    def back(r):
-        return adjoint(observation.operator, observation.whiten(observation.whiten(r)))
-
-    pulled = back(observation.y)
+    H, solve_misfit = observation.operator, covariance_solver(observation)
 
     def move(x, size):
-        def normal(z):
-            return z + 2 * size * back(observation.operator(z))
-
-        return cg(normal, x + 2 * size * pulled, x0=x, maxiter=20)[0]
+        nu2 = 2 * size * observation.least_variance
+        return x + nu2 * adjoint(H, solve_misfit(nu2, observation.y - H(x)))
 
     return move
 
 
 def _norm(observation: Observation, key: PRNGKey) -> Scalar:
-    """The norm of the operator, or of its derivative at a random image, kept away from zero."""
+    """The norm of the operator, or of its derivative at a random image."""
     at = None
     if not observation.operator.linear:
         key, point = jax.random.split(key)
         at = 0.5 * jax.random.normal(point, observation.operator.image_shape)
-    return jnp.maximum(norm(observation.operator, key, 30, at), 1e-3)
+    return operator_norm(observation.operator, key, at)
 
 
 def _as_noise_draws(noise: Array, shape: tuple[int, ...]) -> Array:

@@ -80,6 +80,13 @@ def test_poisson_at_dark_pixels(x64, peak):
         np.testing.assert_allclose(values[exact], -scipy.stats.poisson(rates[exact]).logpmf(k), rtol=1e-9)
 
 
+def test_poisson_is_finite_for_measurements_below_no_count(x64):
+    """Up to a constant it is rate - k log rate there, too, as a line search needs it."""
+    noise, k, rates = PoissonNoise(peak=20.0), np.array([-1.0, -2.0, -5.0]), np.array([3.0, 15.0])
+    values = [noise.negative_log_likelihood(jnp.full(3, rate / 10 - 1), jnp.asarray(k / 10 - 1)) for rate in rates]
+    np.testing.assert_allclose(values[1] - values[0], np.sum(rates[1] - rates[0] - k * np.log(5)), rtol=1e-12)
+
+
 @pytest.mark.slow
 def test_energy_is_the_square_or_its_like_at_mid_grey(x64):
     x = 0.05 * picture(SHAPE)

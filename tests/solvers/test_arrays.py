@@ -171,7 +171,10 @@ def clear(sigma):
 
 def ot_ode_in_numpy(operator, y, sigma, noise, steps, start=0.2, lam=0.5):
     H, mean = matrix(operator), np.ravel(MEAN)
-    x = start * H.T @ y + (1 - start) * noise
+    variance = np.maximum(np.diag(clear(sigma)), SMALLEST_SIGMA**2)
+    precision = np.min(variance) / variance
+    back = H.T * precision
+    x = start * back @ y / np.linalg.norm(back @ H, 2) + (1 - start) * noise
     for t in start + (1 - start) / steps * np.arange(steps):
         gain = (t * lam - (1 - t)) / ((1 - t) ** 2 + t**2 * lam)
         v, spread = mean + gain * (x - t * mean), (1 - t) ** 2 + t**2
@@ -291,3 +294,16 @@ def test_numbers_of_lists_and_words():
     assert as_float([1, 2]).dtype == np.float32
     with pytest.raises(InputError, match="GaussianNoise: sigma holds <U1: pass real numbers"):
         GaussianNoise(sigma=["x"])
+
+
+@pytest.mark.parametrize("name", ["pnp", "flower", "ot_ode", "dps", "flow_priors"])
+def test_a_function_may_hold_numbers_of_64_bits(name, x64):
+    """Where 64 bits are enabled, a field of 32 restores as without; and a field of 64 after it."""
+    weights = np.random.default_rng(4).uniform(0.5, 1.0, SHAPE)
+    operator = operators.from_function(lambda x: x * weights, SHAPE, linear=True)
+    found = run(name, jnp.float32(WHOLE), operator=operator)
+    assert found.dtype == np.float32
+    exact = run(name, WHOLE, operator=operators.from_function(lambda x: x * jnp.float32(weights), SHAPE, linear=True))
+    np.testing.assert_allclose(found, exact, atol=1e-5)
+    after = run(name, WHOLE, operator=operator, field=Gaussian(MEAN, 0.5).average_field)
+    assert after.dtype == np.float64

@@ -100,7 +100,7 @@ def test_ot_ode_solves_its_linear_systems_at_every_noise_level(sigma):
     noise = jax.random.normal(jax.random.key(2), shape)
     H = np.asarray(jax.vmap(operator)(jnp.eye(n).reshape(n, *shape)), np.float64).reshape(n, n).T
     y, x = np.ravel(observation.y).astype(np.float64), np.ravel(noise).astype(np.float64)
-    x = start * H.T @ y + (1 - start) * x
+    x = start * H.T @ y / operators.norm(operator, KEY, 30) ** 2 + (1 - start) * x
     for t in start + (1 - start) / steps * np.arange(steps):
         gain = (t * lam - (1 - t)) / ((1 - t) ** 2 + t**2 * lam)
         v, spread = mean + gain * (x - t * mean), (1 - t) ** 2 + t**2
@@ -449,6 +449,14 @@ BAD = [
     ("flower", dict(spread=-1.0), "flower: spread=-1.0"),
     ("dps", dict(eta=-1.0), "dps: eta=-1.0"),
     ("flow_priors", dict(lam=-1.0), "flow_priors: lam=-1.0"),
+    *(
+        (
+            name,
+            dict(noise=jnp.zeros((4, 1, 1))),
+            rf"{name}: noise has shape \(4, 1, 1\): pass \(H, W, C\) = \(4, 3, 1\)",
+        )
+        for name in ("dps", "ot_ode", "flow_priors")
+    ),
 ]
 
 
