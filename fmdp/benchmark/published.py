@@ -1,7 +1,7 @@
 """Published PSNR of denoisers on three sets of test pictures, in colour.
 
-The papers of FFDNet, DRUNet and SwinIR tabulate them, those of older methods too, for one protocol: noise not clipped;
-the mean PSNR over the whole set; estimates rounded to eight bits.
+The numbers are those that the papers of FFDNet, DRUNet and SwinIR tabulate, also for older methods. The protocol is
+one: noise is not clipped, PSNR is averaged over the whole set, and estimates are rounded to eight bits.
 """
 
 from typing import NamedTuple

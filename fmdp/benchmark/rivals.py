@@ -20,8 +20,8 @@ class Rival(NamedTuple):
     Attributes:
       denoise: (a noisy picture [H, W, 1 or 3] on the scale [0, 1], which noise exceeds; sigma) to the estimate,
         [H, W] or with a last axis.
-      module: which it is imported from.
-      package: by which that is installed.
+      module: that it is imported from.
+      package: the distribution that installs the module.
       title: its name in tables.
       settings: what it is run with.
       terms: of its use, where they are narrower than those of free software.

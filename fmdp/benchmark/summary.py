@@ -44,7 +44,7 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class SetResult:
-    """The results on one set: its pictures, how many were measured in full, the time of one, and names left out."""
+    """The results on one set: its pictures, how many were measured in full, the median time of one, names left out."""
 
     name: str
     pictures: int

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import time
 from typing import Any
 
@@ -191,7 +192,7 @@ def _write_results(
     if not draw_planes(run / "benchmark.png", results):
         print("benchmark.png is not drawn: no learned distance was measured", flush=True)
     for of in results:
-        shown = [picture for picture in measured if picture.dataset == of.name and records.crops(picture)][:SHOWN]
-        strips = {picture.name: (records.crops(picture), measured[picture].rows) for picture in shown}
-        for sigma in dict.fromkeys(result.sigma for result in of.results) if shown else ():
+        crops = ((p, found) for p in measured if p.dataset == of.name and (found := records.crops(p)))
+        strips = {p.name: (found, measured[p].rows) for p, found in itertools.islice(crops, SHOWN)}
+        for sigma in dict.fromkeys(result.sigma for result in of.results) if strips else ():
             draw_strips(run / f"benchmark_{of.name}_{sigma:g}.png", of.name, sigma, strips)

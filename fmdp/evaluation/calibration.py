@@ -37,9 +37,10 @@ class Level:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Monotone maps between knob, loss in decibels and perception at ascending noise levels, with the same knobs.
+    """Monotone maps between knob, loss in decibels and perception, at ascending noise levels.
 
-    Between two levels, loss and perception at every knob are interpolated linearly in the noise level.
+    All levels have the same knobs. Between two levels, loss and perception at every knob are interpolated linearly in
+    the noise level.
     """
 
     levels: tuple[Level, ...]

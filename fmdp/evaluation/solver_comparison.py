@@ -41,7 +41,7 @@ ENDS = (0.0, 1.0)
 """The lookaheads at which the iterates are shown."""
 
 ITERATES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
-SCHEME = 2  # of solvers and their draws: another one gives other results with the same settings
+SCHEME = 2  # version of the solvers and their draws; raise it when they change, so that kept parts are measured anew
 MAX_MAGNITUDE = 1e6  # of an image in [-1, 1]; a larger iterate has diverged, too
 LPIPS = "lpips_alex"
 SET_IMAGES = 50  # below, a distance between sets of images says little, and LPIPS takes its place where it is measured
@@ -239,7 +239,7 @@ def _restore(
 
 
 def _solve_key(observed: Observation, key: PRNGKey) -> PRNGKey:
-    """The key of the solvers. Those that drew the n observations, split(key, n), are fold_in(key, i) for i < n."""
+    """The key from which the solvers draw. Those of the n observations, split(key, n), are fold_in(key, i), i < n."""
     return jax.random.fold_in(key, len(observed.y))
 
 

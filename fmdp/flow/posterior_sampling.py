@@ -32,16 +32,16 @@ Samples = TypeVar("Samples", Array, np.ndarray)
 RANGES = {"s": Range(0, 1, excluded=1), "scale": Range(0, 1), "steps": Range(1)}
 
 
-def bridge(x: Images, clean: Images, start: Array, end: Array) -> tuple[Array, Array]:
+def bridge(x: Images, clean: Images, *, left: Array, left_after: Array) -> tuple[Array, Array]:
     """Mean [..., H, W, C] and standard deviation of x_u given x_t = x and x1 = clean, 0 <= t < u <= 1.
 
-    The times are given as what remains to 1, start = 1 - t and end = 1 - u: close to 1, t itself rounds to 1. With
-    x_t = (t / u) x_u + tau n the noising step from u back to t, tau^2 = start^2 - (t / u)^2 end^2.
+    The times are given by what is left to 1, left = 1 - t and left_after = 1 - u, because t itself may round to 1. With
+    x_t = (t / u) x_u + tau n the noising step from u back to t, tau^2 = left^2 - (t / u)^2 left_after^2.
     """
-    shrunk = end / start
-    kept = (1 - start) / (1 - end) * shrunk
-    mean = expand((1 - end) * (1 - kept**2), x) * clean + expand(kept * shrunk, x) * x
-    return mean, expand(end * jnp.sqrt(1 - kept**2), x)
+    shrunk = left_after / left
+    kept = (1 - left) / (1 - left_after) * shrunk
+    mean = expand((1 - left_after) * (1 - kept**2), x) * clean + expand(kept * shrunk, x) * x
+    return mean, expand(left_after * jnp.sqrt(1 - kept**2), x)
 
 
 def scaled_diffusion(
@@ -66,13 +66,13 @@ def scaled_diffusion(
       InputError: s or scale out of range, or fewer than one step.
     """
     require_in_range("scaled_diffusion", RANGES, dict(s=s, scale=scale, steps=steps))
-    s = jnp.asarray(s, x.dtype)
+    left = jnp.maximum(1 - jnp.asarray(s, x.dtype), jnp.finfo(x.dtype).epsneg)  # s may round to 1
     remaining = jnp.linspace(1, 0, steps + 1, dtype=x.dtype) ** 2
 
     def step(x, inputs):
         start, end, key = inputs
-        t = 1 - start * (1 - s)
-        mean, spread = bridge(x, denoise(field, x, t, t), start * (1 - s), end * (1 - s))
+        t = 1 - start * left
+        mean, spread = bridge(x, denoise(field, x, t, t), left=start * left, left_after=end * left)
         return mean + scale * spread * jax.random.normal(key, x.shape, x.dtype), None
 
     x, _ = jax.lax.scan(step, x, (remaining[:-1], remaining[1:], jax.random.split(key, steps)))

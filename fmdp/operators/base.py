@@ -138,8 +138,8 @@ def from_function(
 def _eval_shape(function: Callable[[Array], Array], shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
     """What the function makes of an array of this shape, without computing it.
 
-    The trace belongs to a function that is gone at once. JAX would keep one of a function that stays, and with it the
-    constants of numpy in their type of 64 bits, which fail where a solver then traces in 32.
+    The lambda is new in each call, so JAX does not reuse the trace. A reused trace would hold numpy constants in 64
+    bits and fail where a solver traces in 32.
     """
     return jax.eval_shape(lambda x: function(x), jax.ShapeDtypeStruct(shape, float))
 

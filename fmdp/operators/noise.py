@@ -141,7 +141,7 @@ class PoissonNoise(_Positive):
         floor = jnp.maximum(1.0, DARK * self.peak)
         bright, dark = jnp.maximum(rate, floor), jnp.minimum(rate - floor, 0)
         parabola = dark * (floor - k) / floor + dark**2 / (2 * floor)
-        factorial = gammaln(jnp.maximum(k, 0) + 1)  # a constant, which has poles below no count
+        factorial = gammaln(jnp.maximum(k, 0) + 1)  # constant in x; gammaln has poles at negative counts
         return jnp.sum(bright - k * jnp.log(bright) + parabola + factorial)
 
     def _counts(self, y: Array) -> Array:

@@ -31,7 +31,7 @@ class PriorMetadata(dict):
     """What is known of a prior, as plain JSON, with a hash, so that it can be a static pytree field."""
 
     def __hash__(self) -> int:  # type: ignore[override]
-        """Equal for equal ones, so that a prior that is loaded again runs the programs that are compiled."""
+        """Equal dicts have equal hashes, so a prior that is loaded again reuses the compiled programs."""
         return hash(frozenset(self))
 
 

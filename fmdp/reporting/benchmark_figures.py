@@ -14,7 +14,7 @@ from fmdp.benchmark.summary import Result, SetResult
 from fmdp.evaluation.results import Number
 from fmdp.io.files import atomic_write
 from fmdp.io.levels import to_uint8
-from fmdp.reporting.benchmark_tables import TITLES, method_title
+from fmdp.reporting.benchmark_tables import TITLES, count_pictures, method_title, setting_title
 from fmdp.reporting.curves import STYLE, verbatim
 
 LPIPS = "lpips_alex"
@@ -47,8 +47,7 @@ def draw_planes(path: pathlib.Path, results: Sequence[SetResult]) -> bool:
     for line, (of, name) in zip(axes, rows, strict=True):
         for axis, sigma in zip(line, sigmas, strict=True):
             handles |= _draw_plane(axis, [x for x in of.results if x.sigma == sigma and _has(x, name)], name)
-            count = f"{of.in_full} picture{'s' * (of.in_full != 1)}"
-            axis.set_title(f"{verbatim(of.name)}, sigma {sigma:g} ({count})", fontsize=9)
+            axis.set_title(f"{verbatim(of.name)}, sigma {sigma:g} ({count_pictures(of.in_full)})", fontsize=9)
             axis.set_xlabel("PSNR in dB (higher is better)", fontsize=8)
         line[0].set_ylabel(f"{TITLES[name]} (lower is better)", fontsize=8)
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5, fontsize=8)
@@ -70,6 +69,8 @@ def _has(result: Result, name: str) -> bool:
 def _draw_plane(axis, results: Sequence[Result], name: str) -> dict[str, Any]:
     """Draw the points near the curve, and name those that are far away in a corner. Returns what the legend shows."""
     handles, far = {}, []
+    if not results:
+        return {}
     curve = np.array([_at(x, name) for x in results if x.method in (LOOKAHEAD, CHORD)])
     low, high = curve.min(0), curve.max(0)
     low, high = low - NEAR * (high - low), high + NEAR * (high - low)
@@ -97,8 +98,8 @@ def _draw_plane(axis, results: Sequence[Result], name: str) -> dict[str, Any]:
 
 
 def _at(result: Result, name: str) -> tuple[Number, Number]:
-    measures = result.full.measures if result.full else {}
-    return measures["psnr"], measures[name]
+    assert result.full is not None
+    return result.full.measures["psnr"], result.full.measures[name]
 
 
 def _error(result: Result, name: str) -> Number:
@@ -117,9 +118,12 @@ def crop_estimates(clean: np.ndarray, estimates: Mapping[float, Mapping[Made, np
     for sigma, by_made in estimates.items():
         for made, image in by_made.items():
             if made.method != CHORD:
-                at = "" if made.lookahead is None else f"/{made.lookahead:g}"
-                found[f"{sigma:g}/{made.method}{at}"] = to_uint8(image[cut])
+                found[_key(sigma, made.method, made.lookahead)] = to_uint8(image[cut])
     return found
+
+
+def _key(sigma: Number, method: str, lookahead: Number | None) -> str:
+    return f"{sigma:g}/{method}" + ("" if lookahead is None else f"/{lookahead:g}")
 
 
 def draw_strips(
@@ -138,13 +142,14 @@ def draw_strips(
     """
     lines = [line for name, of in pictures.items() for line in _lines(name, sigma, *of)]
     side, gap, title, head = SHOWN * ENLARGED, 8, 40, 60  # in pixels
-    width = max(len(line) for line in lines) * (side + gap) + gap
+    width = max(4, *map(len, lines)) * (side + gap) + gap
     height = len(lines) * (side + title) + head
     figure = Figure(figsize=(width / 100, height / 100), dpi=100)
     for number, line in enumerate(lines):
         for place, (label, image) in enumerate(line):
             left, top = gap + place * (side + gap), head + number * (side + title) + title
-            axis = figure.add_axes((left / width, 1 - (top + side) / height, side / width, side / height))
+            rows, columns = (ENLARGED * length for length in image.shape[:2])
+            axis = figure.add_axes((left / width, 1 - (top + rows) / height, columns / width, rows / height))
             axis.imshow(image, cmap=colormaps["gray"], vmin=0, vmax=255, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
             axis.set_title(verbatim(label), fontsize=7.5)
@@ -163,14 +168,13 @@ def _lines(
     """The titles and images of a picture: the flow map's, and the others."""
     flow_map, others = [], [(f"{name[-28:]}\nclean", _middle(crops["clean"]))]
     for row in rows:
-        key = f"{sigma:g}/{row.method}" + ("" if row.lookahead is None else f"/{row.lookahead:g}")
+        key = _key(sigma, row.method, row.lookahead)
         if row.sigma != sigma or key not in crops:
             continue
         numbers = f"{row.measures['psnr']:.2f} dB"
         numbers += f", {TITLES[LPIPS]} {row.measures[LPIPS]:.3f}" if LPIPS in row.measures else ""
         if row.method == LOOKAHEAD:
-            end = {0.0: " (t = s)", 1.0: " (t = 1)"}.get(row.lookahead or 0.0, "")
-            flow_map.append((f"flow map, r = {row.lookahead:g}{end}\n{numbers}", _middle(crops[key])))
+            flow_map.append((f"{setting_title(row.method, row.lookahead)}\n{numbers}", _middle(crops[key])))
         else:
             others.append((f"{method_title(row.method)}\n{numbers}", _middle(crops[key])))
     return flow_map, others

@@ -152,11 +152,13 @@ def starting_noise(name: str, noise: Array | None, shape: tuple[int, ...], key: 
     return noise
 
 
-def operator_norm(operator: Operator, key: Any, at: Image | None = None) -> Scalar:
-    """||H||, or that of the derivative at the image `at`, for solvers that divide by it: never zero."""
+def operator_norm(operator: Operator, key: Any, at: Image | None = None, least: float = 1e-3) -> Scalar:
+    """||H||, or that of the derivative at the image `at` but `least` at least, for solvers that divide by it.
+
+    A linear operator that is small everywhere is one of another unit. A small derivative is that of one image.
+    """
     size = norm(operator, key, 30, at)
-    # A linear operator that is small everywhere is one of another unit. A small derivative is that of one image.
-    return jnp.where(size > 0, size, 1) if operator.linear else jnp.maximum(size, 1e-3)
+    return jnp.where(size > 0, size, 1) if operator.linear else jnp.maximum(size, least)
 
 
 def back_projection(observation: Observation, at: Image | None = None) -> Image:
@@ -169,18 +171,17 @@ def back_projection(observation: Observation, at: Image | None = None) -> Image:
     white = Custom(
         function=lambda x: observation.whiten(H.surrogate(x)), image_shape=H.image_shape, name=H.name, linear=H.linear
     )
-    size = operator_norm(white, jax.random.key(0), at)
     back = adjoint(white, observation.whiten(observation.y), at)
-    return back / (size if H.linear else jnp.maximum(size, 1)) ** 2
+    return back / operator_norm(white, jax.random.key(0), at, least=1.0) ** 2
 
 
 def covariance_solver(observation: Observation, resolved: float = 0.0) -> Callable[[Scalar, Array], Array]:
-    """(nu^2, r) -> (nu^2 H H' + sigma^2)^{-1} r, by conjugate gradients in float32.
+    """(nu^2, r) -> (nu^2 H H' + sigma^2)^{-1} r, by conjugate gradients to a tolerance that float32 can resolve.
 
     They solve D (nu^2 H H' + sigma^2) D, with D = 1 / sqrt(nu^2 ||H||^2 + sigma^2) for each entry of y. Its eigenvalues
-    are at most 1 and at least sigma^2 / (nu^2 ||H||^2 + sigma^2) for the smallest sigma, in all units of y and for all
-    maps of noise levels. Tolerance and iterations therefore follow the smallest sigma / (nu ||H||), and for all nu < 1
-    that of nu = 1.
+    are at most about 1 and at least sigma^2 / (nu^2 ||H||^2 + sigma^2) for the smallest sigma, in all units of y and
+    for all maps of noise levels. Tolerance and iterations therefore follow the smallest sigma / (nu ||H||), and for all
+    nu < 1 that of nu = 1.
 
     Args:
       resolved: what sigma^2 is at least, as a share of nu^2 ||H||^2.
@@ -190,7 +191,7 @@ def covariance_solver(observation: Observation, resolved: float = 0.0) -> Callab
     least = jnp.sqrt(jnp.min(variance)) / size
 
     def solve(nu2, r):
-        ratio = least / jnp.sqrt(jnp.maximum(nu2, 1))
+        ratio = jnp.maximum(least / jnp.sqrt(jnp.maximum(nu2, 1)), resolved**0.5)
         tolerance = jnp.clip(1e-3 * ratio, 1e-7, 1e-5)  # relative, and no smaller than float32 can resolve
         iterations = jnp.clip(10 / ratio, 50, MAX_ITERATIONS).astype(int)
         reach = nu2 * size**2

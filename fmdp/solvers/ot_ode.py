@@ -36,7 +36,7 @@ def solve(
 ) -> tuple[Image, Info]:
     """One image restored by Euler steps from x = start H'y + (1 - start) noise, for linear operators.
 
-    For operators of another norm than 1 and for maps of noise levels, H'y is that of `base.back_projection`.
+    H'y is scaled to an operator of norm 1, and weighted by precision (`base.back_projection`).
 
     Args:
       steps: of equal length, from the time `start` to 1; each takes one evaluation and its gradient.
@@ -49,18 +49,18 @@ def solve(
       InputError: an operator that is not linear, options out of range, or shapes that do not fit.
     """
     H, back = observation.operator, partial(adjoint, observation.operator)
+    noise = starting_noise("ot_ode", noise, H.image_shape, key)
     solve_misfit = covariance_solver(observation)
     length = (1 - start) / steps
     times = start + length * jnp.arange(steps)
 
     def step(x, t):
-        spread = (1 - t) ** 2 + t**2
+        total = (1 - t) ** 2 + t**2
         mean, pull = jax.vjp(lambda x: denoise(field, x, t, t), x)
-        misfit = solve_misfit((1 - t) ** 2 / spread, observation.y - H(mean))
+        misfit = solve_misfit((1 - t) ** 2 / total, observation.y - H(mean))
         (correction,) = pull(back(misfit))
-        gamma = jnp.sqrt(t / spread) if adaptive else 1.0
+        gamma = jnp.sqrt(t / total) if adaptive else 1.0
         return x + length * ((mean - x) / (1 - t) + gamma * (1 - t) / t * correction)
 
-    noise = starting_noise("ot_ode", noise, H.image_shape, key)
     x = start * back_projection(observation) + (1 - start) * noise
     return run_scan(step, x, times, observation, evaluations=steps, gradients=steps, keep=keep)
