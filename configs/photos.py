@@ -8,7 +8,8 @@ not have one size. One twentieth of them is held out, and measured in one crop e
 Expected time: not measured as a whole. The step that made the prior took 63 ms on one H100 for 64 crops of 128 pixels,
 which are as many pixels as 256 crops of 64. Products are in bfloat16 on a GPU or TPU.
 Expected scores: not measured with this configuration. The prior that it goes on from, fmdp.load("photos"), reaches
-33.65 / 30.92 / 27.66 dB on CBSD68 at noise of 15 / 25 / 50 of 255 (t = s, tiles of 128 pixels; docs/photos/README.md).
+33.64 / 30.92 / 27.65 dB at t = s on CBSD68 at noise of 15 / 25 / 50 of 255, and an LPIPS of .20 at t = 1 and 50 of 255
+(--mode=benchmark, docs/benchmark.md).
 
 Inverse problems (docs/inverse.md), by a prior that is not trained on the pictures of FOLDER:
 
