@@ -1,6 +1,8 @@
 # `make demo` and `make test` need only python3 (3.11 or newer); every target creates .venv by itself.
 PYTHON ?= python3
 BIN := .venv/bin
+# Files go to the two workers in their own order: by number of tests, the long ones of few tests would come last.
+IN_PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 INSTALLED := .venv/installed
 
 .PHONY: demo test test-fast test-long test-device lint
@@ -12,10 +14,10 @@ demo: $(INSTALLED)
 	@echo "Open runs/digits/report.html and runs/photograph/astronaut.html in a browser, and move the sliders."
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q $(IN_PARALLEL)
 
 test-fast: $(INSTALLED)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -q $(IN_PARALLEL) -m "not slow"
 
 test-long: $(INSTALLED)
 	$(BIN)/python -m pytest -q -s -m long

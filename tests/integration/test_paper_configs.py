@@ -50,7 +50,9 @@ def metric_weights(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["cifar10", "afhq", pytest.param("celeba", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "name", ["afhq", *(pytest.param(name, marks=pytest.mark.long) for name in ("cifar10", "celeba"))]
+)
 def test_smoke_runs_end_to_end_on_the_layout_the_config_names(name, metric_weights, tmp_path, monkeypatch, capsys):
     (tmp_path / "data").mkdir()
     c = importlib.import_module(f"configs.{name}").get_config("smoke")

@@ -103,8 +103,8 @@ def test_other_modes_on_two_processes_give_the_numbers_of_one(reference, how, tm
 
 
 def test_two_processes_restore_alike(reference, tmp_path):
-    tasks = ("--mode=inverse", "--config.inverse.images=5", "--config.inverse.tuning_images=2",
-             "--config.inverse.steps=(2,)", "--config.inverse.seeds=1")  # fmt: skip
+    tasks = ("--mode=inverse", "--config.inverse.solvers=('pnp',)", "--config.inverse.steps=(2,)",
+             "--config.inverse.images=5", "--config.inverse.tuning_images=2", "--config.inverse.seeds=1")  # fmt: skip
     workdirs = tmp_path / "one", tmp_path / "two"
     for workdir, begin in zip(workdirs, (one, local), strict=True):
         shutil.copytree(reference, workdir)
