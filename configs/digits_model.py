@@ -4,9 +4,10 @@ python -m fmdp.main --config=configs/digits_model.py
 
 Expected time on two CPU cores: 225 to 240 s of training, 80 s of evaluation.
 Expected scores at noise levels .3 / .5 / .7:
-- The learned MSE is above that of the exact field by 1.2 / 1.4 / .3 % at t = s and by .7 / -.7 / -1.7 % at t = 1.
+- The learned MSE is above that of the exact field by 1.2 / 1.4 / .3 % at t = s and by .7 / -.7 / -1.6 % at t = 1
+  (means of three seeds).
 - The mean squared field error, relative to the mean square of the exact field, is .5 / .5 / .1 % at t = s and
-  .6 / 1.9 / 2.7 % at t = 1.
+  .6 / 1.9 / 2.6 % at t = 1.
 - P*^2 lies in [.0061, .0103], [.0259, .0347], [.1023, .1139]. At t = 1 the exact lookahead costs at most 7.9 / 6.2 /
   3.4 % more than the optimum.
 """
