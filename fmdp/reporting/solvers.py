@@ -97,8 +97,9 @@ def draw_planes(path: pathlib.Path, result: SolverResult, images: int, seeds: in
     fine = [row for row in result.inverse if row.failed is None]
     by_lpips = all("kernel_distance" not in row.measures for row in fine)
     measure, ylabel = (LPIPS, "LPIPS (AlexNet)") if by_lpips else ("kernel_distance", "kernel distance MMD²")
+    titles = {solver: _baseline_title([row for row in fine if row.solver == solver]) for solver in BASELINES}
     for axis, task in zip(axes, tasks, strict=False):
-        _draw_plane(axis, [row for row in fine if row.task == task], measure)
+        _draw_plane(axis, [row for row in fine if row.task == task], measure, titles)
         if not by_lpips:
             axis.set_yscale("symlog", linthresh=1e-3)
             axis.axhspan(floor.low, floor.high, color="0.5", alpha=0.25, lw=0, label="real against real")
@@ -118,7 +119,16 @@ def draw_planes(path: pathlib.Path, result: SolverResult, images: int, seeds: in
         figure.savefig(temporary, dpi=120)
 
 
-def _draw_plane(axis, rows: list[SolverRun], measure: str) -> None:
+def _baseline_title(rows: list[SolverRun]) -> str:
+    """The name of a solver in the legend, with its evaluations, which may differ between the tasks."""
+    if not rows:
+        return ""
+    counts = sorted({f"{row.nfe:.0f}" for row in rows}, key=int)
+    evaluations = " to ".join(dict.fromkeys((counts[0], counts[-1])))
+    return f"{rows[0].solver}, {evaluations} evaluations{' and gradients' if rows[0].differentiated else ''}"
+
+
+def _draw_plane(axis, rows: list[SolverRun], measure: str, titles: dict[str, str]) -> None:
     curves: dict[tuple[str, int], list[SolverRun]] = {}
     for row in rows:
         if row.solver == "pnp":
@@ -137,8 +147,9 @@ def _draw_plane(axis, rows: list[SolverRun], measure: str) -> None:
         if row.solver in BASELINES:
             marker, color = BASELINES[row.solver]
             x, y, dx, dy = _coordinates([row], measure)
-            name = f"{row.solver}, {row.nfe:.0f} evaluations{' and gradients' if row.differentiated else ''}"
-            axis.errorbar(x, y, dy, dx, marker=marker, ms=8, ls="", elinewidth=0.7, color=color, label=name)
+            axis.errorbar(
+                x, y, dy, dx, marker=marker, ms=8, ls="", elinewidth=0.7, color=color, label=titles[row.solver]
+            )
     axis.set_xscale("log")
     axis.margins(0.08, 0.12)
 
