@@ -6,12 +6,12 @@ They are told the noise level, as the prior is.
 import importlib
 import warnings
 from collections.abc import Callable
-from importlib import metadata
 from typing import NamedTuple
 
 import numpy as np
 
 from fmdp.errors import reason, require_known
+from fmdp.io.packages import installed_version
 
 
 class Rival(NamedTuple):
@@ -111,7 +111,7 @@ def find_rivals(names: str) -> tuple[dict[str, Rival], list[str]]:
 
 def describe_rival(rival: Rival) -> str:
     """What it is run with, and the version of its package."""
-    return f"{rival.settings} ({rival.package} {metadata.version(rival.package)})"
+    return f"{rival.settings} ({rival.package} {installed_version(rival.package)})"
 
 
 def run_rival(rival: Rival, noisy: np.ndarray, sigma: float) -> np.ndarray:

@@ -12,7 +12,7 @@ import pytest
 
 from fmdp.benchmark import rivals
 from fmdp.benchmark.measure import Plan, load_distances, measure_picture
-from fmdp.benchmark.rivals import RIVALS, find_rivals, run_rival
+from fmdp.benchmark.rivals import RIVALS, describe_rival, find_rivals, run_rival
 from fmdp.config.defaults import default_config
 from fmdp.errors import InputError
 from fmdp.io.levels import to_uint8
@@ -197,3 +197,8 @@ def test_missing_weights_are_one_line(tmp_path, monkeypatch):
     config.lpips = str(tmp_path)
     with pytest.raises(InputError, match=r"config.evaluate.lpips = '.*': no weights of lpips_alex there; give auto"):
         load_distances(config)
+
+
+def test_a_rival_that_is_no_installed_package_is_described():
+    rival = RIVALS["nl_means"]._replace(package="fmdp-no-such-package")
+    assert describe_rival(rival) == f"{rival.settings} (fmdp-no-such-package not installed as a package)"
