@@ -13,7 +13,7 @@ from fmdp.benchmark.rivals import RIVALS
 from fmdp.benchmark.summary import MEASURES, Result, SetResult
 from fmdp.evaluation.results import Number
 from fmdp.io.files import atomic_write
-from fmdp.reporting.markdown import table_row, table_rule
+from fmdp.reporting.markdown import signed, table_row, table_rule
 
 TITLES = {"psnr": "PSNR", "ssim": "SSIM", "lpips_alex": "LPIPS", "dists": "DISTS"}
 ARROWS = {"psnr": "↑", "ssim": "↑", "lpips_alex": "↓", "dists": "↓"}
@@ -188,6 +188,4 @@ def _mean(row: Result, name: str) -> str:
 def _change(row: Result, name: str) -> str:
     if row.change is None or name not in row.change.measures or (row.method, row.lookahead) == (LOOKAHEAD, 0):
         return ""
-    error = row.change.measures.get(f"{name}_sem")
-    value = f"{row.change.measures[name]:+.{DECIMALS[name]}f}"
-    return value if error is None else f"{value} ± {error:.{DECIMALS[name]}f}"
+    return signed(row.change.measures, name, DECIMALS[name])

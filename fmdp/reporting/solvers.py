@@ -13,7 +13,7 @@ from fmdp.io.dataclass_json import to_json
 from fmdp.io.files import atomic_write
 from fmdp.io.levels import to_uint8
 from fmdp.reporting.curves import STYLE, verbatim
-from fmdp.reporting.markdown import table_row, table_rule
+from fmdp.reporting.markdown import signed, table_row, table_rule
 
 BASELINES = {
     "pnp_flow": ("D", "#3b8540"),
@@ -67,10 +67,7 @@ def _cells(row: SolverRun, lpips: bool) -> list[str]:
 
 
 def _change(change: dict[str, float], name: str, digits: int) -> str:
-    if not change.get(name):  # t = s itself, or there is none to compare with
-        return ""
-    spread = f" ± {change[f'{name}_sem']:.{digits}f}" if f"{name}_sem" in change else ""
-    return f"{change[name]:+.{digits}f}{spread}"
+    return signed(change, name, digits) if change.get(name) else ""  # t = s itself, or there is none to compare with
 
 
 def describe_setting(lookahead: float | None) -> str:
@@ -123,8 +120,8 @@ def _baseline_title(rows: list[SolverRun]) -> str:
     """The name of a solver in the legend, with its evaluations, which may differ between the tasks."""
     if not rows:
         return ""
-    counts = sorted({f"{row.nfe:.0f}" for row in rows}, key=int)
-    evaluations = " to ".join(dict.fromkeys((counts[0], counts[-1])))
+    counts = [row.nfe or 0 for row in rows]
+    evaluations = " to ".join(dict.fromkeys(f"{count:.0f}" for count in (min(counts), max(counts))))
     return f"{rows[0].solver}, {evaluations} evaluations{' and gradients' if rows[0].differentiated else ''}"
 
 
